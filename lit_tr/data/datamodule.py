@@ -1,0 +1,149 @@
+"""PreferenceDataModule: sources -> tokenized examples -> batches."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torchdata.stateful_dataloader import StatefulDataLoader
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lit_tr.data.batches import PaddedCollator
+from lit_tr.data.formats import Format, detect
+from lit_tr.data.sources import Source
+from lit_tr.data.tokenization import TokenizedExample, fit, tokenize
+from lit_tr.embedded import resolve
+from lit_tr.errors import BadRowError, UserError
+
+Examples = list[TokenizedExample]
+
+
+class PreferenceDataModule(LightningDataModule):
+    """Batches of preference pairs, or of unpaired labelled rows, for training and evaluation.
+
+    All rows are read, checked and tokenized in `setup`, so that a bad row is named before any training step.
+
+    Args:
+        tokenizer: folder or hub id of the tokenizer; the command line takes it from `model.policy.path`.
+        train: rows to train on.
+        val: rows to validate on during training.
+        test: rows for `test` and `predict`; those of `val` where there are none.
+        format: function from a row to an `Example`, by import path; None detects one of `lit_tr.data.formats` from the
+            first row of each source.
+        batch_size: examples (pairs, or unpaired rows) in a batch on each rank.
+        max_length: most tokens of a prompt and one response.
+        cut_prompts: cut a prompt that is too long on the left; if False such a row is a bad row.
+        on_bad_row: what to do with a bad row: `raise` names the first one, `skip` leaves them out and logs how many, by reason.
+        shuffle: train in a new random order each epoch.
+        mismatched: add the mismatched rows of KTO's KL baseline to the batches; the command line takes it from the loss.
+        num_workers: worker processes that collate batches.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        train: Source,
+        val: Source | None = None,
+        test: Source | None = None,
+        format: Format | None = None,
+        batch_size: int = 4,
+        max_length: int = 1024,
+        cut_prompts: bool = True,
+        on_bad_row: str = "raise",
+        shuffle: bool = True,
+        mismatched: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if on_bad_row not in ("raise", "skip"):
+            raise UserError(f"PreferenceDataModule: on_bad_row must be 'raise' or 'skip', not {on_bad_row!r}")
+        for name, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 3), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise UserError(f"PreferenceDataModule: {name} must be at least {least}, not {value}")
+        self.sources = {"train": train, "val": val, "test": test or val}
+        self.examples: dict[str, Examples] = {}
+        self.tokenizer_path, self.format = tokenizer, format
+        self.batch_size, self.max_length, self.num_workers = batch_size, max_length, num_workers
+        self.cut_prompts, self.on_bad_row = cut_prompts, on_bad_row
+        self.shuffle, self.mismatched = shuffle, mismatched
+
+    def setup(self, stage: str) -> None:
+        """Read, check and tokenize the rows that a stage needs.
+
+        Raises:
+            UserError: a source, a row or the tokenizer is not as it should be.
+        """
+        self.tokenizer = load_tokenizer(self.tokenizer_path)
+        wanted = {"fit": ["train", "val"], "validate": ["val"]}.get(stage, ["test"])
+        if self.sources[wanted[0]] is None:
+            raise UserError(f"PreferenceDataModule: give data.{wanted[0]} for {stage!r}")
+        for name in wanted:
+            source = self.sources[name]
+            if source is not None and name not in self.examples:
+                self.examples[name] = self._read(name, source)
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        """Return the loader of the training rows."""
+        return self._loader("train", shuffle=self.shuffle)
+
+    def val_dataloader(self) -> StatefulDataLoader | list:
+        """Return the loader of the validation rows, or an empty list where there are none."""
+        return self._loader("val") if "val" in self.examples else []
+
+    def test_dataloader(self) -> StatefulDataLoader:
+        """Return the loader of the test rows."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> StatefulDataLoader:
+        """Return the loader of the test rows."""
+        return self._loader("test")
+
+    def _loader(self, name: str, shuffle: bool = False) -> StatefulDataLoader:
+        collator = PaddedCollator(self.tokenizer.pad_token_id or 0, self.mismatched, self.max_length)
+        return StatefulDataLoader(
+            self.examples[name], self.batch_size, shuffle, collate_fn=collator, num_workers=self.num_workers
+        )
+
+    def _read(self, name: str, source: Source) -> Examples:
+        skipped: Counter[str] = Counter()
+        examples = list(self._keep(source, skipped))
+        if skipped:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.most_common())
+            rank_zero_info(f"data.{name}: skipped {skipped.total()} of {skipped.total() + len(examples)} rows: {reasons}")
+        if not examples:
+            raise UserError(f"data.{name}: {source} has no rows to train on")
+        return examples
+
+    def _keep(self, source: Source, skipped: Counter[str]) -> Iterator[TokenizedExample]:
+        format, cut = self.format, 0
+        for where, row in source.rows():
+            try:
+                format = format or detect(row)
+                whole = tokenize(format(row), self.tokenizer)
+                example = fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
+            except BadRowError as error:
+                if self.on_bad_row == "raise":
+                    raise UserError(f"{where}: {error}; mend the row, or leave such rows out by data.on_bad_row: skip") from error
+                skipped[error.reason] += 1
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
+            else:
+                cut += len(example.prompt) < len(whole.prompt)
+                yield example
+        if cut:
+            rank_zero_info(f"{source}: cut {cut} prompts on the left to fit max_length {self.max_length}")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a folder or hub id.
+
+    Raises:
+        UserError: there is none, or it has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no tokenizer in this folder, and none on the hub can be reached ({error})") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{path}: the tokenizer has no end-of-sequence token, so a response could never end")
+    return tokenizer

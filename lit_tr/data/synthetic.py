@@ -1,0 +1,170 @@
+"""The embedded task: instructions, responses of mixed quality, and a gold reward that is known exactly.
+
+An instruction asks for a text about a subject with an attribute ("Describe a cold river."). The gold reward of a response is made of
+four features that one can read off it: is it about the subject, is it consistent with the attribute, does it repeat itself, how
+long is it. Pairs are labelled by Bradley-Terry on that reward.
+"""
+
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lit_tr.data.formats import Row
+from lit_tr.data.sources import Source
+from lit_tr.errors import UserError
+
+SUBJECTS = (
+    "river", "forest", "castle", "garden", "market", "village", "harbor", "tower", "bridge", "island", "valley", "desert",
+    "kitchen", "library", "train", "ship", "horse", "wolf", "violin", "lantern", "storm", "meadow", "tunnel", "museum",
+)  # fmt: skip
+
+OPPOSITES = (
+    (("cold", "icy", "frozen", "chilly"), ("hot", "burning", "warm", "sunny")),
+    (("quiet", "silent", "calm", "hushed"), ("loud", "noisy", "roaring", "booming")),
+    (("old", "ancient", "worn", "aged"), ("new", "modern", "fresh", "recent")),
+    (("big", "huge", "giant", "vast"), ("small", "tiny", "little", "narrow")),
+    (("bright", "shining", "radiant", "glowing"), ("dark", "dim", "gloomy", "shadowy")),
+    (("clean", "spotless", "tidy", "polished"), ("dirty", "dusty", "muddy", "stained")),
+    (("rich", "golden", "lavish", "grand"), ("poor", "plain", "bare", "humble")),
+    (("fast", "swift", "rapid", "quick"), ("slow", "sleepy", "lazy", "still")),
+)
+"""Attributes in opposite pairs: the first word of each side is asked for, all four of a side are consistent with it."""
+
+INSTRUCTIONS = ("Describe a {} {}.", "Tell me about a {} {}.", "Write about a {} {}.", "What is a {} {} like?")
+SENTENCES = ("The {subject} is {word}.", "It looks {word} and {other}.", "It seems {word}.", "People call it {word}.")
+
+SIDES = {side[0]: (side, opposite) for pair in OPPOSITES for side, opposite in (pair, pair[::-1])}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the gold reward of a response is made of.
+
+    Args:
+        subject: 1 if the asked subject is named and no other is, -1 if another is named, 0 if none is.
+        attribute: share of consistent words less share of opposite words, among the words of the asked attribute, in [-1, 1].
+        repetition: share of sentences that were said before, in [0, 1).
+        length: how far the number of words is outside of 8 to 16, as a share of 12, at most 1.
+    """
+
+    subject: int
+    attribute: float
+    repetition: float
+    length: float
+
+    @classmethod
+    def of(cls, instruction: str, response: str) -> "Features":
+        """Read the features off a response.
+
+        Raises:
+            UserError: the instruction is none of this task.
+        """
+        asked, (consistent, opposite) = _asked(instruction)
+        words = re.findall(r"[a-z]+", response.lower())
+        sentences = [" ".join(sentence.split()) for sentence in re.split(r"[.!?]", response.lower()) if sentence.strip()]
+        subjects = {word for word in words if word in SUBJECTS}
+        score = sum((word in consistent) - (word in opposite) for word in words)
+        said = sum(word in consistent + opposite for word in words)
+        return cls(
+            subject=1 if subjects == {asked} else -1 if subjects else 0,
+            attribute=score / max(said, 1),
+            repetition=1 - len(set(sentences)) / max(len(sentences), 1),
+            length=min(max(8 - len(words), len(words) - 16, 0) / 12, 1.0),
+        )
+
+
+@dataclass(frozen=True)
+class GoldReward:
+    """The known reward of a response: a weighted sum of its `Features`."""
+
+    subject: float = 2.0
+    attribute: float = 2.0
+    repetition: float = -3.0
+    length: float = -2.0
+
+    def __call__(self, instruction: str, response: str) -> float:
+        """Return the reward of a response to an instruction of this task."""
+        features = Features.of(instruction, response)
+        return sum(getattr(self, name) * value for name, value in vars(features).items())
+
+
+@dataclass(frozen=True)
+class SyntheticPairs(Source):
+    """Seeded pairs of the embedded task: `{"prompt", "chosen", "rejected"}`.
+
+    Two responses of the same generator are drawn for an instruction; the first is preferred with probability
+    `sigmoid((reward_1 - reward_2) / temperature)` (Bradley and Terry 1952).
+
+    Args:
+        size: how many pairs.
+        seed: seed of the generator; rows of different seeds are independent draws.
+        temperature: noise of the labels, in units of the gold reward; 0 prefers the better one always.
+    """
+
+    size: int = 2000
+    seed: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.temperature < 0:
+            raise UserError(f"{self}: size must be at least 1, temperature not negative")
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Yield the pairs."""
+        draw, reward = random.Random(self.seed), GoldReward()
+        for number in range(self.size):
+            instruction = sample_instruction(draw)
+            first, second = _two_responses(instruction, draw)
+            margin = reward(instruction, first) - reward(instruction, second)
+            if draw.random() > _sigmoid(margin, self.temperature):
+                first, second = second, first
+            yield f"synthetic pairs of seed {self.seed}, row {number}", _row(instruction, first, second)
+
+
+def sample_instruction(draw: random.Random) -> str:
+    """Draw an instruction."""
+    return draw.choice(INSTRUCTIONS).format(draw.choice(list(SIDES)), draw.choice(SUBJECTS))
+
+
+def sample_response(instruction: str, draw: random.Random) -> str:
+    """Draw a response of mixed quality: now and then off the subject, contrary to the attribute, repeating itself."""
+    asked, sides = _asked(instruction)
+    subject = asked if draw.random() < 0.65 else draw.choice(SUBJECTS)
+    consistency = draw.choice((0.2, 0.5, 0.8))
+    sentences: list[str] = []
+    for _ in range(draw.randint(1, 6)):
+        if sentences and draw.random() < 0.25:
+            sentences.append(draw.choice(sentences))
+        else:
+            side = sides[draw.random() > consistency]
+            word, other = draw.sample(side, 2)
+            sentences.append(draw.choice(SENTENCES).format(subject=subject, word=word, other=other))
+    return " " + " ".join(sentences)
+
+
+def _row(instruction: str, chosen: str, rejected: str) -> Row:
+    return {"prompt": instruction, "chosen": chosen, "rejected": rejected}
+
+
+def _two_responses(instruction: str, draw: random.Random) -> tuple[str, str]:
+    first = second = sample_response(instruction, draw)
+    while second == first:
+        second = sample_response(instruction, draw)
+    return first, second
+
+
+def _sigmoid(margin: float, temperature: float) -> float:
+    if temperature == 0:
+        return float(margin >= 0)
+    return (1 + math.tanh(margin / temperature / 2)) / 2
+
+
+def _asked(instruction: str) -> tuple[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    words = re.findall(r"[a-z]+", instruction.lower())
+    subject = next((word for word in words if word in SUBJECTS), None)
+    sides = next((SIDES[word] for word in words if word in SIDES), None)
+    if subject is None or sides is None:
+        raise UserError(f"{instruction!r} is no instruction of the embedded task")
+    return subject, sides

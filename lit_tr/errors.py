@@ -1,0 +1,21 @@
+"""The errors that a user can mend."""
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: a file, a row, an argument.
+
+    The message names it and says what to do; `lit-tr` prints the message without a traceback.
+    """
+
+
+class BadRowError(UserError):
+    """A row of a data source that cannot be trained on.
+
+    Args:
+        reason: what is wrong, in words that are the same for every such row, so that rows can be counted by reason.
+        detail: what is particular to this row.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason = reason

@@ -1,0 +1,6 @@
+"""What a policy says, and how good it is."""
+
+from lit_tr.evaluation.generate import Generation, generate
+from lit_tr.evaluation.report import GenerationReport
+
+__all__ = ["Generation", "GenerationReport", "generate"]

@@ -1,0 +1,159 @@
+"""A table of the policy before and after training, and the curves between."""
+
+import csv
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from lit_tr.callbacks import ReferenceUpdate
+from lit_tr.data.batches import PaddedCollator, PairBatch
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.errors import UserError
+from lit_tr.evaluation.generate import Generation, generate
+from lit_tr.losses import Scores
+from lit_tr.metrics import preference_metrics
+from lit_tr.policy.logprobs import response_log_probs, response_tokens
+from lit_tr.policy.reference import scoring
+
+Judge = Callable[[str, str], float]
+LogProbs = Callable[[PairBatch], Tensor]
+
+SCORED_AT_ONCE = 32
+PAIRED = ("rewards/accuracy", "rewards/margin")
+CURVES = ("loss", "rewards/margin", "rewards/accuracy", "log_ratio", "initial/log_ratio", "log_probs/chosen")
+
+
+class GenerationReport(Callback):
+    """At the end of training, sets the policy beside its start on the validation prompts.
+
+    Prints a table and leaves `report.json`, `generations.jsonl` and `curves.png` in the run's folder. Rewards, margin and accuracy are
+    taken against the initial policy. The KL divergence from it is the mean log-ratio on the policy's own samples, in nats a
+    response.
+
+    Args:
+        judge: function from a prompt and a response to a score, such as `lit_tr.data.synthetic.GoldReward`.
+        prompts: how many of the validation prompts to sample a response to.
+        max_new_tokens: a response is broken off after this many tokens.
+    """
+
+    def __init__(self, judge: Judge, prompts: int = 200, max_new_tokens: int = 96) -> None:
+        if min(prompts, max_new_tokens) < 2:
+            raise UserError("GenerationReport: prompts and max_new_tokens must be at least 2")
+        self.judge, self.prompts, self.max_new_tokens = judge, prompts, max_new_tokens
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that there is something to compare with.
+
+        Raises:
+            UserError: there are no validation rows, or the initial policy is not kept.
+        """
+        if "val" not in getattr(trainer.datamodule, "examples", {}):  # type: ignore[attr-defined]
+            raise UserError("GenerationReport needs held-out prompts: set data.val")
+        if getattr(pl_module, "start", None) is None:
+            raise UserError("GenerationReport compares with the initial policy: set model.log_initial to true")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate, print and save."""
+        if not trainer.is_global_zero:
+            return
+        policy, start, data = pl_module.policy, pl_module.start, trainer.datamodule  # type: ignore[attr-defined]
+        initial = partial(start.log_probs, policy)
+        evaluate = partial(self.evaluate, initial=initial, beta=pl_module.loss.beta, data=data)  # type: ignore[union-attr]
+        with start.active(policy) as model:
+            samples = self.sample(model, data)
+        before = evaluate(samples, log_probs=initial)
+        samples = self.sample(policy, data)
+        after = evaluate(samples, log_probs=partial(_log_probs, policy))
+        updates = sum(callback.updates for callback in trainer.callbacks if isinstance(callback, ReferenceUpdate))
+        report = {"before": before, "after": after, "reference updates": updates}
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "generations.jsonl").write_text("".join(self._line(sample) for sample in samples))
+        for logger in trainer.loggers:
+            logger.save()
+        if (folder / "metrics.csv").exists():
+            plot_curves(folder / "metrics.csv", folder / "curves.png")
+        console = Console()
+        console.print(table(report))
+        console.print(f"Report, samples, curves and metrics are in {folder}", soft_wrap=True)
+
+    def sample(self, model: Any, data: Any) -> list[Generation]:
+        """Return a model's responses to the first validation prompts."""
+        prompts = [example.prompt for example in data.examples["val"][: self.prompts]]
+        return generate(model, data.tokenizer, prompts, self.max_new_tokens)
+
+    def evaluate(
+        self, samples: list[Generation], log_probs: LogProbs, initial: LogProbs, beta: float, data: Any
+    ) -> dict[str, float]:
+        """Return the figures of a policy on its own samples and on the validation rows."""
+        judged = [self.judge(sample.prompt_text, sample.text) for sample in samples]
+        own, _ = score([sample.tokenized() for sample in samples], log_probs, initial)
+        chosen, rejected = score(data.examples["val"], log_probs, initial)
+        given = preference_metrics(chosen, rejected, beta, paired=len(chosen.tokens) == len(rejected.tokens))
+        figures = {f"preference {name.split('/')[1]}": value.mean().item() for name, value in given.items() if name in PAIRED}
+        return figures | {
+            "gold reward": mean(judged),
+            "gold reward, standard error": stdev(judged) / len(judged) ** 0.5,
+            "KL to the initial policy": own.log_ratios.mean().item(),
+            "response tokens": mean(len(sample.response) for sample in samples),
+        }
+
+    def _line(self, sample: Generation) -> str:
+        judged = self.judge(sample.prompt_text, sample.text)
+        return json.dumps({"prompt": sample.prompt_text, "response": sample.text, "score": judged}) + "\n"
+
+
+def score(examples: list[TokenizedExample], log_probs: LogProbs, initial: LogProbs) -> tuple[Scores, Scores]:
+    """Return the scores of the chosen and of the rejected responses of some examples, against the initial policy."""
+    collate = PaddedCollator(pad_id=0)
+    parts: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+    for i in range(0, len(examples), SCORED_AT_ONCE):
+        batch = collate(examples[i : i + SCORED_AT_ONCE])
+        rows = (batch.split(values.cpu()) for values in (log_probs(batch), initial(batch), response_tokens(batch)))
+        chosen, rejected, _ = zip(*rows, strict=True)
+        parts.append((chosen, rejected))
+    both = (Scores(*map(torch.cat, zip(*side, strict=True))) for side in zip(*parts, strict=True))
+    chosen_scores, rejected_scores = both
+    return chosen_scores, rejected_scores
+
+
+def table(report: dict[str, Any]) -> Table:
+    """Return the report as a table: a line for each figure, before and after."""
+    lines = Table("", "before", "after", title="Held-out prompts")
+    for name, after in report["after"].items():
+        lines.add_row(name, f"{report['before'][name]:.3f}", f"{after:.3f}")
+    lines.add_row("reference updates", "0", str(report["reference updates"]))
+    return lines
+
+
+def plot_curves(metrics: Path, picture: Path) -> None:
+    """Draw the training and validation curves of a `metrics.csv` into a PNG."""
+    from matplotlib.figure import Figure
+
+    rows = list(csv.DictReader(metrics.open()))
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    for axes, name in zip(figure.subplots(2, 3).flat, CURVES, strict=True):
+        for stage in ("train", "val"):
+            points = [(int(row["step"]), float(row[f"{stage}/{name}"])) for row in rows if row.get(f"{stage}/{name}")]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=stage, marker="o" if stage == "val" else None)
+        axes.set(title=name, xlabel="optimizer step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(picture, dpi=100)
+
+
+def _log_probs(policy: nn.Module, batch: PairBatch) -> Tensor:
+    with scoring(policy):
+        return response_log_probs(policy, batch)

@@ -1,0 +1,182 @@
+"""PreferenceModule: a policy, its reference and a loss, as a LightningModule."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lit_tr.data.batches import PairBatch
+from lit_tr.errors import UserError
+from lit_tr.losses import Loss, Scores
+from lit_tr.metrics import Means, preference_metrics
+from lit_tr.policy.loading import PretrainedPolicy, base_state_keys
+from lit_tr.policy.logprobs import response_log_probs, response_tokens
+from lit_tr.policy.reference import FrozenReference, Reference
+
+
+class PreferenceModule(LightningModule):
+    """Trains a policy on preferences while a reference holds it near, and moves where a callback moves it.
+
+    Logs, for training, validation and test: the loss; rewards, margin and accuracy; log-probs of the responses; log-ratios to the
+    reference; and the same rewards and log-ratios against the initial policy (`initial/...`). In training the latter are
+    computed at the logged steps alone, for they cost a forward pass.
+
+    Args:
+        policy: where the policy comes from; it is loaded in `configure_model`.
+        reference: the kind of reference.
+        loss: the preference loss.
+        optimizer: makes the optimizer from the trained parameters.
+        lr_scheduler: makes a learning-rate schedule from the optimizer; it steps with the optimizer.
+        log_initial: log against the initial policy. With a new adapter that takes no memory; a full model is held once more.
+    """
+
+    policy: nn.Module
+
+    def __init__(
+        self,
+        policy: PretrainedPolicy,
+        reference: Reference,
+        loss: Loss,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        log_initial: bool = True,
+    ) -> None:
+        super().__init__()
+        self.source, self.loss = policy, loss
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.reference = reference
+        self.initial = FrozenReference() if log_initial and reference.moves else None
+        self.means = Means()
+        # the base below an adapter is not in a checkpoint; `on_load_checkpoint` sees to the rest
+        self.strict_loading = False
+
+    def configure_model(self) -> None:
+        """Load the policy and build the references from it, once.
+
+        Raises:
+            UserError: there is no such policy, or it does not go with this kind of reference.
+        """
+        if hasattr(self, "policy"):
+            return
+        self.policy = self.source.load(self.trainer.strategy.root_device if self._trainer else "cpu")
+        self.reference.prepare(self.policy)
+        if self.initial:
+            self.initial.prepare(self.policy)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer of the trained parameters, and its schedule."""
+        optimizer = self.optimizer(param for param in self.policy.parameters() if param.requires_grad)
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """Return the mean loss over the examples of a batch."""
+        values = self._evaluate(batch, with_initial=self._is_logged_step())
+        means = {f"train/{name}": value.detach().mean() for name, value in values.items() if value.numel()}
+        self.log_dict(means, batch_size=len(batch))
+        return values["loss"].mean()
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        """Add a batch to the means of the validation."""
+        self.means.update(self._evaluate(batch))
+
+    def test_step(self, batch: PairBatch, batch_idx: int) -> None:
+        """Add a batch to the means of the test."""
+        self.means.update(self._evaluate(batch))
+
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return losses, rewards, margins, log-probs and log-ratios of each example, by name."""
+        return self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all examples."""
+        self.log_dict({f"val/{name}": value for name, value in self.means.compute().items()})
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all examples."""
+        self.log_dict({f"test/{name}": value for name, value in self.means.compute().items()})
+
+    def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
+        """Log the speed of this rank, in response tokens a second."""
+        seconds = time.perf_counter() - self._started
+        self.log("train/response_tokens_per_second", response_tokens(batch).sum() / seconds)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what training never changes: the base below an adapter, and frozen copies of the start."""
+        fixed = self._fixed_keys()
+        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key not in fixed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint holds all that is not left out.
+
+        Raises:
+            UserError: it is of another policy or kind of reference.
+        """
+        missing = self.state_dict().keys() - self._fixed_keys() - checkpoint["state_dict"].keys()
+        unknown = checkpoint["state_dict"].keys() - self.state_dict().keys()
+        if missing or unknown:
+            raise UserError(
+                "the checkpoint is of another policy or kind of reference: "
+                f"{len(missing)} tensors are not in it, {len(unknown)} are not in the model, such as {min(missing | unknown)}"
+            )
+
+    @property
+    def start(self) -> Reference | None:
+        """The initial policy; None where it is not kept."""
+        return self.initial if self.reference.moves else self.reference
+
+    def _evaluate(self, batch: PairBatch, with_initial: bool = True) -> dict[str, Tensor]:
+        """Return values of each example by name; `loss` has a gradient in training."""
+        self._check(batch)
+        reference = self.reference.log_probs(self.policy, batch)
+        log_probs = response_log_probs(self.policy, batch)
+        chosen, rejected, mismatched = _scores(batch, log_probs, reference)
+        values = preference_metrics(chosen, rejected, self.loss.beta, batch.paired)
+        values["loss"] = self.loss(chosen, rejected, self._kl_baseline(mismatched))
+        if self.initial and with_initial:
+            initial = self.initial.log_probs(self.policy, batch)
+            against_start = preference_metrics(*_scores(batch, log_probs, initial)[:2], self.loss.beta, batch.paired)
+            values |= {f"initial/{name}": value for name, value in against_start.items() if "log_probs" not in name}
+        return values
+
+    def _check(self, batch: PairBatch) -> None:
+        kind = type(self.loss).__name__
+        if self.loss.paired and not batch.paired:
+            raise UserError(f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO or SFT")
+        if self.loss.mismatched and batch.mismatched is None:
+            raise UserError(f"{kind} needs mismatched rows for its KL baseline: set data.mismatched")
+
+    def _kl_baseline(self, mismatched: Scores) -> Tensor:
+        """Return KTO's KL baseline: the mean log-ratio of mismatched rows of all ranks, detached, never negative."""
+        log_ratios = mismatched.log_ratios.detach()
+        if not self.loss.mismatched:
+            return log_ratios.new_zeros(())
+        total = torch.stack([log_ratios.sum(), log_ratios.new_tensor(len(log_ratios))])
+        if self._trainer:
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        return (total[0] / total[1].clamp(min=1)).clamp(min=0)
+
+    def _is_logged_step(self) -> bool:
+        every = self.trainer.log_every_n_steps
+        return bool(every) and (self.global_step + 1) % every == 0
+
+    def _fixed_keys(self) -> set[str]:
+        fixed = {f"policy.{key}" for key in base_state_keys(self.policy)}
+        frozen = {name for name in ("reference", "initial") if isinstance(getattr(self, name), FrozenReference)}
+        return fixed | {key for key in self.state_dict() if key.partition(".")[0] in frozen}
+
+
+def _scores(batch: PairBatch, policy: Tensor, reference: Tensor) -> tuple[Scores, Scores, Scores]:
+    """Return the scores of the chosen, the rejected and the mismatched rows."""
+    parts = zip(*(batch.split(values) for values in (policy, reference, response_tokens(batch))), strict=True)
+    chosen, rejected, mismatched = (Scores(*part) for part in parts)
+    return chosen, rejected, mismatched

@@ -1,0 +1,15 @@
+"""The policy, its reference, and how the one follows the other."""
+
+from lit_tr.policy.loading import LoRA, PretrainedPolicy
+from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.policy.reference import AdapterReference, CopyReference, FrozenReference, Reference
+
+__all__ = [
+    "AdapterReference",
+    "CopyReference",
+    "FrozenReference",
+    "LoRA",
+    "PretrainedPolicy",
+    "Reference",
+    "response_log_probs",
+]

@@ -1,0 +1,171 @@
+"""Language models from folders and hubs, 4-bit bases and LoRA: the one file that knows peft and bitsandbytes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from lit_tr.embedded import resolve
+from lit_tr.errors import UserError
+
+POLICY_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A new LoRA adapter (Hu et al. 2021, arXiv 2106.09685).
+
+    Args:
+        r: rank.
+        alpha: the update is scaled by alpha / r.
+        dropout: dropout on the adapter's input.
+        targets: names of the linear layers that get an adapter; `all-linear` is all but the output head.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+
+
+@dataclass(frozen=True)
+class PretrainedPolicy:
+    """Where the policy comes from, and how it is held.
+
+    Args:
+        path: folder or hub id of a causal language model; `embedded:tiny` is the one that ships with lit_tr.
+        dtype: precision of the weights. Full fine-tuning wants float32 (with `bf16-mixed` to compute in): a step of 1e-6 is lost
+            in bfloat16.
+        quantize: `nf4` holds the linear layers in 4 bits (QLoRA, arXiv 2305.14314), frozen, below an adapter.
+        lora: train a new adapter instead of the weights.
+        adapter: folder or hub id of a LoRA adapter to start from and go on training (an SFT policy, say).
+        gradient_checkpointing: compute activations again in the backward pass instead of holding them.
+        attention: attention implementation of transformers, `sdpa` by default.
+        trust_remote_code: run model code that comes with the weights. It can do anything on this machine.
+    """
+
+    path: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantize: Literal["nf4"] | None = None
+    lora: LoRA | None = None
+    adapter: str | None = None
+    gradient_checkpointing: bool = False
+    attention: str = "sdpa"
+    trust_remote_code: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.lora and self.adapter:
+            raise UserError("PretrainedPolicy: give lora for a new adapter or adapter to start from one, not both")
+        if self.quantize and not (self.lora or self.adapter):
+            raise UserError("PretrainedPolicy: 4-bit weights cannot be trained; give lora or adapter with quantize")
+
+    def load(self, device: torch.device | str = "cpu") -> nn.Module:
+        """Return the policy, in training mode, on a device.
+
+        Raises:
+            UserError: there is no such model or adapter.
+        """
+        model = self._load_base(device)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.lora:
+            model = get_peft_model(model, self._lora_config(self.lora))
+        if self.adapter:
+            model = self._load_adapter(model, self.adapter)
+        return model.train()
+
+    def _load_base(self, device: torch.device | str) -> PreTrainedModel:
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                resolve(self.path),
+                dtype=getattr(torch, self.dtype),
+                quantization_config=_nf4(getattr(torch, self.dtype)) if self.quantize else None,
+                attn_implementation=self.attention,
+                device_map={"": device},
+                trust_remote_code=self.trust_remote_code,
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path}: no causal language model could be loaded from this folder or hub id ({error})") from error
+
+    def _lora_config(self, lora: LoRA) -> LoraConfig:
+        return LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+            task_type="CAUSAL_LM",
+        )
+
+    def _load_adapter(self, model: PreTrainedModel, adapter: str) -> PeftModel:
+        try:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"{adapter}: no adapter for {self.path} could be loaded ({error})") from error
+
+
+def _nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def has_adapter(policy: nn.Module) -> bool:
+    """Whether a policy trains an adapter on a frozen base."""
+    return isinstance(policy, PeftModel)
+
+
+def adapter_parameters(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, nn.Parameter]:
+    """Return the parameters of one adapter, by names that do not hold the adapter's."""
+    part = f".{adapter}."
+    named = ((f"{name}.", param) for name, param in policy.named_parameters())
+    return {name.replace(part, "."): param for name, param in named if part in name}
+
+
+def is_base(policy: nn.Module) -> bool:
+    """Whether a policy with an adapter still is its bare base: all the adapter's B matrices are zero."""
+    factors = [param for name, param in adapter_parameters(policy).items() if "lora_B" in name or "lora_embedding_B" in name]
+    return bool(factors) and not any(param.any() for param in factors)
+
+
+def add_adapter_copy(policy: Any, name: str) -> None:
+    """Add a frozen copy of the policy's adapter under another name."""
+    policy.add_adapter(name, deepcopy(policy.peft_config[POLICY_ADAPTER]))
+    copies = adapter_parameters(policy, name)
+    for key, param in adapter_parameters(policy).items():
+        copies[key].data = param.detach().clone()
+        copies[key].requires_grad_(False)
+
+
+@contextmanager
+def adapter_switched(policy: Any, name: str | None) -> Iterator[None]:
+    """Let another adapter be active, or none for name None; what was active and trainable before is so again after."""
+    trainable = [param for param in policy.parameters() if param.requires_grad]
+    try:
+        if name is None:
+            with policy.disable_adapter():
+                yield
+        else:
+            policy.base_model.set_adapter(name, inference_mode=True)
+            yield
+    finally:
+        policy.base_model.set_adapter(POLICY_ADAPTER, inference_mode=True)
+        for param in trainable:
+            param.requires_grad_(True)
+
+
+def base_state_keys(policy: nn.Module) -> set[str]:
+    """Return the keys of the policy's state_dict that training never changes: the base below an adapter."""
+    if not has_adapter(policy):
+        return set()
+    adapters = policy.peft_config  # type: ignore[union-attr]
+    return {key for key in policy.state_dict() if not any(f".{name}." in f"{key}." for name in adapters)}

@@ -1,0 +1,169 @@
+"""Reference policies: frozen, a second model, a second adapter.
+
+A reference is built from the policy (`prepare`), scores batches, and follows the policy (`update`). The policy is handed to it
+each time, so that no second handle to it ends up in a state_dict, a copy or a sharding plan.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from lit_tr.data.batches import PairBatch
+from lit_tr.errors import UserError
+from lit_tr.policy.averaging import blend, blend_tensors
+from lit_tr.policy.loading import adapter_parameters, adapter_switched, add_adapter_copy, has_adapter, is_base
+from lit_tr.policy.logprobs import response_log_probs
+
+
+class Reference(nn.Module, ABC):
+    """A policy that another one is held near to.
+
+    Attributes:
+        moves: it can follow the policy. One that cannot is rebuilt from the policy's source, so no checkpoint holds it.
+    """
+
+    moves = True
+
+    @abstractmethod
+    def prepare(self, policy: nn.Module) -> None:
+        """Become the policy as it is now.
+
+        Raises:
+            UserError: this kind of reference cannot serve this kind of policy.
+        """
+
+    @abstractmethod
+    def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
+        """Return a context whose value is a model that computes as this reference."""
+
+    @abstractmethod
+    def update(self, policy: nn.Module, alpha: float) -> None:
+        """Move towards the policy: `reference <- alpha * policy + (1 - alpha) * reference` (arXiv 2404.09656, Eq. 5).
+
+        Raises:
+            UserError: alpha is not in (0, 1], or this kind of reference does not move.
+        """
+
+    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
+        """Return the log-probs of the responses under the reference, `(rows,)`, without gradient and without dropout."""
+        with self.active(policy) as model, scoring(model):
+            return response_log_probs(model, batch)
+
+
+class FrozenReference(Reference):
+    """The policy as it was at the start, for plain DPO, IPO and KTO.
+
+    With a new adapter it costs nothing: it is the base, the adapter switched off. Where the policy starts from a trained
+    adapter it is a frozen copy of that adapter, and for a full model a second model.
+    """
+
+    moves = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: nn.Module | None = None
+        self._adapter: str | None = None
+
+    def prepare(self, policy: nn.Module) -> None:
+        """Become the policy as it is now."""
+        if not has_adapter(policy):
+            self.model = _frozen_copy(policy)
+        elif not is_base(policy):
+            self._adapter = "initial"
+            add_adapter_copy(policy, self._adapter)
+
+    @contextmanager
+    def active(self, policy: nn.Module) -> Iterator[nn.Module]:
+        """Return a context whose value is a model that computes as the policy did at the start."""
+        if self.model is not None:
+            yield self.model
+            return
+        with adapter_switched(policy, self._adapter):
+            yield policy
+
+    def update(self, policy: nn.Module, alpha: float) -> None:
+        """Refuse.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("FrozenReference does not move: take CopyReference or AdapterReference, or no reference update")
+
+
+class CopyReference(Reference):
+    """A second model, for soft and hard updates of full fine-tuning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: nn.Module
+
+    def prepare(self, policy: nn.Module) -> None:
+        """Become the policy as it is now.
+
+        Raises:
+            UserError: the policy trains an adapter.
+        """
+        if has_adapter(policy):
+            raise UserError("CopyReference would copy the whole base of an adapter: take AdapterReference")
+        self.model = _frozen_copy(policy)
+
+    def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
+        """Return a context whose value is the second model."""
+        return nullcontext(self.model)
+
+    def update(self, policy: nn.Module, alpha: float) -> None:
+        """Move the second model towards the policy."""
+        blend(policy, self.model, alpha)
+
+
+class AdapterReference(Reference):
+    """A second, frozen LoRA adapter on the policy's own (4-bit) base.
+
+    A hard update is exact. A soft update averages the factors A and B each by itself. That is no average of the weights: it differs
+    from `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0` by `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
+    """
+
+    ADAPTER = "reference"
+
+    def prepare(self, policy: nn.Module) -> None:
+        """Become the policy as it is now.
+
+        Raises:
+            UserError: the policy trains no adapter.
+        """
+        if not has_adapter(policy):
+            raise UserError("AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference")
+        add_adapter_copy(policy, self.ADAPTER)
+
+    @contextmanager
+    def active(self, policy: nn.Module) -> Iterator[nn.Module]:
+        """Return a context whose value is the policy with the reference's adapter."""
+        with adapter_switched(policy, self.ADAPTER):
+            yield policy
+
+    def update(self, policy: nn.Module, alpha: float) -> None:
+        """Move the factors of the reference's adapter towards the policy's."""
+        blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.ADAPTER), alpha)
+
+
+@contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and gradients off; the mode of each module is as before after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        # autocast keeps the casts it made; made without gradient, they would cut the gradient of a later forward pass
+        torch.clear_autocast_cache()
+
+
+def _frozen_copy(policy: nn.Module) -> nn.Module:
+    return deepcopy(policy).requires_grad_(False).eval()
