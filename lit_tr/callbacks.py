@@ -55,7 +55,9 @@ class ReferenceUpdate(Callback):
         if not isinstance(reference, MovingReference):
             check_models(policy, reference)
         elif not reference.moves:
-            raise UserError(f"{type(reference).__name__} does not move: leave {type(self).__name__} out, or take another one")
+            raise UserError(
+                f"{type(reference).__name__} does not move: leave {type(self).__name__} out, or take another one"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,5 +1,6 @@
 """`lit-tr`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -64,18 +65,33 @@ class LitTRCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.get("ckpt_path") == "last":
             config["ckpt_path"] = _last_checkpoint(Path(config.trainer.default_root_dir or "."))
+        elif config.get("ckpt_path") and "://" not in config["ckpt_path"] and not Path(config["ckpt_path"]).exists():
+            raise UserError(f"--ckpt_path: there is no checkpoint {config['ckpt_path']}")
 
     def _parse_ckpt_path(self) -> None:
         before = _flat(self.config)
         super()._parse_ckpt_path()
         for key, value in _flat(self.config).items():
             if key in before and before[key] != value:
-                rank_zero_warn(f"{key}: the configuration says {before[key]!r}, and the checkpoint's {value!r} is taken")
+                rank_zero_warn(
+                    f"{key}: the configuration says {before[key]!r}, and the checkpoint's {value!r} is taken"
+                )
 
     def after_instantiate_classes(self) -> None:
         """Keep the model's configuration in its checkpoints, so that `load_from_checkpoint` can build it again."""
         self._dump_config()
         self.model.save_hyperparameters({**self.config_dump["model"], "_instantiator": _INSTANTIATOR}, logger=False)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict, and leave a line for each batch in `predictions.jsonl` in the run's folder."""
+        batches = self.trainer.predict(**kwargs) or []
+        path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "predictions.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            file.writelines(
+                json.dumps({name: value.tolist() for name, value in batch.items()}) + "\n" for batch in batches
+            )
+        print(f"Predictions are in {path}")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = [callback for callback in callbacks if callback is not None]  # `update: null` is no callback

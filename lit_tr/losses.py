@@ -82,7 +82,9 @@ class DPO(Loss):
 
     def __post_init__(self) -> None:
         _require(self.beta > 0, f"DPO: beta must be above 0, not {self.beta}")
-        _require(0 <= self.label_smoothing < 0.5, f"DPO: label_smoothing must be in [0, 0.5), not {self.label_smoothing}")
+        _require(
+            0 <= self.label_smoothing < 0.5, f"DPO: label_smoothing must be in [0, 0.5), not {self.label_smoothing}"
+        )
 
     def __call__(self, chosen: Scores, rejected: Scores, kl: Tensor) -> Tensor:
         """Return the loss of each pair, `(pairs,)`."""

@@ -19,8 +19,8 @@ def preference_metrics(chosen: Scores, rejected: Scores, beta: float, paired: bo
         chosen: scores of the preferred responses, `(chosen,)`.
         rejected: scores of the other responses, `(rejected,)`.
         beta: scale of the rewards.
-        paired: the two are responses to the same prompts, so that they have margins and an accuracy. An accuracy is 1
-            where the chosen response has the higher reward, 1/2 where they are equal.
+        paired: the two are responses to the same prompts, so that they have margins and accuracies. An accuracy is 1
+            where the chosen response has the higher reward (the higher log-prob under the policy), 1/2 where they are equal.
     """
     values = {
         "rewards/chosen": beta * chosen.log_ratios,
@@ -32,8 +32,13 @@ def preference_metrics(chosen: Scores, rejected: Scores, beta: float, paired: bo
     if paired:
         margins = values["rewards/chosen"] - values["rewards/rejected"]
         values["rewards/margin"] = margins
-        values["rewards/accuracy"] = (margins.sign() + 1) / 2
+        values["rewards/accuracy"] = _share_above(margins)
+        values["log_probs/accuracy"] = _share_above(chosen.policy - rejected.policy)
     return {name: value.detach() for name, value in values.items()}
+
+
+def _share_above(differences: Tensor) -> Tensor:
+    return (differences.sign() + 1) / 2
 
 
 class Means(nn.Module):

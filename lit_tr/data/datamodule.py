@@ -57,7 +57,11 @@ class PreferenceDataModule(LightningDataModule):
         super().__init__()
         if on_bad_row not in ("raise", "skip"):
             raise UserError(f"PreferenceDataModule: on_bad_row must be 'raise' or 'skip', not {on_bad_row!r}")
-        for name, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 3), ("num_workers", num_workers, 0)):
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("max_length", max_length, 3),
+            ("num_workers", num_workers, 0),
+        ):
             if value < least:
                 raise UserError(f"PreferenceDataModule: {name} must be at least {least}, not {value}")
         self.sources = {"train": train, "val": val, "test": test or val}
@@ -109,7 +113,9 @@ class PreferenceDataModule(LightningDataModule):
         examples = list(self._keep(source, skipped))
         if skipped:
             reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.most_common())
-            rank_zero_info(f"data.{name}: skipped {skipped.total()} of {skipped.total() + len(examples)} rows: {reasons}")
+            rank_zero_info(
+                f"data.{name}: skipped {skipped.total()} of {skipped.total() + len(examples)} rows: {reasons}"
+            )
         if not examples:
             raise UserError(f"data.{name}: {source} has no rows to train on")
         return examples
@@ -123,7 +129,9 @@ class PreferenceDataModule(LightningDataModule):
                 example = fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
             except BadRowError as error:
                 if self.on_bad_row == "raise":
-                    raise UserError(f"{where}: {error}; mend the row, or leave such rows out by data.on_bad_row: skip") from error
+                    raise UserError(
+                        f"{where}: {error}; mend the row, or leave such rows out by data.on_bad_row: skip"
+                    ) from error
                 skipped[error.reason] += 1
             except UserError as error:
                 raise UserError(f"{where}: {error}") from error

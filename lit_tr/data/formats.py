@@ -141,7 +141,9 @@ def _messages(row: Row, key: str, role: str = "role", content: str = "content") 
     value = _value(row, key)
     messages = value if isinstance(value, list) else [value]
     for message in messages:
-        if not (isinstance(message, dict) and isinstance(message.get(role), str) and isinstance(message.get(content), str)):
+        if not (
+            isinstance(message, dict) and isinstance(message.get(role), str) and isinstance(message.get(content), str)
+        ):
             raise BadRowError(f"{key!r} is not a list of messages with {role!r} and {content!r}", repr(message)[:80])
     if not messages or not messages[-1][content].strip():
         raise BadRowError(f"{key!r} is an empty {'prompt' if key in ('prompt', 'conversations') else 'response'}")

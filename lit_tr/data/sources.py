@@ -63,5 +63,7 @@ def _builder(file: Path) -> str:
     name = file.name.removesuffix(".gz")
     suffix = Path(name).suffix
     if suffix not in BUILDERS:
-        raise UserError(f"{file}: unknown kind of file {suffix!r}; known are {', '.join(BUILDERS)}, each with .gz or without")
+        raise UserError(
+            f"{file}: unknown kind of file {suffix!r}; known are {', '.join(BUILDERS)}, each with .gz or without"
+        )
     return BUILDERS[suffix]

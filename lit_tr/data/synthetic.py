@@ -63,7 +63,9 @@ class Features:
         """
         asked, (consistent, opposite) = _asked(instruction)
         words = re.findall(r"[a-z]+", response.lower())
-        sentences = [" ".join(sentence.split()) for sentence in re.split(r"[.!?]", response.lower()) if sentence.strip()]
+        sentences = [
+            " ".join(sentence.split()) for sentence in re.split(r"[.!?]", response.lower()) if sentence.strip()
+        ]
         subjects = {word for word in words if word in SUBJECTS}
         score = sum((word in consistent) - (word in opposite) for word in words)
         said = sum(word in consistent + opposite for word in words)

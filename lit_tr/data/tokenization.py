@@ -34,7 +34,7 @@ def tokenize(example: Example, tokenizer: Any) -> TokenizedExample:
 
     A token that runs over the seam (`"\\n"` and `"\\n"` becoming one token) belongs to the response, in both responses: so no text
     is lost, and both see the very same prompt. TRL parts them at the same place. An end-of-sequence token closes a response
-    unless the tokenizer or its chat template has put one in already.
+    unless the tokenizer or its chat template has put one in already. Special tokens written out in plain text stay text.
 
     Args:
         example: prompt and responses, as text or as chat messages.
@@ -76,11 +76,15 @@ def fit(example: TokenizedExample, max_length: int, cut_prompt: bool, bos: int |
 
 def _encode(prompt: Text, response: Text | None, tokenizer: Any) -> list[int]:
     if isinstance(prompt, str) and not isinstance(response, list):
-        return tokenizer(prompt + (response or ""))["input_ids"]
+        return tokenizer(prompt + (response or ""), split_special_tokens=True)["input_ids"]
     messages = _as_messages(prompt, "user") + (_as_messages(response, "assistant") if response else [])
     if not tokenizer.chat_template:
-        raise UserError(f"the rows are chat messages, and the tokenizer of {tokenizer.name_or_path} has no chat template")
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=response is None, return_dict=True)["input_ids"]
+        raise UserError(
+            f"the rows are chat messages, and the tokenizer of {tokenizer.name_or_path} has no chat template"
+        )
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=response is None, return_dict=True)[
+        "input_ids"
+    ]
 
 
 def _as_messages(text: Text, role: str) -> list[dict[str, str]]:

@@ -36,7 +36,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=EOS, pad_token=EOS)
 
 
-def train_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def train_model(tokenizer: PreTrainedTokenizerFast, steps: int = STEPS) -> LlamaForCausalLM:
     """Return a Llama trained on instructions with their responses."""
     config = LlamaConfig(
         vocab_size=512,
@@ -52,8 +52,8 @@ def train_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
-    for step, (ids, labels) in zip(range(STEPS), batches(tokenizer), strict=False):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    for step, (ids, labels) in zip(range(steps), batches(tokenizer), strict=False):
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

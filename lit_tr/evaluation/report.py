@@ -100,7 +100,9 @@ class GenerationReport(Callback):
         own, _ = score([sample.tokenized() for sample in samples], log_probs, initial)
         chosen, rejected = score(data.examples["val"], log_probs, initial)
         given = preference_metrics(chosen, rejected, beta, paired=len(chosen.tokens) == len(rejected.tokens))
-        figures = {f"preference {name.split('/')[1]}": value.mean().item() for name, value in given.items() if name in PAIRED}
+        figures = {
+            f"preference {name.split('/')[1]}": value.mean().item() for name, value in given.items() if name in PAIRED
+        }
         return figures | {
             "gold reward": mean(judged),
             "gold reward, standard error": stdev(judged) / len(judged) ** 0.5,

@@ -1,6 +1,6 @@
 """Soft and hard updates of weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,10 @@ def blend(policy: nn.Module, reference: nn.Module, alpha: float) -> None:
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
     """
-    trained = {name: param for name, param in _named(policy).items() if param.requires_grad}
-    blend_tensors(trained, _named(reference), alpha)
-    buffers = dict(reference.named_buffers())
-    for name, buffer in policy.named_buffers():
+    trained = {name: param for name, param in _parameters(policy).items() if param.requires_grad}
+    blend_tensors(trained, _parameters(reference), alpha)
+    buffers = _plain(reference.named_buffers())
+    for name, buffer in _plain(policy.named_buffers()).items():
         if name in buffers:
             buffers[name].copy_(buffer)
 
@@ -64,7 +64,9 @@ def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -
     """
     for name, param in policy.items():
         if name not in reference:
-            raise UserError(f"the reference has no parameter {name!r}: policy and reference must be of one architecture")
+            raise UserError(
+                f"the reference has no parameter {name!r}: policy and reference must be of one architecture"
+            )
         if param.shape != reference[name].shape:
             shapes = f"{tuple(param.shape)} in the policy, {tuple(reference[name].shape)} in the reference"
             raise UserError(f"parameter {name!r} has the shape {shapes}")
@@ -76,13 +78,17 @@ def check_models(policy: nn.Module, reference: nn.Module) -> None:
     Raises:
         UserError: they cannot.
     """
-    ours, theirs = _named(policy), _named(reference)
+    ours, theirs = _parameters(policy), _parameters(reference)
     check_match(ours, theirs)
     check_match(theirs, ours)
     if not any(param.requires_grad for param in ours.values()):
         raise UserError("no parameter of the policy is trained, so a reference could never move")
 
 
-def _named(model: nn.Module) -> dict[str, nn.Parameter]:
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return _plain(model.named_parameters())
+
+
+def _plain(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     # torch.compile puts a prefix before the names of what it wraps
-    return {name.replace("_orig_mod.", ""): param for name, param in model.named_parameters()}
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in named}

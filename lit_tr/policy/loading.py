@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
@@ -73,6 +74,7 @@ class PretrainedPolicy:
             UserError: there is no such model or adapter.
         """
         model = self._load_base(device)
+        _keep_4bit_layout(model)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.lora:
@@ -92,7 +94,9 @@ class PretrainedPolicy:
                 trust_remote_code=self.trust_remote_code,
             )
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}: no causal language model could be loaded from this folder or hub id ({error})") from error
+            raise UserError(
+                f"{self.path}: no causal language model could be loaded from this folder or hub id ({error})"
+            ) from error
 
     def _lora_config(self, lora: LoRA) -> LoraConfig:
         return LoraConfig(
@@ -119,6 +123,14 @@ def _nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
+def _keep_4bit_layout(model: nn.Module) -> None:
+    # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a weight for good at its first forward pass in eval mode, into a layout
+    # whose product has no gradient: what is below that layer would silently stop learning.
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 def has_adapter(policy: nn.Module) -> bool:
     """Whether a policy trains an adapter on a frozen base."""
     return isinstance(policy, PeftModel)
@@ -133,7 +145,9 @@ def adapter_parameters(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict
 
 def is_base(policy: nn.Module) -> bool:
     """Whether a policy with an adapter still is its bare base: all the adapter's B matrices are zero."""
-    factors = [param for name, param in adapter_parameters(policy).items() if "lora_B" in name or "lora_embedding_B" in name]
+    factors = [
+        param for name, param in adapter_parameters(policy).items() if "lora_B" in name or "lora_embedding_B" in name
+    ]
     return bool(factors) and not any(param.any() for param in factors)
 
 

@@ -136,7 +136,9 @@ class AdapterReference(Reference):
             UserError: the policy trains no adapter.
         """
         if not has_adapter(policy):
-            raise UserError("AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference")
+            raise UserError(
+                "AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference"
+            )
         add_adapter_copy(policy, self.ADAPTER)
 
     @contextmanager

@@ -1,0 +1,109 @@
+import pytest
+from torch.utils.data import SequentialSampler
+
+from lit_tr import PreferenceDataModule
+from lit_tr.data import Rows, SyntheticPairs
+from lit_tr.data.formats import Example
+from lit_tr.embedded import TINY
+from lit_tr.errors import UserError
+
+GOOD = {"prompt": "Tell me about a cold river.", "chosen": " It is icy.", "rejected": " It is hot."}
+
+
+def setup(path, stage="fit", **arguments):
+    data = PreferenceDataModule(TINY, Rows(path), **arguments)
+    data.setup(stage)
+    return data
+
+
+def test_batches_of_the_synthetic_task():
+    data = PreferenceDataModule(TINY, SyntheticPairs(10), val=SyntheticPairs(3, seed=9), batch_size=4)
+    data.setup("fit")
+    assert [len(batch) for batch in data.train_dataloader()] == [4, 4, 2]
+    assert [len(batch) for batch in data.val_dataloader()] == [3]
+
+
+def test_training_is_shuffled_and_validation_is_not():
+    data = PreferenceDataModule(TINY, SyntheticPairs(10), val=SyntheticPairs(3, seed=9))
+    data.setup("fit")
+    assert isinstance(data.val_dataloader().sampler, SequentialSampler)
+    assert not isinstance(data.train_dataloader().sampler, SequentialSampler)
+
+
+def test_mismatched_rows_on_demand():
+    data = PreferenceDataModule(TINY, SyntheticPairs(4), mismatched=True)
+    data.setup("fit")
+    assert next(iter(data.train_dataloader())).mismatched == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rejected": None}, "row 1: no 'rejected'"),
+        ({"rejected": ""}, "row 1: 'rejected' is an empty response"),
+        ({"rejected": GOOD["chosen"]}, "row 1: chosen and rejected are equal"),
+        ({"rejected": " icy" * 80}, "row 1: a response leaves no room for a prompt"),
+    ],
+)
+def test_a_bad_row_is_named_before_training(write_rows, change, message):
+    path = write_rows([GOOD, {**GOOD, **change}])
+    with pytest.raises(UserError, match=f"{path}, split train, {message}.*on_bad_row: skip"):
+        setup(path, max_length=64)
+
+
+def test_bad_rows_are_skipped_and_counted_where_asked(write_rows, caplog, monkeypatch):
+    said = []
+    monkeypatch.setattr("lit_tr.data.datamodule.rank_zero_info", said.append)
+    bad = {**GOOD, "rejected": ""}
+    data = setup(write_rows([bad, GOOD, bad, {**GOOD, "chosen": " It is hot."}]), on_bad_row="skip")
+    assert len(data.examples["train"]) == 1
+    assert said == [
+        "data.train: skipped 3 of 4 rows: 2 x 'rejected' is an empty response; 1 x chosen and rejected are equal"
+    ]
+
+
+def test_cut_prompts_are_counted(write_rows, monkeypatch):
+    said = []
+    monkeypatch.setattr("lit_tr.data.datamodule.rank_zero_info", said.append)
+    data = setup(write_rows([GOOD, {**GOOD, "prompt": "cold " * 70}]), max_length=32)
+    assert len(data.examples["train"][1].prompt) == 32 - max(map(len, data.examples["train"][1].responses))
+    assert "cut 1 prompts on the left" in said[0]
+
+
+def test_a_prompt_that_may_not_be_cut_is_a_bad_row(write_rows):
+    with pytest.raises(UserError, match="row 0: the prompt is too long"):
+        setup(write_rows([{**GOOD, "prompt": "cold " * 70}]), max_length=32, cut_prompts=False)
+
+
+def test_nothing_left_is_an_error(write_rows):
+    with pytest.raises(UserError, match="has no rows to train on"):
+        setup(write_rows([{**GOOD, "rejected": ""}]), on_bad_row="skip")
+
+
+def test_unknown_format_names_file_and_keys(write_rows):
+    with pytest.raises(UserError, match=r"rows.jsonl, split train, row 0: unknown format: the keys are \['question'\]"):
+        setup(write_rows([{"question": "a"}]))
+
+
+def test_a_format_of_ones_own(write_rows):
+    data = setup(write_rows([{"question": "cold"}]), format=lambda row: Example(row["question"], " yes", " no"))
+    assert data.tokenizer.decode(data.examples["train"][0].prompt) == "cold"
+
+
+def test_unknown_tokenizer_is_named():
+    data = PreferenceDataModule("nobody/nothing", SyntheticPairs(2))
+    with pytest.raises(UserError, match="nobody/nothing: no tokenizer"):
+        data.setup("fit")
+
+
+def test_a_stage_without_rows_says_what_to_give():
+    with pytest.raises(UserError, match="give data.val"):
+        PreferenceDataModule(TINY, SyntheticPairs(2)).setup("validate")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"batch_size": 0}, {"max_length": 2}, {"num_workers": -1}, {"on_bad_row": "ignore"}]
+)
+def test_bad_arguments_are_named(arguments):
+    with pytest.raises(UserError, match=next(iter(arguments))):
+        PreferenceDataModule(TINY, SyntheticPairs(2), **arguments)

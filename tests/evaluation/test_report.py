@@ -1,0 +1,101 @@
+import csv
+import json
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
+from lit_tr.data import SyntheticPairs
+from lit_tr.data.synthetic import GoldReward
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.embedded import TINY
+from lit_tr.errors import UserError
+from lit_tr.evaluation import GenerationReport
+from lit_tr.evaluation.report import plot_curves, score
+from lit_tr.losses import DPO
+from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy
+
+QUIET = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+
+
+def fit(tmp_path, report, policy=None, reference=None, val=True, log_initial=True, steps=2):
+    module = PreferenceModule(
+        policy or PretrainedPolicy(TINY),
+        reference or CopyReference(),
+        DPO(beta=0.5),
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.5),
+        log_initial=log_initial,
+    )
+    data = PreferenceDataModule(TINY, SyntheticPairs(8), val=SyntheticPairs(6, seed=3) if val else None)
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        max_steps=steps,
+        log_every_n_steps=1,
+        callbacks=[SoftReferenceUpdate(), report],
+        **QUIET,
+    )
+    trainer.fit(module, data)
+    return module, data, tmp_path / "lightning_logs" / "version_0"
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)])
+def test_before_is_the_initial_policy_and_after_the_trained_one(tmp_path, lora):
+    policy, reference = PretrainedPolicy(TINY, lora=lora), AdapterReference() if lora else CopyReference()
+    module, data, folder = fit(tmp_path, GenerationReport(GoldReward(), prompts=4), policy, reference)
+    report = json.loads((folder / "report.json").read_text())
+    before, after = report["before"], report["after"]
+    assert (before["preference accuracy"], before["preference margin"], before["KL to the initial policy"]) == (
+        0.5,
+        0,
+        0,
+    )
+    assert after["preference margin"] != 0
+    assert report["reference updates"] == 2
+
+    samples = [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()]
+    rewards = [GoldReward()(sample["prompt"], sample["response"]) for sample in samples]
+    assert after["gold reward"] == pytest.approx(sum(rewards) / 4)
+    assert {path.name for path in folder.iterdir()} >= {"report.json", "curves.png", "metrics.csv"}
+    # the start is computed as such: a fresh policy samples the same
+    fresh = GenerationReport(GoldReward(), prompts=4).sample(PretrainedPolicy(TINY).load(), data)
+    mean = sum(GoldReward()(one.prompt_text, one.text) for one in fresh) / 4
+    assert before["gold reward"] == pytest.approx(mean)
+
+
+def test_scores_by_hand():
+    examples = [TokenizedExample([1], [2, 3], [4]), TokenizedExample([5], [6], [7])]
+    chosen, rejected = score(examples, lambda batch: batch.input_ids[:, 0].float(), lambda batch: torch.ones(4))
+    assert chosen.policy.tolist() == rejected.policy.tolist() == [1, 5]
+    assert chosen.tokens.tolist() == [2, 1]
+    assert rejected.log_ratios.tolist() == [0, 4]
+
+
+def test_curves_are_drawn_from_what_there_is(tmp_path):
+    with (tmp_path / "metrics.csv").open("w") as file:
+        writer = csv.DictWriter(file, ["step", "train/loss", "val/loss"])
+        writer.writeheader()
+        writer.writerows({"step": i, "train/loss": math.exp(-i)} for i in range(3))
+        writer.writerow({"step": 2, "val/loss": 0.5})
+    plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"val": False}, "set data.val"), ({"log_initial": False}, "set model.log_initial")],
+)
+def test_what_is_missing_is_named_before_training(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path, GenerationReport(GoldReward()), **options)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(UserError, match="prompts and max_new_tokens"):
+        GenerationReport(GoldReward(), prompts=1)

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch import nn
+
+from lit_tr.errors import UserError
+from lit_tr.policy.averaging import blend, blend_tensors, check_models
+
+
+class Net(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.a = nn.Parameter(torch.full((3,), float(value)))
+        self.b = nn.Linear(2, 2)
+        self.register_buffer("count", torch.tensor(int(value)))
+
+
+def test_soft_update_by_hand():
+    policy, reference = Net(8), Net(4)
+    blend(policy, reference, alpha=0.25)
+    assert reference.a.tolist() == [5.0, 5.0, 5.0]
+    assert reference.count == 8  # buffers are copied
+    assert policy.a.tolist() == [8.0, 8.0, 8.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_hard_update_is_equal_bit_for_bit(dtype):
+    policy, reference = nn.Linear(40, 30).to(dtype), nn.Linear(40, 30).to(dtype)
+    blend(policy, reference, alpha=1.0)
+    assert all(torch.equal(p, r) for p, r in zip(policy.parameters(), reference.parameters(), strict=True))
+
+
+def test_many_soft_updates_are_the_geometric_sum():
+    policy, reference = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
+    start = reference.weight.detach().clone()
+    for _ in range(10):
+        blend(policy, reference, alpha=0.3)
+    left = 0.7**10
+    torch.testing.assert_close(reference.weight.detach(), (1 - left) * policy.weight.detach() + left * start)
+
+
+def test_only_what_is_trained_is_blended():
+    policy, reference = Net(8), Net(4)
+    policy.a.requires_grad_(False)
+    blend(policy, reference, alpha=0.5)
+    assert reference.a.tolist() == [4.0, 4.0, 4.0]
+
+
+def test_tied_weights_move_once():
+    def tied(value):
+        model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        model[1].weight = model[0].weight
+        nn.init.constant_(model[0].weight, value)
+        return model
+
+    policy, reference = tied(8.0), tied(4.0)
+    blend(policy, reference, alpha=0.5)
+    assert reference[1].weight.tolist() == [[6.0, 6.0], [6.0, 6.0]]
+
+
+def test_a_compiled_policy_has_the_names_of_the_plain_one():
+    policy, reference = Net(8), Net(4)
+    blend(torch.compile(policy), reference, alpha=0.5)
+    assert reference.a.tolist() == [6.0, 6.0, 6.0]
+
+
+def test_the_reference_gets_no_gradient():
+    policy, reference = Net(8), Net(4).requires_grad_(False)
+    blend(policy, reference, alpha=0.5)
+    assert not reference.a.requires_grad
+    assert reference.a.grad_fn is None
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.1, 1.1, float("nan")])
+def test_alpha_out_of_range(alpha):
+    with pytest.raises(UserError, match=r"alpha must be in \(0, 1\]"):
+        blend(Net(1), Net(1), alpha)
+
+
+def test_different_models_name_the_first_parameter():
+    with pytest.raises(UserError, match="no parameter 'b.weight'"):
+        check_models(Net(1), nn.Linear(2, 2))
+
+
+def test_different_shapes_are_named():
+    with pytest.raises(UserError, match=r"'weight' has the shape \(2, 2\) in the policy, \(2, 3\) in the reference"):
+        check_models(nn.Linear(2, 2), nn.Linear(3, 2))
+
+
+def test_a_policy_that_is_not_trained_is_an_error():
+    with pytest.raises(UserError, match="no parameter of the policy is trained"):
+        check_models(Net(1).requires_grad_(False), Net(1))
+
+
+def test_a_wrong_pair_changes_nothing():
+    reference = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    with pytest.raises(UserError):
+        blend_tensors({"a": torch.ones(2), "b": torch.ones(2)}, reference, 0.5)
+    assert reference["a"].tolist() == [0.0, 0.0]

@@ -1,0 +1,136 @@
+import pytest
+import torch
+
+from lit_tr.data.batches import PaddedCollator
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.errors import UserError
+from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, LoRA, PretrainedPolicy, response_log_probs
+from lit_tr.policy.loading import adapter_parameters
+from lit_tr.policy.reference import scoring
+
+BATCH = PaddedCollator(pad_id=0)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
+KINDS = {
+    "copy": (CopyReference, {}),
+    "adapter": (AdapterReference, {"lora": LoRA(r=4, dropout=0.3)}),
+    "adapter on 4 bits": (AdapterReference, {"lora": LoRA(r=4, dropout=0.3), "quantize": "nf4"}),
+}
+
+
+def prepared(kind, llama_dir):
+    make, options = KINDS[kind]
+    policy, reference = PretrainedPolicy(llama_dir, **options).load(), make()
+    reference.prepare(policy)
+    return policy, reference
+
+
+def moved(policy):
+    """Train one step by hand."""
+    torch.manual_seed(2)
+    for param in policy.parameters():
+        if param.requires_grad:
+            param.data += 0.1 * torch.randn_like(param)
+    return policy
+
+
+def policy_log_probs(policy):
+    with scoring(policy):
+        return response_log_probs(policy, BATCH)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reference_is_the_policy_of_before_until_a_hard_update(kind, llama_dir):
+    policy, reference = prepared(kind, llama_dir)
+    before = policy_log_probs(policy)
+    moved(policy)
+    assert torch.equal(reference.log_probs(policy, BATCH), before)
+    reference.update(policy, 1.0)
+    assert torch.equal(reference.log_probs(policy, BATCH), policy_log_probs(policy))
+    assert not torch.allclose(before, policy_log_probs(policy))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scoring_leaves_no_gradient_and_the_policy_in_training(kind, llama_dir):
+    policy, reference = prepared(kind, llama_dir)
+    flags = [(param.requires_grad, param.grad) for param in policy.parameters()]
+    log_probs = reference.log_probs(policy, BATCH)
+    assert not log_probs.requires_grad
+    assert [(param.requires_grad, param.grad) for param in policy.parameters()] == flags
+    assert all(module.training for module in policy.modules())
+    assert not any(param.requires_grad for param in reference.parameters())
+
+
+def test_soft_update_of_factors_is_the_average_of_each(llama_dir):
+    policy, reference = prepared("adapter", llama_dir)
+    old = {name: param.detach().clone() for name, param in adapter_parameters(policy, "reference").items()}
+    moved(policy)
+    reference.update(policy, 0.25)
+    for name, param in adapter_parameters(policy).items():
+        expected = 0.25 * param.detach() + 0.75 * old[name]
+        torch.testing.assert_close(adapter_parameters(policy, "reference")[name].detach(), expected)
+
+
+def test_4bit_codes_are_never_blended(llama_dir):
+    policy, reference = prepared("adapter on 4 bits", llama_dir)
+    codes = {name: p.detach().clone() for name, p in policy.named_parameters() if p.dtype == torch.uint8}
+    assert codes
+    moved(policy)
+    for alpha in (0.5, 1.0):
+        reference.update(policy, alpha)
+    assert all(torch.equal(param, codes[name]) for name, param in policy.named_parameters() if name in codes)
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": LoRA(r=4)}, {"lora": LoRA(r=4), "quantize": "nf4"}])
+def test_a_frozen_reference_stays_the_start(llama_dir, options):
+    policy, reference = PretrainedPolicy(llama_dir, **options).load(), FrozenReference()
+    reference.prepare(policy)
+    before = policy_log_probs(policy)
+    moved(policy)
+    torch.testing.assert_close(reference.log_probs(policy, BATCH), before)
+    with pytest.raises(UserError, match="does not move"):
+        reference.update(policy, 1.0)
+
+
+@pytest.mark.parametrize("kind", [FrozenReference, AdapterReference])
+def test_a_policy_from_a_sft_adapter_is_its_own_reference(llama_dir, tmp_path, kind):
+    moved(PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load()).save_pretrained(tmp_path)
+    policy, reference = PretrainedPolicy(llama_dir, adapter=str(tmp_path)).load(), kind()
+    reference.prepare(policy)
+    sft = policy_log_probs(policy)
+    moved(policy)
+    assert torch.equal(reference.log_probs(policy, BATCH), sft)
+    bare = PretrainedPolicy(llama_dir).load()
+    assert not torch.allclose(policy_log_probs(bare), sft)
+
+
+def test_the_initial_policy_and_the_reference_live_on_one_base(llama_dir, tmp_path):
+    moved(PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load()).save_pretrained(tmp_path)
+    policy = PretrainedPolicy(llama_dir, adapter=str(tmp_path)).load()
+    reference, initial = AdapterReference(), FrozenReference()
+    reference.prepare(policy)
+    initial.prepare(policy)
+    start = policy_log_probs(policy)
+    moved(policy)
+    reference.update(policy, 1.0)
+    assert torch.equal(initial.log_probs(policy, BATCH), start)
+    assert torch.equal(reference.log_probs(policy, BATCH), policy_log_probs(policy))
+
+
+def test_autocast_keeps_no_cast_without_gradient(llama_dir):
+    """Scoring by the policy itself, then training it in the same autocast context, as a training step does."""
+    policy = PretrainedPolicy(llama_dir).load()
+    with torch.autocast("cpu", torch.bfloat16):
+        policy_log_probs(policy)
+        response_log_probs(policy, BATCH).sum().backward()
+    assert all(param.grad is not None for param in policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (AdapterReference, {}, "needs a policy with an adapter: set model.policy.lora"),
+        (CopyReference, {"lora": LoRA(r=4)}, "take AdapterReference"),
+    ],
+)
+def test_a_reference_of_the_wrong_kind_is_refused(llama_dir, kind, options, message):
+    with pytest.raises(UserError, match=message):
+        kind().prepare(PretrainedPolicy(llama_dir, **options).load())

@@ -1,0 +1,47 @@
+"""Imports point one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "lit_tr"
+KNOWS = {  # what a room may import of lit_tr
+    "errors": set(),
+    "losses": {"errors"},
+    "metrics": {"losses"},
+    "embedded": {"data.synthetic"},
+    "data": {"data", "embedded", "errors"},
+    "policy": {"policy", "embedded", "errors", "data.batches"},
+    "module": {"policy", "data.batches", "losses", "metrics", "errors"},
+    "callbacks": {"policy.averaging", "errors"},
+    "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "callbacks", "errors"},
+}
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lit_tr"):
+            yield node.module.removeprefix("lit_tr").lstrip(".")
+        if isinstance(node, ast.Import):
+            yield from (name.name.removeprefix("lit_tr.") for name in node.names if name.name.startswith("lit_tr"))
+
+
+@pytest.mark.parametrize("room", KNOWS)
+def test_imports_point_one_way(room):
+    files = [ROOT / f"{room}.py"] if (ROOT / f"{room}.py").exists() else list((ROOT / room).rglob("*.py"))
+    assert files
+    for file in files:
+        for name in imports(file):
+            assert any(name == known or name.startswith(f"{known}.") for known in KNOWS[room]), f"{file.name}: {name}"
+
+
+def test_formats_know_nobody():
+    assert set(imports(ROOT / "data" / "formats.py")) == {"errors"}
+
+
+def test_peft_and_bitsandbytes_are_known_to_one_file():
+    for file in ROOT.rglob("*.py"):
+        if file.name != "loading.py":
+            names = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
+            assert not any((name or "").startswith(("peft", "bitsandbytes")) for name in names), file

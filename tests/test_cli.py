@@ -1,0 +1,213 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_tr.cli import LitTRCLI, main
+from lit_tr.data import PreferenceDataModule
+from lit_tr.module import PreferenceModule
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def config(tmp_path, llama_dir):
+    """A config of a short run."""
+    synthetic = {"class_path": "lit_tr.data.SyntheticPairs", "init_args": {"size": 16}}
+    content = {
+        "seed_everything": 1,
+        "trainer": {
+            "default_root_dir": str(tmp_path / "run"),
+            "accelerator": "cpu",
+            "max_steps": 4,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {"save_last": True, "save_on_exception": True},
+                }
+            ],
+        },
+        "model": {
+            "policy": {"path": llama_dir},
+            "reference": "lit_tr.policy.CopyReference",
+            "loss": {"class_path": "lit_tr.losses.DPO", "init_args": {"beta": 0.1}},
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}},
+        },
+        "update": {"class_path": "lit_tr.SoftReferenceUpdate", "init_args": {"alpha": 0.5, "every_n_steps": 2}},
+        "data": {"train": synthetic, "val": synthetic, "batch_size": 4},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.dump(content))
+    return str(path)
+
+
+def metrics(root, version=0):
+    return list(csv.DictReader((Path(root) / "lightning_logs" / f"version_{version}" / "metrics.csv").open()))
+
+
+def fails(capsys, *args):
+    """Run lit-tr with a mistake; return its one message."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(args))
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_is_instantiated(path):
+    sys.argv = ["lit-tr"]
+    cli = LitTRCLI(
+        PreferenceModule,
+        PreferenceDataModule,
+        auto_configure_optimizers=False,
+        run=False,
+        args=[f"--config={path}", "--trainer.accelerator=cpu"],
+    )
+    assert cli.datamodule.tokenizer_path == cli.model.source.path
+    assert f"lit-tr fit --config configs/{path.name}" in path.read_text()
+
+
+def test_fit_leaves_metrics_config_and_checkpoint(config, tmp_path):
+    main(["fit", "--config", config])
+    run = tmp_path / "run" / "lightning_logs" / "version_0"
+    losses = [float(row["train/loss"]) for row in metrics(tmp_path / "run") if row.get("train/loss")]
+    assert len(losses) == 4
+    assert losses[0] == pytest.approx(0.693147, abs=1e-5)
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["loss"]["init_args"]["beta"] == 0.1
+    assert (run / "checkpoints" / "last.ckpt").exists()
+
+
+def test_overrides_on_the_command_line(config, tmp_path, capsys):
+    main(
+        [
+            "fit",
+            f"--config={config}",
+            "--model.loss=lit_tr.losses.KTO",
+            "--model.loss.desirable_weight=2",
+            "--update=lit_tr.HardReferenceUpdate",
+            "--update.every_n_steps=1",
+        ]
+    )
+    last = [row for row in metrics(tmp_path / "run") if row.get("reference/updates")][-1]
+    assert float(last["reference/updates"]) == 4
+    first = next(row for row in metrics(tmp_path / "run") if row.get("train/loss"))
+    assert float(first["train/loss"]) == pytest.approx(
+        (2 * 0.5 + 0.5) / 2
+    )  # KTO of equal policies, desirable weighed twice
+
+
+def test_plain_dpo_has_a_frozen_reference_and_no_update(config, tmp_path):
+    main(["fit", f"--config={config}", "--update=null", "--model.reference=lit_tr.policy.FrozenReference"])
+    assert all("reference/updates" not in row for row in metrics(tmp_path / "run"))
+
+
+def test_ckpt_path_last_goes_on(config, tmp_path):
+    main(["fit", f"--config={config}", "--trainer.max_steps=6", f"--trainer.default_root_dir={tmp_path / 'whole'}"])
+    main(["fit", f"--config={config}", "--trainer.max_steps=3"])
+    main(["fit", f"--config={config}", "--trainer.max_steps=6", "--ckpt_path=last"])
+    whole = [row["train/loss"] for row in metrics(tmp_path / "whole") if row.get("train/loss")]
+    resumed = [row["train/loss"] for row in metrics(tmp_path / "run", version=1) if row.get("train/loss")]
+    assert resumed == whole[3:]
+
+
+def test_a_config_that_contradicts_the_checkpoint_is_named(config, tmp_path):
+    main(["fit", f"--config={config}"])
+    with pytest.warns(
+        UserWarning, match=r"model.loss.init_args.beta: the configuration says 0.7, and the checkpoint's 0.1"
+    ):
+        main(["fit", f"--config={config}", "--model.loss.beta=0.7", "--ckpt_path=last"])
+
+
+def test_the_checkpoint_builds_the_model_again(config, tmp_path):
+    main(["fit", f"--config={config}"])
+    path = next((tmp_path / "run").rglob("last.ckpt"))
+    module = PreferenceModule.load_from_checkpoint(path)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    assert module.loss.beta == 0.1
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items() if name in weights)
+
+
+@pytest.mark.parametrize(("verb", "prefix"), [("validate", "val"), ("test", "test")])
+def test_evaluation_verbs(config, tmp_path, verb, prefix):
+    main([verb, f"--config={config}"])
+    (row,) = metrics(tmp_path / "run")
+    assert float(row[f"{prefix}/loss"]) == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_predict_leaves_its_predictions(config, tmp_path):
+    main(["predict", f"--config={config}"])
+    lines = next((tmp_path / "run").rglob("predictions.jsonl")).read_text().splitlines()
+    losses = [loss for line in lines for loss in json.loads(line)["loss"]]
+    assert losses == pytest.approx([0.693147] * 16, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.train.class_path=lit_tr.data.Rows", "--data.train.path=none.jsonl"], "none.jsonl: no such file"),
+        (["--model.policy.path=nobody/nothing"], "nobody/nothing: no"),
+        (["--model.reference=lit_tr.policy.AdapterReference"], "AdapterReference needs a policy with an adapter"),
+        (["--update.alpha=1.5"], "alpha must be in (0, 1]"),
+        (["--update.every_n_steps=0"], "every_n_steps must be at least 1"),
+        (["--model.loss.beta=-1"], "beta must be above 0"),
+        (["--data.format=lit_tr.data.formats.nothing"], "data.format"),
+        (["--model.loss=nothing"], "model.loss"),
+        (["--data.on_bad_row=maybe"], "on_bad_row"),
+        (["--data.max_length=8"], "leaves no room for a prompt"),
+        (["--ckpt_path=last"], "there is no last.ckpt below"),
+        (["--ckpt_path=none.ckpt"], "none.ckpt"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_no_traceback(config, capsys, options, message):
+    error = fails(capsys, "fit", f"--config={config}", *options)
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_row_is_named_on_the_command_line(config, capsys, write_rows):
+    path = write_rows(
+        [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "b"}]
+    )
+    error = fails(capsys, "fit", f"--config={config}", "--data.train=lit_tr.data.Rows", f"--data.train.path={path}")
+    assert f"{path}, split train, row 1: chosen and rejected are equal" in error
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(config, tmp_path):
+    command = [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}"]
+    process = subprocess.Popen([*command, "--trainer.max_steps=100000"], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    log = tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv"
+    deadline = time.time() + 120
+    while not log.exists() and time.time() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 1
+    steps = torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)["global_step"]
+    assert steps > 0
+    subprocess.run([*command, f"--trainer.max_steps={steps + 2}", "--ckpt_path=last"], check=True)
+    assert int(metrics(tmp_path / "run", version=1)[-1]["step"]) == steps + 1
+
+
+@pytest.mark.slow
+def test_quickstart_raises_the_gold_reward(tmp_path):
+    main(["fit", "--config=configs/quickstart.yaml", f"--trainer.default_root_dir={tmp_path}"])
+    run = tmp_path / "lightning_logs" / "version_0"
+    report = json.loads((run / "report.json").read_text())
+    errors = report["before"]["gold reward, standard error"] + report["after"]["gold reward, standard error"]
+    assert report["after"]["gold reward"] > report["before"]["gold reward"] + 4 * errors
+    assert report["after"]["preference accuracy"] > 0.6
+    assert report["after"]["KL to the initial policy"] > 0
+    assert report["reference updates"] == 8
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "metrics.csv").exists()

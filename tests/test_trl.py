@@ -1,0 +1,179 @@
+"""lit_tr against TRL 1.16 on the same models and rows: losses of a batch, and whole trajectories of TR-DPO."""
+
+import pytest
+import torch
+from datasets import Dataset
+from lightning.pytorch import Trainer
+from torch.utils.data import SequentialSampler
+from transformers import AutoTokenizer, LlamaForCausalLM
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+
+from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
+from lit_tr.data import Rows
+from lit_tr.losses import DPO, IPO, KTO
+from lit_tr.policy import CopyReference, PretrainedPolicy
+
+BETA = 0.1
+COMMON = {
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "gradient_checkpointing": False,
+    "beta": BETA,
+    "max_length": None,
+    "lr_scheduler_type": "constant",
+    "learning_rate": 1e-3,
+    "max_grad_norm": 1.0,
+    "weight_decay": 0.0,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+}
+
+
+@pytest.fixture
+def reference_dir(llama_dir, tmp_path):
+    """The same architecture with other weights, so that log-ratios are not zero."""
+    torch.manual_seed(3)
+    model = LlamaForCausalLM.from_pretrained(llama_dir)
+    for param in model.parameters():
+        param.data += 0.02 * torch.randn_like(param)
+    model.save_pretrained(tmp_path / "reference")
+    return str(tmp_path / "reference")
+
+
+def our_loss(llama_dir, reference_dir, path, loss, batch_size):
+    """Our mean loss on the first batch, with weights of its own in the reference."""
+    module = PreferenceModule(PretrainedPolicy(llama_dir), CopyReference(), loss, log_initial=False)
+    module.configure_model()
+    module.reference.model.load_state_dict(LlamaForCausalLM.from_pretrained(reference_dir).state_dict())
+    data = PreferenceDataModule(
+        llama_dir, Rows(path), batch_size=batch_size, shuffle=False, mismatched=loss.mismatched, max_length=256
+    )
+    data.setup("fit")
+    return module._evaluate(next(iter(data.train_dataloader())))["loss"].mean().item()
+
+
+def their_loss(trainer, batch_size):
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(batch_size)])
+    return trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        ("sigmoid", DPO(beta=BETA)),
+        ("ipo", IPO(beta=BETA, average="mean")),
+    ],
+)
+def test_losses_of_pairs(llama_dir, reference_dir, tmp_path, write_rows, rows, kind, loss):
+    ours = our_loss(llama_dir, reference_dir, write_rows(rows), loss, 8)
+    config = DPOConfig(tmp_path, loss_type=[kind], per_device_train_batch_size=8, **COMMON)
+    theirs = their_loss(make_dpo(config, llama_dir, reference_dir, rows), 8)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.5, 0.5)])
+def test_losses_of_unpaired_rows(llama_dir, reference_dir, tmp_path, write_rows, rows, weights):
+    labels = [True, False, False, True, True, False, True, True]
+    unpaired = [
+        {"prompt": row["prompt"], "completion": row["chosen" if label else "rejected"], "label": label}
+        for row, label in zip(rows, labels, strict=False)
+    ]
+    # our rows stand the desirable ones first; TRL borrows from the row before as given
+    unpaired.sort(key=lambda row: not row["label"])
+    desirable, undesirable = weights
+    loss = KTO(beta=BETA, desirable_weight=desirable, undesirable_weight=undesirable)
+    ours = our_loss(llama_dir, reference_dir, write_rows(unpaired), loss, 8)
+    config = KTOConfig(
+        tmp_path,
+        per_device_train_batch_size=8,
+        desirable_weight=desirable,
+        undesirable_weight=undesirable,
+        **COMMON,
+    )
+    trainer = KTOTrainer(
+        model=llama_dir,
+        ref_model=LlamaForCausalLM.from_pretrained(reference_dir),
+        args=config,
+        train_dataset=Dataset.from_list(unpaired),
+        processing_class=AutoTokenizer.from_pretrained(llama_dir),
+    )
+    assert ours == pytest.approx(their_loss(trainer, 8), rel=1e-5)
+
+
+def make_dpo(config, llama_dir, reference_dir, rows, trainer=DPOTrainer):
+    return trainer(
+        model=llama_dir,
+        ref_model=LlamaForCausalLM.from_pretrained(reference_dir) if reference_dir else None,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(llama_dir),
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_twenty_steps_of_tr_dpo(llama_dir, tmp_path, write_rows, rows, accumulate):
+    """Soft updates with alpha 0.6 every 3 steps: every loss equal within 1e-4 relative."""
+    ours = our_trajectory(llama_dir, write_rows(rows), accumulate)
+    theirs = their_trajectory(llama_dir, tmp_path, rows, accumulate)
+    assert len(ours) == len(theirs) == 20 * accumulate
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert min(ours) < 0.9 * max(ours)  # it is not a run in which nothing happens
+
+
+def our_trajectory(llama_dir, path, accumulate):
+    class Recorded(PreferenceModule):
+        losses: list[float] = []
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.losses.append(loss.item())
+            return loss
+
+    module = Recorded(
+        PretrainedPolicy(llama_dir),
+        CopyReference(),
+        DPO(beta=BETA),
+        optimizer=lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.0),
+    )
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    Trainer(
+        accelerator="cpu",
+        max_steps=20,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=1.0,
+        callbacks=[SoftReferenceUpdate(alpha=0.6, every_n_steps=3)],
+        **quiet,
+    ).fit(module, PreferenceDataModule(llama_dir, Rows(path), batch_size=4, shuffle=False))
+    return Recorded.losses
+
+
+def their_trajectory(llama_dir, tmp_path, rows, accumulate):
+    class Recorded(DPOTrainer):
+        losses: list[float] = []
+
+        def _get_train_sampler(self, dataset=None):
+            return SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, *args, **kwargs):
+            loss = super().compute_loss(*args, **kwargs)
+            self.losses.append(loss.item())
+            return loss
+
+    config = DPOConfig(
+        tmp_path,
+        sync_ref_model=True,
+        ref_model_mixup_alpha=0.6,
+        ref_model_sync_steps=3,
+        max_steps=20,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=accumulate,
+        **COMMON,
+    )
+    make_dpo(config, llama_dir, None, rows, Recorded).train()
+    return Recorded.losses
