@@ -23,13 +23,14 @@ class MovingReference(Protocol):
 class ReferenceUpdate(Callback):
     """Moves the reference towards the policy after every n optimizer steps; subclasses say how far.
 
-    Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips is none. The update comes
-    after the step and before a checkpoint of that step is saved.
+    Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips is none. The update
+    comes after the step and before a checkpoint of that step is saved.
 
     Args:
         every_n_steps: the paper's tau (arXiv 2404.09656), at least 1.
         policy: path of the attribute of the LightningModule that is trained.
-        reference: path of the attribute that follows: a lit_tr reference, or any module with the policy's parameter names.
+        reference: path of the attribute that follows: a lit_tr reference, or any module with the policy's parameter
+            names.
     """
 
     def __init__(self, every_n_steps: int = 1, policy: str = "policy", reference: str = "reference") -> None:
@@ -110,7 +111,9 @@ class ReferenceUpdate(Callback):
 
 
 class SoftReferenceUpdate(ReferenceUpdate):
-    """Soft update: `reference <- alpha * policy + (1 - alpha) * reference`, every n optimizer steps (arXiv 2404.09656, Eq. 5).
+    """Soft update: `reference <- alpha * policy + (1 - alpha) * reference`, every n optimizer steps.
+
+    Eq. 5 of the TR-DPO paper (arXiv 2404.09656).
 
     Args:
         alpha: weight of the policy, in (0, 1]; the paper's best is 0.6.
@@ -131,7 +134,9 @@ class SoftReferenceUpdate(ReferenceUpdate):
 
 
 class HardReferenceUpdate(ReferenceUpdate):
-    """Hard update: `reference <- policy`, every n optimizer steps (arXiv 2404.09656, Eq. 6).
+    """Hard update: `reference <- policy`, every n optimizer steps.
+
+    Eq. 6 of the TR-DPO paper (arXiv 2404.09656).
 
     Args:
         every_n_steps: optimizer steps between updates; the paper's best is 512.

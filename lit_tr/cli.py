@@ -62,11 +62,12 @@ class LitTRCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and let `--ckpt_path last` be the newest `last.ckpt` below the run's root folder."""
         super().parse_arguments(parser, args)
-        config = self.config[self.config.subcommand]
-        if config.get("ckpt_path") == "last":
+        config: Any = self.config.get(self.config.get("subcommand")) or {}
+        path = config.get("ckpt_path")
+        if path == "last":
             config["ckpt_path"] = _last_checkpoint(Path(config.trainer.default_root_dir or "."))
-        elif config.get("ckpt_path") and "://" not in config["ckpt_path"] and not Path(config["ckpt_path"]).exists():
-            raise UserError(f"--ckpt_path: there is no checkpoint {config['ckpt_path']}")
+        elif path and "://" not in path and not Path(path).exists():
+            raise UserError(f"--ckpt_path: there is no checkpoint {path}")
 
     def _parse_ckpt_path(self) -> None:
         before = _flat(self.config)
@@ -84,7 +85,7 @@ class LitTRCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Predict, and leave a line for each batch in `predictions.jsonl` in the run's folder."""
-        batches = self.trainer.predict(**kwargs) or []
+        batches: Any = self.trainer.predict(**kwargs) or []
         path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "predictions.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
@@ -111,9 +112,18 @@ def main(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             args=args,
         )
-    except (UserError, MisconfigurationException) as error:
-        print(f"lit-tr: {error}", file=sys.stderr)
+    except (ValueError, MisconfigurationException) as error:
+        if (mistake := _users_mistake(error)) is None:
+            raise
+        print(f"lit-tr: {mistake}", file=sys.stderr)
         sys.exit(2)
+
+
+def _users_mistake(error: BaseException | None) -> BaseException | None:
+    """Return the user's mistake that an error is or comes from; parsers wrap what a class raises."""
+    while error is not None and not isinstance(error, (UserError, MisconfigurationException)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _needs_mismatched(model: PreferenceModule) -> bool:

@@ -12,15 +12,17 @@ from lit_tr.losses import Scores
 def preference_metrics(chosen: Scores, rejected: Scores, beta: float, paired: bool) -> dict[str, Tensor]:
     """Return the values of each example by name; their means are what is logged.
 
-    A reward is `beta * log_ratio`, the implicit reward of Rafailov et al. 2023 (arXiv 2305.18290), Sec. 5. The log-ratios are
-    those of the data's responses: they are no estimate of a KL divergence, which takes samples of the policy.
+    A reward is `beta * log_ratio`, the implicit reward of Rafailov et al. 2023 (arXiv 2305.18290), Sec. 5. The
+    log-ratios are those of the data's responses: they are no estimate of a KL divergence, which takes samples of the
+    policy.
 
     Args:
         chosen: scores of the preferred responses, `(chosen,)`.
         rejected: scores of the other responses, `(rejected,)`.
         beta: scale of the rewards.
         paired: the two are responses to the same prompts, so that they have margins and accuracies. An accuracy is 1
-            where the chosen response has the higher reward (the higher log-prob under the policy), 1/2 where they are equal.
+            where the chosen response has the higher reward (the higher log-prob under the policy), 1/2 where they are
+            equal.
     """
     values = {
         "rewards/chosen": beta * chosen.log_ratios,

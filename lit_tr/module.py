@@ -20,9 +20,9 @@ from lit_tr.policy.reference import FrozenReference, Reference
 class PreferenceModule(LightningModule):
     """Trains a policy on preferences while a reference holds it near, and moves where a callback moves it.
 
-    Logs, for training, validation and test: the loss; rewards, margin and accuracy; log-probs of the responses; log-ratios to the
-    reference; and the same rewards and log-ratios against the initial policy (`initial/...`). In training the latter are
-    computed at the logged steps alone, for they cost a forward pass.
+    Logs, for training, validation and test: the loss; rewards, margin and accuracy; log-probs of the responses;
+    log-ratios to the reference; and the same rewards and log-ratios against the initial policy (`initial/...`). In
+    training the latter are computed at the logged steps alone, for they cost a forward pass.
 
     Args:
         policy: where the policy comes from; it is loaded in `configure_model`.
@@ -30,7 +30,8 @@ class PreferenceModule(LightningModule):
         loss: the preference loss.
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a learning-rate schedule from the optimizer; it steps with the optimizer.
-        log_initial: log against the initial policy. With a new adapter that takes no memory; a full model is held once more.
+        log_initial: log against the initial policy. With a new adapter that takes no memory; a full model is held once
+            more.
     """
 
     policy: nn.Module
@@ -126,7 +127,8 @@ class PreferenceModule(LightningModule):
         if missing or unknown:
             raise UserError(
                 "the checkpoint is of another policy or kind of reference: "
-                f"{len(missing)} tensors are not in it, {len(unknown)} are not in the model, such as {min(missing | unknown)}"
+                f"{len(missing)} tensors are not in it, {len(unknown)} are not in the model, "
+                f"such as {min(missing | unknown)}"
             )
 
     @property
@@ -166,7 +168,7 @@ class PreferenceModule(LightningModule):
         return (total[0] / total[1].clamp(min=1)).clamp(min=0)
 
     def _is_logged_step(self) -> bool:
-        every = self.trainer.log_every_n_steps
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(every) and (self.global_step + 1) % every == 0
 
     def _fixed_keys(self) -> set[str]:

@@ -1,7 +1,7 @@
 """Tokenized examples -> PairBatch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ class PairBatch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "PairBatch":
         """Return the batch on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PairBatch(**{k: v.to(device, **kwargs) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor.to(device, **kwargs) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Part values of the rows, `(rows,)`, into those of the chosen, the rejected and the mismatched rows."""
@@ -55,7 +55,8 @@ class PaddedCollator:
     Args:
         pad_id: id of the padding token; padding is masked, so any id will do.
         mismatched: add KTO's mismatched rows: each prompt with the response of the row before it, as the KTO paper
-            (arXiv 2402.01306, Sec. 4.1) and TRL form them; a row whose borrowed response is to the same prompt is left out.
+            (arXiv 2402.01306, Sec. 4.1) and TRL form them; a row whose borrowed response is to the same prompt is left
+            out.
         max_length: most tokens of a mismatched row; its prompt is cut on the left to fit.
     """
 

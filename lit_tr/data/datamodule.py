@@ -33,9 +33,11 @@ class PreferenceDataModule(LightningDataModule):
         batch_size: examples (pairs, or unpaired rows) in a batch on each rank.
         max_length: most tokens of a prompt and one response.
         cut_prompts: cut a prompt that is too long on the left; if False such a row is a bad row.
-        on_bad_row: what to do with a bad row: `raise` names the first one, `skip` leaves them out and logs how many, by reason.
+        on_bad_row: what to do with a bad row: `raise` names the first one, `skip` leaves them out and logs how many,
+            by reason.
         shuffle: train in a new random order each epoch.
-        mismatched: add the mismatched rows of KTO's KL baseline to the batches; the command line takes it from the loss.
+        mismatched: add the mismatched rows of KTO's KL baseline to the batches; the command line takes it from the
+            loss.
         num_workers: worker processes that collate batches.
     """
 
@@ -105,7 +107,11 @@ class PreferenceDataModule(LightningDataModule):
     def _loader(self, name: str, shuffle: bool = False) -> StatefulDataLoader:
         collator = PaddedCollator(self.tokenizer.pad_token_id or 0, self.mismatched, self.max_length)
         return StatefulDataLoader(
-            self.examples[name], self.batch_size, shuffle, collate_fn=collator, num_workers=self.num_workers
+            self.examples[name],
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            collate_fn=collator,
+            num_workers=self.num_workers,
         )
 
     def _read(self, name: str, source: Source) -> Examples:

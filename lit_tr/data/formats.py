@@ -1,7 +1,7 @@
 """Formats of preference rows: raw row -> Example, one function a format.
 
-A format is any function from a row (a dict) to an `Example`; your own is named by its import path. A row that does not fit
-raises `BadRowError`.
+A format is any function from a row (a dict) to an `Example`; your own is named by its import path. A row that does not
+fit raises `BadRowError`.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def implicit_prompt(row: Row) -> Example:
 
 
 def chat(row: Row) -> Example:
-    """`{"prompt": messages, "chosen": messages, "rejected": messages}`: messages are `{"role": str, "content": str}`."""
+    """`{"prompt": messages, "chosen": messages, "rejected": messages}`, messages as `{"role": str, "content": str}`."""
     return Example(_messages(row, "prompt"), _messages(row, "chosen"), _messages(row, "rejected"))
 
 

@@ -32,7 +32,8 @@ class Rows(Source):
 
     Args:
         path: a file, or a hub id such as `Anthropic/hh-rlhf`.
-        split: which rows, in the notation of `datasets`: `train`, `test`, `train[200:]`, `train[:10%]`. A file is all `train`.
+        split: which rows, in the notation of `datasets`: `train`, `test`, `train[200:]`, `train[:10%]`. A file is all
+            `train`.
         revision: a commit, tag or branch of the hub's data set.
     """
 

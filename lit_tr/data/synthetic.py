@@ -1,8 +1,8 @@
 """The embedded task: instructions, responses of mixed quality, and a gold reward that is known exactly.
 
-An instruction asks for a text about a subject with an attribute ("Describe a cold river."). The gold reward of a response is made of
-four features that one can read off it: is it about the subject, is it consistent with the attribute, does it repeat itself, how
-long is it. Pairs are labelled by Bradley-Terry on that reward.
+An instruction asks for a text about a subject with an attribute ("Describe a cold river."). The gold reward of a
+response is made of four features that one can read off it: is it about the subject, is it consistent with the
+attribute, does it repeat itself, how long is it. Pairs are labelled by Bradley-Terry on that reward.
 """
 
 import math
@@ -16,9 +16,10 @@ from lit_tr.data.sources import Source
 from lit_tr.errors import UserError
 
 SUBJECTS = (
-    "river", "forest", "castle", "garden", "market", "village", "harbor", "tower", "bridge", "island", "valley", "desert",
-    "kitchen", "library", "train", "ship", "horse", "wolf", "violin", "lantern", "storm", "meadow", "tunnel", "museum",
-)  # fmt: skip
+    *("river", "forest", "castle", "garden", "market", "village", "harbor", "tower", "bridge", "island", "valley"),
+    *("desert", "kitchen", "library", "train", "ship", "horse", "wolf", "violin", "lantern", "storm", "meadow"),
+    *("tunnel", "museum"),
+)
 
 OPPOSITES = (
     (("cold", "icy", "frozen", "chilly"), ("hot", "burning", "warm", "sunny")),
@@ -44,7 +45,8 @@ class Features:
 
     Args:
         subject: 1 if the asked subject is named and no other is, -1 if another is named, 0 if none is.
-        attribute: share of consistent words less share of opposite words, among the words of the asked attribute, in [-1, 1].
+        attribute: share of consistent words less share of opposite words, among the words of the asked attribute, in
+            [-1, 1].
         repetition: share of sentences that were said before, in [0, 1).
         length: how far the number of words is outside of 8 to 16, as a share of 12, at most 1.
     """
@@ -72,7 +74,7 @@ class Features:
         return cls(
             subject=1 if subjects == {asked} else -1 if subjects else 0,
             attribute=score / max(said, 1),
-            repetition=1 - len(set(sentences)) / max(len(sentences), 1),
+            repetition=(len(sentences) - len(set(sentences))) / max(len(sentences), 1),
             length=min(max(8 - len(words), len(words) - 16, 0) / 12, 1.0),
         )
 

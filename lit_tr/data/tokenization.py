@@ -15,7 +15,8 @@ class TokenizedExample:
 
     Args:
         prompt: ids that the model is given, the same for both responses.
-        chosen: ids of the preferred response, its end-of-sequence token with them; None where there is no such response.
+        chosen: ids of the preferred response, its end-of-sequence token with them; None where there is no such
+            response.
         rejected: the same of the other response.
     """
 
@@ -30,11 +31,12 @@ class TokenizedExample:
 
 
 def tokenize(example: Example, tokenizer: Any) -> TokenizedExample:
-    """Tokenize prompt and response together and part them where the tokens of the prompt end.
+    r"""Tokenize prompt and response together and part them where the tokens of the prompt end.
 
-    A token that runs over the seam (`"\\n"` and `"\\n"` becoming one token) belongs to the response, in both responses: so no text
-    is lost, and both see the very same prompt. TRL parts them at the same place. An end-of-sequence token closes a response
-    unless the tokenizer or its chat template has put one in already. Special tokens written out in plain text stay text.
+    A token that runs over the seam (`"\n"` and `"\n"` becoming one token) belongs to the response, in both
+    responses: so no text is lost, and both see the very same prompt. TRL parts them at the same place. An
+    end-of-sequence token closes a response unless the tokenizer or its chat template has put one in already. Special
+    tokens written out in plain text stay text.
 
     Args:
         example: prompt and responses, as text or as chat messages.

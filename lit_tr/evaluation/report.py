@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -35,9 +35,9 @@ CURVES = ("loss", "rewards/margin", "rewards/accuracy", "log_ratio", "initial/lo
 class GenerationReport(Callback):
     """At the end of training, sets the policy beside its start on the validation prompts.
 
-    Prints a table and leaves `report.json`, `generations.jsonl` and `curves.png` in the run's folder. Rewards, margin and accuracy are
-    taken against the initial policy. The KL divergence from it is the mean log-ratio on the policy's own samples, in nats a
-    response.
+    Prints a table and leaves `report.json`, `generations.jsonl` and `curves.png` in the run's folder. Rewards, margin
+    and accuracy are taken against the initial policy. The KL divergence from it is the mean log-ratio on the policy's
+    own samples, in nats a response.
 
     Args:
         judge: function from a prompt and a response to a score, such as `lit_tr.data.synthetic.GoldReward`.
@@ -50,24 +50,24 @@ class GenerationReport(Callback):
             raise UserError("GenerationReport: prompts and max_new_tokens must be at least 2")
         self.judge, self.prompts, self.max_new_tokens = judge, prompts, max_new_tokens
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Check that there is something to compare with.
 
         Raises:
             UserError: there are no validation rows, or the initial policy is not kept.
         """
-        if "val" not in getattr(trainer.datamodule, "examples", {}):  # type: ignore[attr-defined]
+        if "val" not in getattr(trainer.datamodule, "examples", {}):
             raise UserError("GenerationReport needs held-out prompts: set data.val")
         if getattr(pl_module, "start", None) is None:
             raise UserError("GenerationReport compares with the initial policy: set model.log_initial to true")
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Evaluate, print and save."""
         if not trainer.is_global_zero:
             return
-        policy, start, data = pl_module.policy, pl_module.start, trainer.datamodule  # type: ignore[attr-defined]
+        policy, start, data = pl_module.policy, pl_module.start, trainer.datamodule
         initial = partial(start.log_probs, policy)
-        evaluate = partial(self.evaluate, initial=initial, beta=pl_module.loss.beta, data=data)  # type: ignore[union-attr]
+        evaluate = partial(self.evaluate, initial=initial, beta=pl_module.loss.beta, data=data)
         with start.active(policy) as model:
             samples = self.sample(model, data)
         before = evaluate(samples, log_probs=initial)

@@ -20,10 +20,12 @@ def check_alpha(alpha: float) -> float:
 
 
 def blend(policy: nn.Module, reference: nn.Module, alpha: float) -> None:
-    """Move a reference model towards a policy: `reference <- alpha * policy + (1 - alpha) * reference` (arXiv 2404.09656, Eq. 5).
+    """Move a reference model towards a policy: `reference <- alpha * policy + (1 - alpha) * reference`.
 
-    Only what the policy trains is blended, so packed integer or 4-bit codes never are; buffers are copied. With alpha = 1 the
-    result equals the policy bit for bit.
+    Eq. 5 of the TR-DPO paper (arXiv 2404.09656), and with alpha = 1 its Eq. 6.
+
+    Only what the policy trains is blended, so packed integer or 4-bit codes never are; buffers are copied. With alpha
+    = 1 the result equals the policy bit for bit.
 
     Args:
         policy: the model in training.

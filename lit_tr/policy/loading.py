@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -42,8 +41,8 @@ class PretrainedPolicy:
 
     Args:
         path: folder or hub id of a causal language model; `embedded:tiny` is the one that ships with lit_tr.
-        dtype: precision of the weights. Full fine-tuning wants float32 (with `bf16-mixed` to compute in): a step of 1e-6 is lost
-            in bfloat16.
+        dtype: precision of the weights. Full fine-tuning wants float32 (with `bf16-mixed` to compute in): a step of
+            1e-6 is lost in bfloat16.
         quantize: `nf4` holds the linear layers in 4 bits (QLoRA, arXiv 2305.14314), frozen, below an adapter.
         lora: train a new adapter instead of the weights.
         adapter: folder or hub id of a LoRA adapter to start from and go on training (an SFT policy, say).
@@ -124,8 +123,8 @@ def _nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _keep_4bit_layout(model: nn.Module) -> None:
-    # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a weight for good at its first forward pass in eval mode, into a layout
-    # whose product has no gradient: what is below that layer would silently stop learning.
+    # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a weight for good at its first forward pass in eval mode,
+    # into a layout whose product has no gradient: what is below that layer would silently stop learning.
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -181,5 +180,5 @@ def base_state_keys(policy: nn.Module) -> set[str]:
     """Return the keys of the policy's state_dict that training never changes: the base below an adapter."""
     if not has_adapter(policy):
         return set()
-    adapters = policy.peft_config  # type: ignore[union-attr]
+    adapters = cast(PeftModel, policy).peft_config
     return {key for key in policy.state_dict() if not any(f".{name}." in f"{key}." for name in adapters)}

@@ -1,7 +1,7 @@
 """Reference policies: frozen, a second model, a second adapter.
 
-A reference is built from the policy (`prepare`), scores batches, and follows the policy (`update`). The policy is handed to it
-each time, so that no second handle to it ends up in a state_dict, a copy or a sharding plan.
+A reference is built from the policy (`prepare`), scores batches, and follows the policy (`update`). The policy is
+handed to it each time, so that no second handle to it ends up in a state_dict, a copy or a sharding plan.
 """
 
 from abc import ABC, abstractmethod
@@ -49,7 +49,7 @@ class Reference(nn.Module, ABC):
         """
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the reference, `(rows,)`, without gradient and without dropout."""
+        """Return the log-probs of the responses under the reference, `(rows,)`, without gradient and dropout."""
         with self.active(policy) as model, scoring(model):
             return response_log_probs(model, batch)
 
@@ -57,8 +57,8 @@ class Reference(nn.Module, ABC):
 class FrozenReference(Reference):
     """The policy as it was at the start, for plain DPO, IPO and KTO.
 
-    With a new adapter it costs nothing: it is the base, the adapter switched off. Where the policy starts from a trained
-    adapter it is a frozen copy of that adapter, and for a full model a second model.
+    With a new adapter it costs nothing: it is the base, the adapter switched off. Where the policy starts from a
+    trained adapter it is a frozen copy of that adapter, and for a full model a second model.
     """
 
     moves = False
@@ -123,8 +123,8 @@ class CopyReference(Reference):
 class AdapterReference(Reference):
     """A second, frozen LoRA adapter on the policy's own (4-bit) base.
 
-    A hard update is exact. A soft update averages the factors A and B each by itself. That is no average of the weights: it differs
-    from `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0` by `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
+    A hard update is exact. A soft update averages the factors A and B each by itself. That is no average of the
+    weights: it differs from `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0` by `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
     """
 
     ADAPTER = "reference"

@@ -1,9 +1,10 @@
 """Run the two HH configs on a real model and real pairs, and print what their logs say.
 
-usage: python tests/benchmarks/hh_run.py --model DIR --data FILE [--steps 50] [--only "full model" | QLoRA] [--output DIR]
+usage: python tests/benchmarks/hh_run.py --model DIR --data FILE [--steps 50] [--only "full model" | QLoRA] [--output
+DIR]
 
-DIR is a model folder, FILE holds HH pairs; the first 200 rows are held out. Each config runs in processes of its own: `validate` before
-training, then `fit` for some optimizer steps of 4 pairs with a validation at the end.
+DIR is a model folder, FILE holds HH pairs; the first 200 rows are held out. Each config runs in processes of its own:
+`validate` before training, then `fit` for some optimizer steps of 4 pairs with a validation at the end.
 """
 
 import argparse

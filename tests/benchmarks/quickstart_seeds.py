@@ -1,4 +1,4 @@
-"""Run the quickstart with several seeds, of pairs and of training, and set the rise of the gold reward beside its spread.
+"""Run the quickstart with several seeds, of pairs and of training: the rise of the gold reward beside its spread.
 
 usage: python tests/benchmarks/quickstart_seeds.py [--seeds 1 2 3] [--output DIR]
 """
@@ -21,9 +21,7 @@ def main() -> None:
         sides = [[report[side][figure] for report in reports.values()] for side in ("before", "after")]
         print(f"{figure}: " + ", ".join(f"{before:.3f} -> {after:.3f}" for before, after in zip(*sides, strict=True)))
     rises = [report["after"]["gold reward"] - report["before"]["gold reward"] for report in reports.values()]
-    print(
-        f"rise of the gold reward: mean {mean(rises):.3f}, least {min(rises):.3f}, spread between seeds {stdev(rises):.3f}"
-    )
+    print(f"rise of the gold reward: mean {mean(rises):.3f}, least {min(rises):.3f}, spread {stdev(rises):.3f}")
     print("seconds: " + ", ".join(f"{report['seconds']:.0f}" for report in reports.values()))
 
 

@@ -5,12 +5,9 @@ from lit_tr.data.batches import PaddedCollator
 from lit_tr.data.tokenization import TokenizedExample
 
 IDS = st.lists(st.integers(1, 50), min_size=1, max_size=6)
-RESPONSE = st.none() | IDS
-EXAMPLES = st.lists(
-    st.builds(TokenizedExample, IDS, RESPONSE, RESPONSE).filter(lambda example: example.responses),
-    min_size=1,
-    max_size=5,
-)
+PAIRS = st.lists(st.builds(TokenizedExample, IDS, IDS, IDS), min_size=1, max_size=5)
+LABELLED = st.builds(TokenizedExample, IDS, IDS, st.none()) | st.builds(TokenizedExample, IDS, st.none(), IDS)
+EXAMPLES = PAIRS | st.lists(LABELLED, min_size=1, max_size=5)
 
 
 def rows(batch):

@@ -38,7 +38,7 @@ def test_samples_are_seeded_and_leave_the_random_state_and_the_mode_alone(model,
 
 
 def test_samples_follow_the_models_own_distribution(llama_dir, tokenizer):
-    """First tokens of 4,000 samples against the probabilities: Pearson's chi-squared over the 10 likeliest and the rest."""
+    """First tokens of 4,000 samples against the probabilities: Pearson's chi-squared, 10 likeliest and the rest."""
     model = LlamaForCausalLM.from_pretrained(llama_dir)
     prompt = [5, 17, 300]
     samples = generate(model, tokenizer, [prompt] * 4000, max_new_tokens=1, batch_size=4000)

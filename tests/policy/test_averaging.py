@@ -77,7 +77,7 @@ def test_alpha_out_of_range(alpha):
 
 
 def test_different_models_name_the_first_parameter():
-    with pytest.raises(UserError, match="no parameter 'b.weight'"):
+    with pytest.raises(UserError, match="the reference has no parameter 'a'"):
         check_models(Net(1), nn.Linear(2, 2))
 
 

@@ -17,11 +17,10 @@ IDS = torch.tensor([[5, 17, 300, 41, 8, 99]])
 
 
 def filled(policy):
-    """Give the adapter's B matrices values, as training would."""
+    """Give the adapter values, as training would."""
     torch.manual_seed(1)
-    for name, param in adapter_parameters(policy).items():
-        if "lora_B" in name:
-            param.data.normal_(std=0.2)
+    for param in adapter_parameters(policy).values():
+        param.data.normal_(std=0.2)
     return policy
 
 
@@ -42,7 +41,7 @@ def test_lora_trains_the_adapter_alone(llama_dir):
 
 @pytest.mark.parametrize("mode", ["train", "eval first"])
 def test_gradients_through_a_4bit_base_are_those_of_the_dense_weights(llama_dir, mode):
-    """An evaluation in between must not change what is below a layer (bitsandbytes repacks weights for its CPU kernel)."""
+    """An evaluation in between must not cut gradients (bitsandbytes repacks weights for its CPU kernel)."""
     policy = filled(PretrainedPolicy(llama_dir, quantize="nf4", lora=LoRA(r=4)).load())
     dense = filled(PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load())
     for theirs, module in zip(dense.modules(), policy.modules(), strict=True):
@@ -96,9 +95,8 @@ def test_flags_are_as_before_after_a_switch_even_when_it_fails(llama_dir, name):
     add_adapter_copy(policy, "reference")
     next(iter(adapter_parameters(policy).values())).requires_grad_(False)  # a user's own choice
     before = {key: param.requires_grad for key, param in policy.named_parameters()}
-    with pytest.raises(RuntimeError, match="on purpose"), adapter_switched(policy, name):
-        assert not any(param.requires_grad for param in policy.parameters())
-        raise RuntimeError("on purpose")
+    with pytest.raises(ZeroDivisionError), adapter_switched(policy, name):
+        _ = 1 / sum(param.requires_grad for param in policy.parameters())  # none is trainable inside
     assert {key: param.requires_grad for key, param in policy.named_parameters()} == before
     assert policy.active_adapters == ["default"]
 
