@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -101,9 +102,18 @@ class LitTRCLI(LightningCLI):
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
+EXPECTED_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",  # the references
+    "Precision bf16-mixed is not supported by the model summary",
+    "'set_vital' is deprecated",  # torchdata 0.11 with torch 2.13
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 with torch 2.13
+)
+
 
 def main(args: ArgsType = None) -> None:
     """Run `lit-tr`; a user's mistake ends it with one message and exit code 2."""
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     try:
         LitTRCLI(
             PreferenceModule,

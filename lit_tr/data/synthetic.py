@@ -36,6 +36,7 @@ OPPOSITES = (
 INSTRUCTIONS = ("Describe a {} {}.", "Tell me about a {} {}.", "Write about a {} {}.", "What is a {} {} like?")
 SENTENCES = ("The {subject} is {word}.", "It looks {word} and {other}.", "It seems {word}.", "People call it {word}.")
 
+ATTRIBUTE_WORDS = {word for pair in OPPOSITES for side in pair for word in side}
 SIDES = {side[0]: (side, opposite) for pair in OPPOSITES for side, opposite in (pair, pair[::-1])}
 
 
@@ -45,7 +46,7 @@ class Features:
 
     Args:
         subject: 1 if the asked subject is named and no other is, -1 if another is named, 0 if none is.
-        attribute: share of consistent words less share of opposite words, among the words of the asked attribute, in
+        attribute: share of consistent words less share of opposite words, among the words of any attribute, in
             [-1, 1].
         repetition: share of sentences that were said before, in [0, 1).
         length: how far the number of words is outside of 8 to 16, as a share of 12, at most 1.
@@ -70,7 +71,7 @@ class Features:
         ]
         subjects = {word for word in words if word in SUBJECTS}
         score = sum((word in consistent) - (word in opposite) for word in words)
-        said = sum(word in consistent + opposite for word in words)
+        said = sum(word in ATTRIBUTE_WORDS for word in words)
         return cls(
             subject=1 if subjects == {asked} else -1 if subjects else 0,
             attribute=score / max(said, 1),

@@ -17,6 +17,7 @@ ASK = "Describe a cold river."
         ("The forest is icy. It looks frozen and cold.", (-1, 1.0, 0.0, 0.0)),
         ("The river is icy. The forest is hot. It seems so.", (-1, 0.0, 0.0, 0.0)),  # one of 2 consistent, one opposite
         ("It looks burning. It looks burning. It seems warm to me.", (0, -1.0, 1 / 3, 0.0)),
+        ("The river is icy. It looks loud and clean. It seems so.", (1, 1 / 3, 0.0, 0.0)),  # of 3 words 1 is consistent
         ("It seems icy.", (0, 1.0, 0.0, 5 / 12)),  # 3 words, 5 short of 8
         ("", (0, 0.0, 0.0, 8 / 12)),
         ("The river is icy. " + "It is so. " * 12, (1, 1.0, 1 - 2 / 13, 1.0)),  # 40 words, 24 above 16
