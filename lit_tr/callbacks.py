@@ -38,9 +38,14 @@ class ReferenceUpdate(Callback):
             raise UserError(f"{type(self).__name__}: every_n_steps must be at least 1, not {every_n_steps}")
         self.every_n_steps, self.policy, self.reference = every_n_steps, policy, reference
         self.updates = 0
-        self._seen_step = 0
         self._skipped_steps = 0
+        self._seen_step = 0
         self._loss_scale = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """Name of the counters in a checkpoint; one for each pair of modules."""
+        return self._generate_state_key(policy=self.policy, reference=self.reference)
 
     def alpha_at(self, step: int) -> float:
         """Return the weight of the policy, in (0, 1], in the update after optimizer step `step` (the first is 1)."""
@@ -60,27 +65,33 @@ class ReferenceUpdate(Callback):
                 f"{type(reference).__name__} does not move: leave {type(self).__name__} out, or take another one"
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count where the trainer is, after a resume too."""
+        self._seen_step = trainer.global_step
+        self._was_skipped(trainer)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update after an optimizer step whose number is a multiple of n; other batches only accumulate gradients."""
-        if trainer.global_step == self._seen_step:
+        """Update where the number of optimizer steps has reached a multiple of n."""
+        taken = trainer.global_step - self._seen_step
+        if taken == 0:
             return
+        before = self._seen_step - self._skipped_steps
         self._seen_step = trainer.global_step
         if self._was_skipped(trainer):
-            self._skipped_steps += 1
-        elif (step := self._seen_step - self._skipped_steps) % self.every_n_steps == 0:
-            self._update(*self._modules(pl_module), self.alpha_at(step))
-        pl_module.log("reference/updates", float(self.updates))
+            self._skipped_steps += taken
+        elif (before + taken) // self.every_n_steps > before // self.every_n_steps:
+            self._update(*self._modules(pl_module), self.alpha_at(before + taken))
+        pl_module.log(f"{self.reference}/updates", float(self.updates))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
-        return {"updates": self.updates, "seen_step": self._seen_step, "skipped_steps": self._skipped_steps}
+        return {"updates": self.updates, "skipped_steps": self._skipped_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counters."""
-        self.updates = state_dict["updates"]
-        self._seen_step, self._skipped_steps = state_dict["seen_step"], state_dict["skipped_steps"]
+        self.updates, self._skipped_steps = state_dict["updates"], state_dict["skipped_steps"]
 
     def _modules(self, pl_module: LightningModule) -> tuple[nn.Module, nn.Module]:
         return self._module(pl_module, "policy"), self._module(pl_module, "reference")

@@ -1,6 +1,8 @@
 """`lit-tr`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
 import json
+import os
+import pickle
 import signal
 import sys
 import warnings
@@ -11,7 +13,9 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_tr.callbacks import ReferenceUpdate
@@ -36,7 +40,9 @@ class GracefulInterrupt(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Stop if Ctrl-C was pressed and the batch ended an optimizer step."""
-        if self._asked and not trainer.fit_loop._should_accumulate():
+        if trainer.fit_loop._should_accumulate():
+            return
+        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             raise KeyboardInterrupt
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,12 +73,15 @@ class LitTRCLI(LightningCLI):
         path = config.get("ckpt_path")
         if path == "last":
             config["ckpt_path"] = _last_checkpoint(Path(config.trainer.default_root_dir or "."))
-        elif path and "://" not in path and not Path(path).exists():
+        elif path and ":" not in path and path not in ("best", "hpc") and not Path(path).exists():
             raise UserError(f"--ckpt_path: there is no checkpoint {path}")
 
     def _parse_ckpt_path(self) -> None:
         before = _flat(self.config)
-        super()._parse_ckpt_path()
+        try:
+            super()._parse_ckpt_path()
+        except (pickle.UnpicklingError, EOFError) as error:
+            raise UserError(f"--ckpt_path: this is no checkpoint ({error})") from error
         for key, value in _flat(self.config).items():
             if key in before and before[key] != value:
                 rank_zero_warn(
@@ -85,9 +94,10 @@ class LitTRCLI(LightningCLI):
         self.model.save_hyperparameters({**self.config_dump["model"], "_instantiator": _INSTANTIATOR}, logger=False)
 
     def predict(self, **kwargs: Any) -> None:
-        """Predict, and leave a line for each batch in `predictions.jsonl` in the run's folder."""
+        """Predict; each rank leaves a line for each of its batches in `predictions.RANK.jsonl` in the run's folder."""
         batches: Any = self.trainer.predict(**kwargs) or []
-        path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "predictions.jsonl"
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        path = folder / f"predictions.{self.trainer.global_rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             file.writelines(
@@ -96,6 +106,10 @@ class LitTRCLI(LightningCLI):
         print(f"Predictions are in {path}")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config["logger"] in (None, True):  # Lightning's own choice depends on what else is installed
+            config["logger"] = CSVLogger(config["default_root_dir"] or ".", name="lightning_logs")
+        if config["enable_checkpointing"] is not False and not _has_checkpoint(config["callbacks"]):
+            callbacks = [*callbacks, ModelCheckpoint(save_last=True, save_on_exception=True)]
         given = [callback for callback in callbacks if callback is not None]  # `update: null` is no callback
         return super()._instantiate_trainer(config, [*given, GracefulInterrupt()])
 
@@ -111,7 +125,10 @@ EXPECTED_WARNINGS = (
 
 
 def main(args: ArgsType = None) -> None:
-    """Run `lit-tr`; a user's mistake ends it with one message and exit code 2."""
+    """Run `lit-tr`; a user's mistake ends it with one message and exit code 2.
+
+    With LIT_TR_TRACEBACK set in the environment, it ends with a traceback.
+    """
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     try:
@@ -122,11 +139,18 @@ def main(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             args=args,
         )
-    except (ValueError, MisconfigurationException) as error:
-        if (mistake := _users_mistake(error)) is None:
+    except (ValueError, ImportError, MisconfigurationException) as error:
+        if os.environ.get("LIT_TR_TRACEBACK"):
             raise
-        print(f"lit-tr: {mistake}", file=sys.stderr)
+        mistake = _users_mistake(error)
+        hint = "" if mistake else " (for the place in the code, set LIT_TR_TRACEBACK=1)"
+        print(f"lit-tr: {mistake or error}{hint}", file=sys.stderr)
         sys.exit(2)
+
+
+def _has_checkpoint(callbacks: Any) -> bool:
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(callback, Checkpoint) for callback in listed)
 
 
 def _users_mistake(error: BaseException | None) -> BaseException | None:

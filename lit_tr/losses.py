@@ -122,7 +122,8 @@ class KTO(Loss):
     """Kahneman-Tversky Optimization, Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8.
 
     Takes pairs (each gives a desirable and an undesirable example) and unpaired labelled rows. Its baseline, the KL of
-    the policy from the reference, is estimated from prompts with responses borrowed from other rows of the batch.
+    the policy from the reference, is estimated from prompts with responses borrowed from other rows of the batch; where
+    no rank's batch has a row to borrow from, it is 0.
 
     Args:
         beta: strength of the tie to the reference, above 0.

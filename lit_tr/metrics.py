@@ -54,7 +54,7 @@ class Means(nn.Module):
         """Add the values of some examples, each `(examples,)`; a new name starts a new mean."""
         for name, value in values.items():
             if name not in self.metrics:
-                self.metrics[name] = MeanMetric().to(value.device)
+                self.metrics[name] = MeanMetric(nan_strategy="disable").to(value.device)
             cast(MeanMetric, self.metrics[name]).update(value)
 
     def compute(self) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ class PreferenceModule(LightningModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Return the mean loss over the examples of a batch."""
-        values = self._evaluate(batch, with_initial=self._is_logged_step())
+        values = self._evaluate(batch, with_initial=self._will_be_logged())
         means = {f"train/{name}": value.detach().mean() for name, value in values.items() if value.numel()}
         self.log_dict(means, batch_size=len(batch))
         return values["loss"].mean()
@@ -109,7 +109,8 @@ class PreferenceModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
         """Log the speed of this rank, in response tokens a second."""
         seconds = time.perf_counter() - self._started
-        self.log("train/response_tokens_per_second", response_tokens(batch).sum() / seconds)
+        tokens = sum(part.sum() for part in batch.split(response_tokens(batch))[:2])
+        self.log("train/response_tokens_per_second", tokens / seconds)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what training never changes: the base below an adapter, and frozen copies of the start."""
@@ -163,13 +164,14 @@ class PreferenceModule(LightningModule):
         if not self.loss.mismatched:
             return log_ratios.new_zeros(())
         total = torch.stack([log_ratios.sum(), log_ratios.new_tensor(len(log_ratios))])
-        if self._trainer:
+        if self._trainer and not self.trainer.predicting:  # in `predict`, ranks may have unequal numbers of batches
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return (total[0] / total[1].clamp(min=1)).clamp(min=0)
 
-    def _is_logged_step(self) -> bool:
+    def _will_be_logged(self) -> bool:
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return bool(every) and (self.global_step + 1) % every == 0
+        last_of_step = not self.trainer.fit_loop._should_accumulate()
+        return bool(every) and last_of_step and (self.global_step + 1) % every == 0
 
     def _fixed_keys(self) -> set[str]:
         fixed = {f"policy.{key}" for key in base_state_keys(self.policy)}

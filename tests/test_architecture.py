@@ -43,5 +43,7 @@ def test_formats_know_nobody():
 def test_peft_and_bitsandbytes_are_known_to_one_file():
     for file in ROOT.rglob("*.py"):
         if file.name != "loading.py":
-            names = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
-            assert not any((name or "").startswith(("peft", "bitsandbytes")) for name in names), file
+            nodes = list(ast.walk(ast.parse(file.read_text())))
+            names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+            names += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+            assert not any(name.startswith(("peft", "bitsandbytes")) for name in names), file

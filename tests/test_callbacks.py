@@ -2,6 +2,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import RandomDataset
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -103,10 +104,11 @@ def test_the_flush_at_an_epochs_end_is_a_step():
     assert callback.steps == [1, 2, 3, 4]  # 5 batches, then 2, in each epoch
 
 
-def test_a_step_that_the_gradient_scaler_skips_is_none():
+@pytest.mark.parametrize("overflow_at", [0, 1])
+def test_a_step_that_the_gradient_scaler_skips_is_none(overflow_at):
     class Overflow(Distillation):
         def on_before_optimizer_step(self, optimizer):
-            if self.global_step == 1:
+            if self.global_step == overflow_at:
                 self.student.weight.grad.fill_(float("inf"))
 
         def training_step(self, batch, batch_idx):
@@ -122,13 +124,64 @@ def test_a_step_that_the_gradient_scaler_skips_is_none():
     callback = Recorder(every_n_steps=2)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     fit(callback, Overflow(), plugins=Scaled("16-mixed", "cpu", scaler))
-    # optimizer steps 1, (2 skipped), 2, 3, 4, 5
-    assert callback.steps == [2, 4]
+    assert callback.steps == [2, 4]  # 6 attempts, 5 steps
+
+
+def test_steps_of_several_optimizers_pass_multiples():
+    """With two optimizers the step count grows by 2 a batch: 2, 4, 6, ... passes 3, 9 between and meets 6, 12."""
+
+    class Two(Distillation):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(super().training_step(batch, batch_idx))
+                optimizer.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD([param], lr=0.1) for param in self.student.parameters()]
+
+    callback = Recorder(every_n_steps=3)
+    fit(callback, Two(), max_steps=12)
+    assert callback.steps == [4, 6, 10, 12]
+
+
+def test_two_pairs_of_modules_have_counters_of_their_own(tmp_path):
+    class Four(Distillation):
+        def __init__(self):
+            super().__init__()
+            self.slow = nn.Linear(4, 2)
+
+    def updates():
+        return [
+            SoftReferenceUpdate(0.5, every_n_steps=n, policy="student", reference=name)
+            for n, name in ((1, "teacher"), (2, "slow"))
+        ]
+
+    fit([*updates(), ModelCheckpoint(tmp_path, save_last=True)], Four(), enable_checkpointing=True)
+    resumed = updates()
+    trainer = Trainer(accelerator="cpu", callbacks=[*resumed], max_steps=8, logger=False, enable_checkpointing=False)
+    trainer.fit(Four(), ckpt_path=tmp_path / "last.ckpt")
+    assert [update.updates for update in resumed] == [8, 4]
+
+
+def test_a_callback_added_at_a_resume_does_not_update_before_the_next_step(tmp_path):
+    fit(ModelCheckpoint(tmp_path, save_last=True), enable_checkpointing=True, max_steps=4)
+    callback = Recorder(every_n_steps=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=callback,
+        max_steps=6,
+        accumulate_grad_batches=3,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(Distillation(), ckpt_path=tmp_path / "last.ckpt")
+    assert callback.steps == [6]
 
 
 def test_a_checkpoint_of_a_step_holds_the_reference_of_that_step(tmp_path):
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
     fit([checkpoints, Recorder(every_n_steps=2)], enable_checkpointing=True, max_steps=4)
     for step in (2, 4):
@@ -137,8 +190,6 @@ def test_a_checkpoint_of_a_step_holds_the_reference_of_that_step(tmp_path):
 
 
 def test_counters_survive_a_resume(tmp_path):
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     first = Recorder(every_n_steps=3)
     fit([first, ModelCheckpoint(tmp_path, save_last=True)], enable_checkpointing=True, max_steps=4)
     second = Recorder(every_n_steps=3)

@@ -31,12 +31,6 @@ def config(tmp_path, llama_dir):
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "log_every_n_steps": 1,
-            "callbacks": [
-                {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {"save_last": True, "save_on_exception": True},
-                }
-            ],
         },
         "model": {
             "policy": {"path": llama_dir},
@@ -65,8 +59,8 @@ def fails(capsys, *args):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_shipped_config_is_instantiated(path):
-    sys.argv = ["lit-tr"]
+def test_every_shipped_config_is_instantiated(path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lit-tr"])
     cli = LitTRCLI(
         PreferenceModule,
         PreferenceDataModule,
@@ -76,6 +70,36 @@ def test_every_shipped_config_is_instantiated(path):
     )
     assert cli.datamodule.tokenizer_path == cli.model.source.path
     assert f"lit-tr fit --config configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["hh_tr_dpo.yaml", "hh_tr_dpo_qlora.yaml"])
+def test_hh_configs_train_another_model_on_a_file_by_overrides_alone(name, llama_dir, write_rows, tmp_path):
+    start = "\n\nHuman: Tell me about a cold river.\n\nAssistant:"
+    rows = [{"chosen": f"{start} It is icy {i}.", "rejected": f"{start} It is hot {i}."} for i in range(12)]
+    rows.append({"chosen": "no dialogue", "rejected": "none"})  # skipped
+    path = write_rows(rows)
+    main(
+        [
+            "fit",
+            f"--config=configs/{name}",
+            f"--model.policy.path={llama_dir}",
+            f"--data.train.path={path}",
+            "--data.train.split=train[4:]",
+            f"--data.val.path={path}",
+            "--data.val.split=train[:4]",
+            "--data.max_length=128",
+            "--update.every_n_steps=1",
+            "--trainer.max_steps=2",
+            "--trainer.val_check_interval=2",
+            "--trainer.log_every_n_steps=1",
+            f"--trainer.default_root_dir={tmp_path}",
+        ]
+    )
+    rows = metrics(tmp_path)
+    losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
+    assert losses[0] == pytest.approx(0.693147, abs=1e-3)  # bfloat16
+    assert [row["reference/updates"] for row in rows if row.get("reference/updates")] == ["1.0", "2.0"]
+    assert any(row.get("val/initial/rewards/margin") for row in rows)
 
 
 def test_fit_leaves_metrics_config_and_checkpoint(config, tmp_path):
@@ -112,13 +136,15 @@ def test_plain_dpo_has_a_frozen_reference_and_no_update(config, tmp_path):
     assert all("reference/updates" not in row for row in metrics(tmp_path / "run"))
 
 
-def test_ckpt_path_last_goes_on(config, tmp_path):
-    main(["fit", f"--config={config}", "--trainer.max_steps=6", f"--trainer.default_root_dir={tmp_path / 'whole'}"])
-    main(["fit", f"--config={config}", "--trainer.max_steps=3"])
-    main(["fit", f"--config={config}", "--trainer.max_steps=6", "--ckpt_path=last"])
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_ckpt_path_last_goes_on(config, tmp_path, stop):
+    """In the middle of the first and second epoch of 4 shuffled batches, and between them."""
+    main(["fit", f"--config={config}", "--trainer.max_steps=9", f"--trainer.default_root_dir={tmp_path / 'whole'}"])
+    main(["fit", f"--config={config}", f"--trainer.max_steps={stop}"])
+    main(["fit", f"--config={config}", "--trainer.max_steps=9", "--ckpt_path=last"])
     whole = [row["train/loss"] for row in metrics(tmp_path / "whole") if row.get("train/loss")]
     resumed = [row["train/loss"] for row in metrics(tmp_path / "run", version=1) if row.get("train/loss")]
-    assert resumed == whole[3:]
+    assert resumed == whole[stop:]
 
 
 def test_a_config_that_contradicts_the_checkpoint_is_named(config, tmp_path):
@@ -147,7 +173,7 @@ def test_evaluation_verbs(config, tmp_path, verb, prefix):
 
 def test_predict_leaves_its_predictions(config, tmp_path):
     main(["predict", f"--config={config}"])
-    lines = next((tmp_path / "run").rglob("predictions.jsonl")).read_text().splitlines()
+    lines = next((tmp_path / "run").rglob("predictions.0.jsonl")).read_text().splitlines()
     losses = [loss for line in lines for loss in json.loads(line)["loss"]]
     assert losses == pytest.approx([0.693147] * 16, abs=1e-5)
 
@@ -167,6 +193,12 @@ def test_predict_leaves_its_predictions(config, tmp_path):
         (["--data.max_length=8"], "leaves no room for a prompt"),
         (["--ckpt_path=last"], "there is no last.ckpt below"),
         (["--ckpt_path=none.ckpt"], "none.ckpt"),
+        (["--ckpt_path=README.md"], "this is no checkpoint"),
+        (["--trainer.val_check_interval=1000"], "val_check_interval"),
+        (["--trainer.strategy=nothing"], "strategy"),
+        (["--model.optimizer.lr=-1"], "learning rate"),
+        (["--model.policy.lora.r=0", "--model.reference=lit_tr.policy.AdapterReference"], "r must be at least 1"),
+        (["--data.mismatched=true"], "mismatched"),
     ],
 )
 def test_mistakes_end_with_one_message_and_no_traceback(config, capsys, options, message):

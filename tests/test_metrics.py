@@ -35,6 +35,12 @@ def test_means_weigh_examples_alike_whatever_the_batch():
     assert {name: value.item() for name, value in means.compute().items()} == {"a": 4.0, "b": 5.0}
 
 
+def test_a_nan_is_not_left_out():
+    means = Means()
+    means.update({"a": torch.tensor([1.0, float("nan")])})
+    assert means.compute()["a"].isnan()
+
+
 def test_means_start_again_after_compute():
     means = Means()
     means.update({"a": torch.tensor([1.0])})

@@ -86,7 +86,7 @@ def test_reference_gets_no_gradient_and_no_optimizer(llama_dir):
     assert all(param.grad is None and not param.requires_grad for param in model.reference.parameters())
 
 
-@pytest.mark.parametrize("loss", [IPO(), KTO(), SFT()])
+@pytest.mark.parametrize("loss", [IPO(beta=0.5, average="mean"), KTO(), SFT()])
 def test_other_losses_train_on_pairs(llama_dir, loss):
     model = module(llama_dir, loss=loss)
     fit(model, llama_dir, mismatched=loss.mismatched, max_steps=16)

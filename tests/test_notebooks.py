@@ -5,6 +5,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+assert NOTEBOOKS
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.data.tokenization import TokenizedExample, cut_left
 
 
 @dataclass
@@ -58,11 +58,13 @@ class PaddedCollator:
             (arXiv 2402.01306, Sec. 4.1) and TRL form them; a row whose borrowed response is to the same prompt is left
             out.
         max_length: most tokens of a mismatched row; its prompt is cut on the left to fit.
+        bos_id: id of the tokenizer's beginning-of-sequence token, which such a cut keeps.
     """
 
     pad_id: int
     mismatched: bool = False
     max_length: int | None = None
+    bos_id: int | None = None
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> PairBatch:
         """Return the batch of some examples."""
@@ -82,7 +84,7 @@ class PaddedCollator:
         return [(self._cut(prompt, response), response) for prompt, owner, response in borrowed if prompt != owner]
 
     def _cut(self, prompt: list[int], response: list[int]) -> list[int]:
-        return prompt if self.max_length is None else prompt[-(self.max_length - len(response)) :]
+        return prompt if self.max_length is None else cut_left(prompt, self.max_length - len(response), self.bos_id)
 
 
 def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict[str, Tensor]:

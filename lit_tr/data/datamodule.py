@@ -5,17 +5,20 @@ from collections.abc import Iterator
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lit_tr.data.batches import PaddedCollator
 from lit_tr.data.formats import Format, detect
+from lit_tr.data.sampling import ResumableSampler
 from lit_tr.data.sources import Source
 from lit_tr.data.tokenization import TokenizedExample, fit, tokenize
 from lit_tr.embedded import resolve
 from lit_tr.errors import BadRowError, UserError
 
 Examples = list[TokenizedExample]
+ALONE = {"num_replicas": 1, "rank": 0}
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -29,13 +32,14 @@ class PreferenceDataModule(LightningDataModule):
         val: rows to validate on during training.
         test: rows for `test` and `predict`; those of `val` where there are none.
         format: function from a row to an `Example`, by import path; None detects one of `lit_tr.data.formats` from the
-            first row of each source.
+            first good row of each source.
         batch_size: examples (pairs, or unpaired rows) in a batch on each rank.
         max_length: most tokens of a prompt and one response.
         cut_prompts: cut a prompt that is too long on the left; if False such a row is a bad row.
         on_bad_row: what to do with a bad row: `raise` names the first one, `skip` leaves them out and logs how many,
             by reason.
         shuffle: train in a new random order each epoch.
+        seed: seed of that order.
         mismatched: add the mismatched rows of KTO's KL baseline to the batches; the command line takes it from the
             loss.
         num_workers: worker processes that collate batches.
@@ -53,6 +57,7 @@ class PreferenceDataModule(LightningDataModule):
         cut_prompts: bool = True,
         on_bad_row: str = "raise",
         shuffle: bool = True,
+        seed: int = 0,
         mismatched: bool = False,
         num_workers: int = 0,
     ) -> None:
@@ -71,7 +76,11 @@ class PreferenceDataModule(LightningDataModule):
         self.tokenizer_path, self.format = tokenizer, format
         self.batch_size, self.max_length, self.num_workers = batch_size, max_length, num_workers
         self.cut_prompts, self.on_bad_row = cut_prompts, on_bad_row
-        self.shuffle, self.mismatched = shuffle, mismatched
+        self.shuffle, self.seed, self.mismatched = shuffle, seed, mismatched
+        if mismatched and batch_size < 2:
+            raise UserError(
+                "PreferenceDataModule: mismatched rows borrow from the batch: batch_size must be at least 2"
+            )
 
     def setup(self, stage: str) -> None:
         """Read, check and tokenize the rows that a stage needs.
@@ -90,7 +99,9 @@ class PreferenceDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader of the training rows."""
-        return self._loader("train", shuffle=self.shuffle)
+        ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank} if self.trainer else ALONE
+        examples = self.examples["train"]
+        return self._loader("train", ResumableSampler(examples, **ranks, shuffle=self.shuffle, seed=self.seed))
 
     def val_dataloader(self) -> StatefulDataLoader | list:
         """Return the loader of the validation rows, or an empty list where there are none."""
@@ -104,12 +115,14 @@ class PreferenceDataModule(LightningDataModule):
         """Return the loader of the test rows."""
         return self._loader("test")
 
-    def _loader(self, name: str, shuffle: bool = False) -> StatefulDataLoader:
-        collator = PaddedCollator(self.tokenizer.pad_token_id or 0, self.mismatched, self.max_length)
+    def _loader(self, name: str, sampler: Sampler | None = None) -> StatefulDataLoader:
+        collator = PaddedCollator(
+            self.tokenizer.pad_token_id or 0, self.mismatched, self.max_length, self.tokenizer.bos_token_id
+        )
         return StatefulDataLoader(
             self.examples[name],
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            sampler=sampler,
             collate_fn=collator,
             num_workers=self.num_workers,
         )
@@ -130,8 +143,8 @@ class PreferenceDataModule(LightningDataModule):
         format, cut = self.format, 0
         for where, row in source.rows():
             try:
-                format = format or detect(row)
-                whole = tokenize(format(row), self.tokenizer)
+                known = format or detect(row)
+                whole = tokenize(known(row), self.tokenizer)
                 example = fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
             except BadRowError as error:
                 if self.on_bad_row == "raise":
@@ -142,6 +155,7 @@ class PreferenceDataModule(LightningDataModule):
             except UserError as error:
                 raise UserError(f"{where}: {error}") from error
             else:
+                format = known  # a bad row does not decide the format of the others
                 cut += len(example.prompt) < len(whole.prompt)
                 yield example
         if cut:

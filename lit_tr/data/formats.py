@@ -15,6 +15,7 @@ Text = str | list[Message]
 Row = Mapping[str, Any]
 
 HH_TURN = "\n\nAssistant:"
+KNOWN_COLUMNS = (("conversations", "chosen", "rejected"), ("prompt", "completion", "label"), ("chosen", "rejected"))
 SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -90,6 +91,7 @@ def detect(row: Row) -> Format:
     """Return the format of a row by its keys and their types.
 
     Raises:
+        BadRowError: a format has these keys, and the row lacks a value.
         UserError: no format has these keys.
     """
     keys = {key for key, value in row.items() if value is not None}
@@ -101,6 +103,10 @@ def detect(row: Row) -> Format:
         if isinstance(row["chosen"], list):
             return chat if isinstance(row.get("prompt"), list) else chat_implicit
         return explicit_prompt if "prompt" in keys else implicit_prompt
+    for columns in KNOWN_COLUMNS:
+        for column in columns:
+            if set(columns) <= row.keys() and column not in keys:
+                raise BadRowError(f"no {column!r}")
     raise UserError(
         f"unknown format: the keys are {sorted(row)}; known are prompt+chosen+rejected, chosen+rejected, "
         "conversations+chosen+rejected, prompt+completion+label (or name your own function as data.format)"

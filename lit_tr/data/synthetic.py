@@ -8,6 +8,7 @@ attribute, does it repeat itself, how long is it. Pairs are labelled by Bradley-
 import math
 import random
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -106,11 +107,13 @@ class SyntheticPairs(Source):
         size: how many pairs.
         seed: seed of the generator; rows of different seeds are independent draws.
         temperature: noise of the labels, in units of the gold reward; 0 prefers the better one always.
+        held_out: draw from the fifth of the instructions that is kept from training; False draws from the others.
     """
 
     size: int = 2000
     seed: int = 0
     temperature: float = 1.0
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.temperature < 0:
@@ -120,7 +123,7 @@ class SyntheticPairs(Source):
         """Yield the pairs."""
         draw, reward = random.Random(self.seed), GoldReward()
         for number in range(self.size):
-            instruction = sample_instruction(draw)
+            instruction = sample_instruction(draw, self.held_out)
             first, second = _two_responses(instruction, draw)
             margin = reward(instruction, first) - reward(instruction, second)
             if draw.random() > _sigmoid(margin, self.temperature):
@@ -128,9 +131,13 @@ class SyntheticPairs(Source):
             yield f"synthetic pairs of seed {self.seed}, row {number}", _row(instruction, first, second)
 
 
-def sample_instruction(draw: random.Random) -> str:
-    """Draw an instruction."""
-    return draw.choice(INSTRUCTIONS).format(draw.choice(list(SIDES)), draw.choice(SUBJECTS))
+def sample_instruction(draw: random.Random, held_out: bool | None = None) -> str:
+    """Draw an instruction: of the held-out subjects with attributes, of the others, or by default of all."""
+    while True:
+        template, attribute, subject = draw.choice(INSTRUCTIONS), draw.choice(list(SIDES)), draw.choice(SUBJECTS)
+        kept = zlib.crc32(f"{attribute} {subject}".encode()) % 5 == 0
+        if held_out is None or held_out == kept:
+            return template.format(attribute, subject)
 
 
 def sample_response(instruction: str, draw: random.Random) -> str:

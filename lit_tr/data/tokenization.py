@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+from jinja2 import TemplateError
+
 from lit_tr.data.formats import Example, Text
 from lit_tr.errors import BadRowError, UserError
 
@@ -72,8 +74,15 @@ def fit(example: TokenizedExample, max_length: int, cut_prompt: bool, bos: int |
         raise BadRowError("a response leaves no room for a prompt", f"{response} tokens, max_length {max_length}")
     if not cut_prompt:
         raise BadRowError("the prompt is too long", f"{len(example.prompt)} tokens, room for {room} of {max_length}")
-    head = example.prompt[:1] if example.prompt[0] == bos else []
-    return TokenizedExample(head + example.prompt[len(head) - room :], example.chosen, example.rejected)
+    return TokenizedExample(cut_left(example.prompt, room, bos), example.chosen, example.rejected)
+
+
+def cut_left(prompt: list[int], room: int, bos: int | None) -> list[int]:
+    """Return the last `room` ids of a prompt, its first BOS token among them."""
+    if len(prompt) <= room:
+        return prompt
+    head = prompt[:1] if prompt[0] == bos else []
+    return head + prompt[len(prompt) - room + len(head) :]
 
 
 def _encode(prompt: Text, response: Text | None, tokenizer: Any) -> list[int]:
@@ -84,9 +93,11 @@ def _encode(prompt: Text, response: Text | None, tokenizer: Any) -> list[int]:
         raise UserError(
             f"the rows are chat messages, and the tokenizer of {tokenizer.name_or_path} has no chat template"
         )
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=response is None, return_dict=True)[
-        "input_ids"
-    ]
+    try:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=response is None, return_dict=True)
+    except TemplateError as error:
+        raise BadRowError("the chat template refuses the messages", str(error)) from error
+    return ids["input_ids"]
 
 
 def _as_messages(text: Text, role: str) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Make the embedded model: `python -m lit_tr.embedded.build DEST`; about 4 minutes on 2 cores.
+"""Make the embedded model: `python -m lit_tr.embedded.build DEST`; about 5 minutes on 2 cores.
 
 A byte-level BPE tokenizer and a Llama of about 1M parameters are trained on responses of the embedded task's
 generator, good and bad alike: what preference alignment then has to sort out.

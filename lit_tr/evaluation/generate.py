@@ -10,6 +10,22 @@ from torch import Tensor
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy.reference import scoring
 
+NEUTRAL = {
+    "do_sample": True,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+}
+"""Sampling from the model's own distribution, whatever its `generation_config` asks for."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -42,7 +58,8 @@ def generate(
 ) -> list[Generation]:
     """Sample one response to each prompt from the policy's own distribution: temperature 1, nothing cut off.
 
-    So log-ratios averaged over these samples estimate a KL divergence without bias.
+    So log-ratios averaged over these samples estimate without bias the KL divergence of responses of at most
+    `max_new_tokens`.
 
     Args:
         model: a causal language model of Hugging Face's interface.
@@ -67,10 +84,7 @@ def _sample(model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_to
     output: Tensor = model.generate(
         input_ids=ids,
         attention_mask=(torch.arange(width, device=model.device) >= width - lengths[:, None]).long(),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
+        **NEUTRAL,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         eos_token_id=tokenizer.eos_token_id,

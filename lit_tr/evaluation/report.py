@@ -61,21 +61,13 @@ class GenerationReport(Callback):
         if getattr(pl_module, "start", None) is None:
             raise UserError("GenerationReport compares with the initial policy: set model.log_initial to true")
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Evaluate, print and save."""
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Evaluate, print and save, on the device and in the precision of the training."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks ask for it, or none gets it
         if not trainer.is_global_zero:
             return
-        policy, start, data = pl_module.policy, pl_module.start, trainer.datamodule
-        initial = partial(start.log_probs, policy)
-        evaluate = partial(self.evaluate, initial=initial, beta=pl_module.loss.beta, data=data)
-        with start.active(policy) as model:
-            samples = self.sample(model, data)
-        before = evaluate(samples, log_probs=initial)
-        samples = self.sample(policy, data)
-        after = evaluate(samples, log_probs=partial(_log_probs, policy))
-        updates = sum(callback.updates for callback in trainer.callbacks if isinstance(callback, ReferenceUpdate))
-        report = {"before": before, "after": after, "reference updates": updates}
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        with trainer.precision_plugin.forward_context():
+            report, samples = self._compare(trainer, pl_module)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / "generations.jsonl").write_text("".join(self._line(sample) for sample in samples))
@@ -87,18 +79,37 @@ class GenerationReport(Callback):
         console.print(table(report))
         console.print(f"Report, samples, curves and metrics are in {folder}", soft_wrap=True)
 
+    def _compare(self, trainer: Any, pl_module: Any) -> tuple[dict[str, Any], list[Generation]]:
+        """Return the figures before and after, and the samples after."""
+        policy, start, data = pl_module.policy, pl_module.start, trainer.datamodule
+        initial = partial(start.log_probs, policy)
+        evaluate = partial(self.evaluate, initial=initial, beta=pl_module.loss.beta, data=data, device=pl_module.device)
+        with start.active(policy) as model:
+            samples = self.sample(model, data)
+        before = evaluate(samples, log_probs=initial)
+        samples = self.sample(policy, data)
+        after = evaluate(samples, log_probs=partial(_log_probs, policy))
+        updates = sum(callback.updates for callback in trainer.callbacks if isinstance(callback, ReferenceUpdate))
+        return {"before": before, "after": after, "reference updates": updates}, samples
+
     def sample(self, model: Any, data: Any) -> list[Generation]:
         """Return a model's responses to the first validation prompts."""
         prompts = [example.prompt for example in data.examples["val"][: self.prompts]]
         return generate(model, data.tokenizer, prompts, self.max_new_tokens)
 
     def evaluate(
-        self, samples: list[Generation], log_probs: LogProbs, initial: LogProbs, beta: float, data: Any
+        self,
+        samples: list[Generation],
+        log_probs: LogProbs,
+        initial: LogProbs,
+        beta: float,
+        data: Any,
+        device: torch.device | str = "cpu",
     ) -> dict[str, float]:
         """Return the figures of a policy on its own samples and on the validation rows."""
         judged = [self.judge(sample.prompt_text, sample.text) for sample in samples]
-        own, _ = score([sample.tokenized() for sample in samples], log_probs, initial)
-        chosen, rejected = score(data.examples["val"], log_probs, initial)
+        own, _ = score([sample.tokenized() for sample in samples], log_probs, initial, device)
+        chosen, rejected = score(data.examples["val"], log_probs, initial, device)
         given = preference_metrics(chosen, rejected, beta, paired=len(chosen.tokens) == len(rejected.tokens))
         figures = {
             f"preference {name.split('/')[1]}": value.mean().item() for name, value in given.items() if name in PAIRED
@@ -115,12 +126,14 @@ class GenerationReport(Callback):
         return json.dumps({"prompt": sample.prompt_text, "response": sample.text, "score": judged}) + "\n"
 
 
-def score(examples: list[TokenizedExample], log_probs: LogProbs, initial: LogProbs) -> tuple[Scores, Scores]:
+def score(
+    examples: list[TokenizedExample], log_probs: LogProbs, initial: LogProbs, device: torch.device | str = "cpu"
+) -> tuple[Scores, Scores]:
     """Return the scores of the chosen and of the rejected responses of some examples, against the initial policy."""
     collate = PaddedCollator(pad_id=0)
     parts: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     for i in range(0, len(examples), SCORED_AT_ONCE):
-        batch = collate(examples[i : i + SCORED_AT_ONCE])
+        batch = collate(examples[i : i + SCORED_AT_ONCE]).to(device)
         rows = (batch.split(values.cpu()) for values in (log_probs(batch), initial(batch), response_tokens(batch)))
         chosen, rejected, _ = zip(*rows, strict=True)
         parts.append((chosen, rejected))
@@ -142,7 +155,8 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     """Draw the training and validation curves of a `metrics.csv` into a PNG."""
     from matplotlib.figure import Figure
 
-    rows = list(csv.DictReader(metrics.open()))
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
     figure = Figure(figsize=(12, 7), layout="constrained")
     for axes, name in zip(figure.subplots(2, 3).flat, CURVES, strict=True):
         for stage in ("train", "val"):

@@ -24,8 +24,8 @@ def blend(policy: nn.Module, reference: nn.Module, alpha: float) -> None:
 
     Eq. 5 of the TR-DPO paper (arXiv 2404.09656), and with alpha = 1 its Eq. 6.
 
-    Only what the policy trains is blended, so packed integer or 4-bit codes never are; buffers are copied. With alpha
-    = 1 the result equals the policy bit for bit.
+    All floating-point parameters are blended, frozen ones too; packed integer or 4-bit codes never are. Buffers are
+    copied. With alpha = 1 the result equals the policy bit for bit.
 
     Args:
         policy: the model in training.
@@ -35,8 +35,8 @@ def blend(policy: nn.Module, reference: nn.Module, alpha: float) -> None:
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
     """
-    trained = {name: param for name, param in _parameters(policy).items() if param.requires_grad}
-    blend_tensors(trained, _parameters(reference), alpha)
+    plain = {name: param for name, param in _parameters(policy).items() if not _is_packed(param)}
+    blend_tensors(plain, _parameters(reference), alpha)
     buffers = _plain(reference.named_buffers())
     for name, buffer in _plain(policy.named_buffers()).items():
         if name in buffers:
@@ -85,6 +85,11 @@ def check_models(policy: nn.Module, reference: nn.Module) -> None:
     check_match(theirs, ours)
     if not any(param.requires_grad for param in ours.values()):
         raise UserError("no parameter of the policy is trained, so a reference could never move")
+
+
+def _is_packed(param: Tensor) -> bool:
+    # bitsandbytes can keep its codes in a floating-point type
+    return not param.is_floating_point() or hasattr(param, "quant_state")
 
 
 def _parameters(model: nn.Module) -> dict[str, Tensor]:

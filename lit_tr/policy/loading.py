@@ -1,5 +1,6 @@
 """Language models from folders and hubs, 4-bit bases and LoRA: the one file that knows peft and bitsandbytes."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -7,6 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
+
+# at its import, bitsandbytes calls an optional CPU kernel that it does not find a failure
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -33,6 +38,10 @@ class LoRA:
     alpha: int = 32
     dropout: float = 0.0
     targets: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise UserError(f"{self}: r must be at least 1, alpha above 0, dropout in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class PretrainedPolicy:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.lora:
-            model = get_peft_model(model, self._lora_config(self.lora))
+            model = self._add_adapter(model, self.lora)
         if self.adapter:
             model = self._load_adapter(model, self.adapter)
         return model.train()
@@ -92,19 +101,23 @@ class PretrainedPolicy:
                 device_map={"": device},
                 trust_remote_code=self.trust_remote_code,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise UserError(
                 f"{self.path}: no causal language model could be loaded from this folder or hub id ({error})"
             ) from error
 
-    def _lora_config(self, lora: LoRA) -> LoraConfig:
-        return LoraConfig(
+    def _add_adapter(self, model: PreTrainedModel, lora: LoRA) -> nn.Module:
+        config = LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.targets,
             task_type="CAUSAL_LM",
         )
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(f"{self.path}: no adapter on the layers {lora.targets!r} ({error})") from error
 
     def _load_adapter(self, model: PreTrainedModel, adapter: str) -> PeftModel:
         try:

@@ -23,7 +23,8 @@ class Reference(nn.Module, ABC):
     """A policy that another one is held near to.
 
     Attributes:
-        moves: it can follow the policy. One that cannot is rebuilt from the policy's source, so no checkpoint holds it.
+        moves: it can follow the policy. A second model that cannot is made again from the policy's source, so no
+            checkpoint holds it.
     """
 
     moves = True

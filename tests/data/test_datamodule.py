@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 from torch.utils.data import SequentialSampler
 
@@ -27,7 +29,14 @@ def test_training_is_shuffled_and_validation_is_not():
     data = PreferenceDataModule(TINY, SyntheticPairs(10), val=SyntheticPairs(3, seed=9))
     data.setup("fit")
     assert isinstance(data.val_dataloader().sampler, SequentialSampler)
-    assert not isinstance(data.train_dataloader().sampler, SequentialSampler)
+    orders = []
+    sampler = data.train_dataloader().sampler
+    for _ in range(2):
+        orders.append(list(sampler))
+    again = data.train_dataloader().sampler
+    assert orders[0] != orders[1]
+    assert orders == [list(again), list(again)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
 
 
 def test_mismatched_rows_on_demand():
@@ -60,6 +69,28 @@ def test_bad_rows_are_skipped_and_counted_where_asked(write_rows, caplog, monkey
     assert said == [
         "data.train: skipped 3 of 4 rows: 2 x 'rejected' is an empty response; 1 x chosen and rejected are equal"
     ]
+
+
+@pytest.mark.parametrize("bad", [{"rejected": None}, {"prompt": None}])
+def test_a_bad_first_row_does_not_decide_the_format(write_rows, bad):
+    data = setup(write_rows([{**GOOD, **bad}, GOOD, GOOD]), on_bad_row="skip")
+    assert len(data.examples["train"]) == 2
+
+
+def test_ranks_train_on_rows_of_their_own():
+    data = PreferenceDataModule(TINY, SyntheticPairs(8), batch_size=1)
+    seen = []
+    for rank in (0, 1):
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        data.setup("fit")
+        seen.append({tuple(batch.input_ids[0].tolist()) for batch in data.train_dataloader()})
+    assert len(seen[0]) == len(seen[1]) == 4
+    assert not seen[0] & seen[1]
+
+
+def test_kto_with_one_row_a_batch_is_refused():
+    with pytest.raises(UserError, match="batch_size must be at least 2"):
+        PreferenceDataModule(TINY, SyntheticPairs(2), batch_size=1, mismatched=True)
 
 
 def test_cut_prompts_are_counted(write_rows, monkeypatch):

@@ -57,6 +57,11 @@ def test_unknown_keys_name_what_is_known():
         formats.detect({"question": "a", "answer": "b"})
 
 
+def test_a_row_of_a_known_format_without_a_value_is_a_bad_row():
+    with pytest.raises(BadRowError, match="no 'rejected'"):
+        formats.detect({"prompt": "a", "chosen": "b", "rejected": None})
+
+
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [

@@ -38,6 +38,14 @@ def test_rows_are_seeded():
     assert first != other
 
 
+def test_held_out_instructions_are_none_of_the_others():
+    ours, kept = (
+        {row["prompt"] for _, row in SyntheticPairs(2000, held_out=held_out).rows()} for held_out in (False, True)
+    )
+    assert not ours & kept
+    assert 0.1 < len(kept) / len(ours | kept) < 0.3
+
+
 def test_labels_follow_bradley_terry():
     """The log-likelihood of the labels under the model is what a right sampler would give, within 4 standard errors."""
     reward = GoldReward()

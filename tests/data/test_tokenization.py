@@ -94,6 +94,12 @@ def test_chat_without_template_is_an_error(tokenizer):
         tokenize(Example([{"role": "user", "content": "a"}], "b", "c"), tokenizer)
 
 
+def test_messages_that_the_template_refuses_are_a_bad_row(chat_tokenizer):
+    chat_tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(BadRowError, match=r"the chat template refuses the messages \(roles must alternate\)"):
+        tokenize(Example([{"role": "user", "content": "a"}], "b", "c"), chat_tokenizer)
+
+
 def test_prompt_without_tokens_is_a_bad_row(tokenizer):
     with pytest.raises(BadRowError, match="prompt has no tokens"):
         tokenize(Example("", "b", "c"), tokenizer)

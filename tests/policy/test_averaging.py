@@ -1,5 +1,6 @@
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from torch import nn
 
 from lit_tr.errors import UserError
@@ -38,11 +39,23 @@ def test_many_soft_updates_are_the_geometric_sum():
     torch.testing.assert_close(reference.weight.detach(), (1 - left) * policy.weight.detach() + left * start)
 
 
-def test_only_what_is_trained_is_blended():
+def test_frozen_layers_are_blended_too():
     policy, reference = Net(8), Net(4)
     policy.a.requires_grad_(False)
     blend(policy, reference, alpha=0.5)
-    assert reference.a.tolist() == [4.0, 4.0, 4.0]
+    assert reference.a.tolist() == [6.0, 6.0, 6.0]
+
+
+@pytest.mark.parametrize("storage", [torch.uint8, torch.bfloat16])
+def test_packed_codes_are_not_blended_whatever_they_are_stored_as(storage):
+    policy, reference = (Linear4bit(64, 64, bias=False, quant_type="nf4", quant_storage=storage) for _ in range(2))
+    for model in (policy, reference):
+        nn.init.normal_(model.weight)
+        model.to("cpu")  # quantises
+    codes = reference.weight.detach().view(torch.uint8).clone()
+    assert policy.weight.dtype == storage
+    blend(policy, reference, alpha=0.5)
+    assert torch.equal(reference.weight.view(torch.uint8), codes)
 
 
 def test_tied_weights_move_once():

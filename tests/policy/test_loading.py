@@ -120,6 +120,12 @@ def test_a_copy_of_a_4bit_policy_holds_the_same_codes(llama_dir):
     [
         (lambda: PretrainedPolicy("a", quantize="nf4"), "4-bit weights cannot be trained"),
         (lambda: PretrainedPolicy("a", lora=LoRA(), adapter="b"), "not both"),
+        (lambda: LoRA(r=0), "r must be at least 1"),
+        (lambda: PretrainedPolicy(TINY, lora=LoRA(targets=["no_layer"])).load(), "no adapter on the layers"),
+        (
+            lambda: PretrainedPolicy(TINY, attention="flash_attention_2").load(),
+            "embedded:tiny: no causal language model",
+        ),
         (lambda: PretrainedPolicy("nobody/nothing").load(), "nobody/nothing: no causal language model"),
         (lambda: PretrainedPolicy(TINY, adapter="nobody/nothing").load(), "nobody/nothing: no adapter"),
     ],

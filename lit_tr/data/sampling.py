@@ -1,0 +1,40 @@
+"""The order in which a rank sees its rows."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DistributedSampler
+
+
+class ResumableSampler(DistributedSampler):
+    """A DistributedSampler that counts its epochs itself, and goes on in the middle of one after a resume.
+
+    Lightning's own count (`set_epoch`) is one too many after a run that `max_steps` ended in the middle of an epoch,
+    so a resumed run would see other orders than an uninterrupted one.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch, self._position = -1, len(self)
+        self._resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the indices of the next epoch, or the rest of the one that was loaded."""
+        state = self._resume or {"epoch": self.epoch + 1, "position": 0}
+        self._resume = None
+        self.epoch, self._position = state["epoch"], state["position"]
+        for index in islice(super().__iter__(), self._position, None):
+            self._position += 1
+            yield index
+
+    def set_epoch(self, epoch: int) -> None:
+        """Leave the count as it is."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of indices that were taken from it."""
+        return {"epoch": self.epoch, "position": self._position}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on behind the last index that was taken, at the next `__iter__`."""
+        self._resume = state_dict

@@ -1,0 +1,36 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_tr.data.sampling import ResumableSampler
+
+
+@given(size=st.integers(1, 20), ranks=st.integers(1, 4), seed=st.integers(0, 3))
+def test_ranks_see_each_row_once_an_epoch_but_for_evening_out(size, ranks, seed):
+    samplers = [ResumableSampler(range(size), ranks, rank, seed=seed) for rank in range(ranks)]
+    for _ in range(2):
+        shares = [list(sampler) for sampler in samplers]
+        assert len({len(share) for share in shares}) == 1
+        seen = [index for share in shares for index in share]
+        assert set(seen) == set(range(size))
+        assert len(seen) - size < ranks
+
+
+@given(size=st.integers(1, 12), stops=st.lists(st.integers(0, 30), min_size=1, max_size=3), shuffle=st.booleans())
+def test_resumed_is_uninterrupted_also_a_second_and_third_time(size, stops, shuffle):
+    def endless(sampler):
+        while True:
+            sampler.set_epoch(99)  # what Lightning says does not matter
+            yield from sampler
+
+    def take(sampler, count):
+        return [index for _, index in zip(range(count), endless(sampler), strict=False)]
+
+    whole = take(ResumableSampler(range(size), 1, 0, shuffle=shuffle), sum(stops))
+    resumed, state = [], None
+    for stop in stops:
+        sampler = ResumableSampler(range(size), 1, 0, shuffle=shuffle)
+        if state:
+            sampler.load_state_dict(state)
+        resumed += take(sampler, stop)
+        state = sampler.state_dict()
+    assert resumed == whole
