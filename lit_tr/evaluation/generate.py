@@ -22,7 +22,6 @@ NEUTRAL = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "min_length": 0,
-    "min_new_tokens": 0,
 }
 """Sampling from the model's own distribution, whatever its `generation_config` asks for."""
 
