@@ -33,7 +33,7 @@ class ResumableSampler(DistributedSampler):
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of indices that were taken from it."""
-        return {"epoch": self.epoch, "position": self._position}
+        return self._resume or {"epoch": self.epoch, "position": self._position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on behind the last index that was taken, at the next `__iter__`."""

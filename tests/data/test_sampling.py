@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lit_tr.data.sampling import ResumableSampler
@@ -15,6 +15,7 @@ def test_ranks_see_each_row_once_an_epoch_but_for_evening_out(size, ranks, seed)
         assert len(seen) - size < ranks
 
 
+@example(size=2, stops=[1, 0, 1], shuffle=False)  # a resume that is stopped before its first row
 @given(size=st.integers(1, 12), stops=st.lists(st.integers(0, 30), min_size=1, max_size=3), shuffle=st.booleans())
 def test_resumed_is_uninterrupted_also_a_second_and_third_time(size, stops, shuffle):
     def endless(sampler):
