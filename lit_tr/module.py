@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lit_tr.data.batches import PairBatch
+from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
 from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
 from lit_tr.policy.loading import PretrainedPolicy, base_state_keys
-from lit_tr.policy.logprobs import response_log_probs, response_tokens
+from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.policy.probe import why_not_packed
 from lit_tr.policy.reference import FrozenReference, Reference
 
 
@@ -51,6 +53,7 @@ class PreferenceModule(LightningModule):
         self.reference = reference
         self.initial = FrozenReference() if log_initial and reference.moves else None
         self.means = Means()
+        self._takes_packs: bool | None = None
         # the base below an adapter is not in a checkpoint; `on_load_checkpoint` sees to the rest
         self.strict_loading = False
 
@@ -109,7 +112,7 @@ class PreferenceModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
         """Log the speed of this rank, in response tokens a second."""
         seconds = time.perf_counter() - self._started
-        tokens = sum(part.sum() for part in batch.split(response_tokens(batch))[:2])
+        tokens = sum(part.sum() for part in batch.split(batch.lengths)[:2])
         self.log("train/response_tokens_per_second", tokens / seconds)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -140,6 +143,7 @@ class PreferenceModule(LightningModule):
     def _evaluate(self, batch: PairBatch, with_initial: bool = True) -> dict[str, Tensor]:
         """Return values of each example by name; `loss` has a gradient in training."""
         self._check(batch)
+        batch = self._laid_out(batch)
         reference = self.reference.log_probs(self.policy, batch)
         log_probs = response_log_probs(self.policy, batch)
         chosen, rejected, mismatched = _scores(batch, log_probs, reference)
@@ -150,6 +154,17 @@ class PreferenceModule(LightningModule):
             against_start = preference_metrics(*_scores(batch, log_probs, initial)[:2], self.loss.beta, batch.paired)
             values |= {f"initial/{name}": value for name, value in against_start.items() if "log_probs" not in name}
         return values
+
+    def _laid_out(self, batch: PairBatch) -> PairBatch:
+        """Return a packed batch as it is, or padded where the policy is not proven to take packs."""
+        if not isinstance(batch, PackedBatch):
+            return batch
+        if self._takes_packs is None:
+            reason = why_not_packed(self.policy)
+            self._takes_packs = reason is None
+            if reason:
+                rank_zero_warn(f"batches are padded, which takes more time and memory: {reason}")
+        return batch if self._takes_packs else batch.padded()
 
     def _check(self, batch: PairBatch) -> None:
         kind = type(self.loss).__name__
@@ -181,6 +196,6 @@ class PreferenceModule(LightningModule):
 
 def _scores(batch: PairBatch, policy: Tensor, reference: Tensor) -> tuple[Scores, Scores, Scores]:
     """Return the scores of the chosen, the rejected and the mismatched rows."""
-    parts = zip(*(batch.split(values) for values in (policy, reference, response_tokens(batch))), strict=True)
+    parts = zip(*(batch.split(values) for values in (policy, reference, batch.lengths)), strict=True)
     chosen, rejected, mismatched = (Scores(*part) for part in parts)
     return chosen, rejected, mismatched

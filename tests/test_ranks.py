@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from lit_tr.data import PaddedCollator, SyntheticPairs
+from lit_tr.data import Collator, SyntheticPairs
 from lit_tr.data.formats import explicit_prompt
 from lit_tr.data.tokenization import tokenize
 from lit_tr.losses import KTO, Scores
@@ -63,7 +63,7 @@ def test_the_kl_baseline_and_the_means_are_those_of_all_ranks(llama_dir, tokeniz
     examples = [tokenize(explicit_prompt(row), tokenizer) for _, row in SyntheticPairs(8, seed=4).rows()]
     parts = []
     for rank in (0, 1):
-        batch = PaddedCollator(0, mismatched=True)(examples[rank::2])
+        batch = Collator(packed=False, mismatched=True)(examples[rank::2])
         ours = batch.split(response_log_probs(policy, batch).detach())
         theirs = batch.split(reference.log_probs(policy, batch))
         parts.append([Scores(a, b, torch.ones_like(a)) for a, b in zip(ours, theirs, strict=True)])

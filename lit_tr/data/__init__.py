@@ -1,9 +1,19 @@
 """Preference data: rows of any format become batches of token ids."""
 
-from lit_tr.data.batches import PaddedCollator, PairBatch
+from lit_tr.data.batches import Collator, PackedBatch, PaddedBatch, PairBatch
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.formats import Example
 from lit_tr.data.sources import Rows, Source
 from lit_tr.data.synthetic import SyntheticPairs
 
-__all__ = ["Example", "PaddedCollator", "PairBatch", "PreferenceDataModule", "Rows", "Source", "SyntheticPairs"]
+__all__ = [
+    "Collator",
+    "Example",
+    "PackedBatch",
+    "PaddedBatch",
+    "PairBatch",
+    "PreferenceDataModule",
+    "Rows",
+    "Source",
+    "SyntheticPairs",
+]

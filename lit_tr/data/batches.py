@@ -1,45 +1,43 @@
-"""Tokenized examples -> PairBatch."""
+"""Tokenized examples -> PairBatch, packed with shared prompts or padded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from lit_tr.data.tokenization import TokenizedExample, cut_left
 
+Row = tuple[list[int], list[int]]  # prompt and response
+
 
 @dataclass
 class PairBatch:
-    """Prompts with responses, one a row: the chosen ones first, then the rejected ones, then the mismatched ones.
+    """Prompts with responses: the chosen responses first, then the rejected ones, then the mismatched ones.
 
     Args:
-        input_ids: token ids, prompt then response then padding, `(rows, tokens)`.
-        attention_mask: 1 at tokens, 0 at padding, `(rows, tokens)`.
-        response_mask: True at the tokens of responses, `(rows, tokens)`.
-        chosen: number of rows with a preferred (desirable) response.
-        rejected: number of rows with a rejected (undesirable) response.
-        mismatched: number of rows whose response is borrowed from another prompt, for KTO's KL baseline; None where the
+        chosen: number of preferred (desirable) responses.
+        rejected: number of rejected (undesirable) responses.
+        mismatched: number of responses that are borrowed from another prompt, for KTO's KL baseline; None where the
             batch was made without them.
-        paired: chosen row i and rejected row i answer the same prompt.
+        paired: chosen response i and rejected response i answer the same prompt.
+        lengths: tokens of each response, `(responses,)`.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    response_mask: Tensor
     chosen: int
     rejected: int
     mismatched: int | None
     paired: bool
+    lengths: Tensor
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> "PairBatch":
+    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """Return the batch on a device."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: tensor.to(device, **kwargs) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+        movable = {name: value for name, value in vars(self).items() if hasattr(value, "to")}
+        return replace(self, **{name: value.to(device, **kwargs) for name, value in movable.items()})
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Part values of the rows, `(rows,)`, into those of the chosen, the rejected and the mismatched rows."""
+        """Part values of the responses, `(responses,)`, into those of the chosen, rejected and mismatched ones."""
         chosen, rejected, mismatched = values.split([self.chosen, self.rejected, self.mismatched or 0])
         return chosen, rejected, mismatched
 
@@ -48,20 +46,103 @@ class PairBatch:
         return self.chosen if self.paired else self.chosen + self.rejected
 
 
-@dataclass(frozen=True)
-class PaddedCollator:
-    """Puts examples into rows padded on the right to the longest.
+@dataclass
+class PaddedBatch(PairBatch):
+    """One response a row, behind its own copy of the prompt, padded on the right to the longest.
 
     Args:
-        pad_id: id of the padding token; padding is masked, so any id will do.
-        mismatched: add KTO's mismatched rows: each prompt with the response of the row before it, as the KTO paper
-            (arXiv 2402.01306, Sec. 4.1) and TRL form them; a row whose borrowed response is to the same prompt is left
+        input_ids: token ids, `(responses, tokens)`.
+        attention_mask: 1 at tokens, 0 at padding, `(responses, tokens)`.
+        response_mask: True at the tokens of responses, `(responses, tokens)`.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    response_mask: Tensor
+
+
+@dataclass
+class Packing:
+    """Where the groups of a pack lie, and which tokens see which.
+
+    A group is `[prompt | response | response ...]`: each token sees the prompt and its own response, up to itself.
+
+    Args:
+        spans: start and end of each group.
+        branches: 0 at the tokens of prompts, 1, 2, ... at those of a group's responses, `(tokens,)`.
+        positions: position of each token, counted from the start of its prompt, `(tokens,)`; a response goes on behind
+            its prompt.
+    """
+
+    spans: list[tuple[int, int]]
+    branches: Tensor
+    positions: Tensor
+    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict, repr=False)
+
+    def mask(self, group: int, window: int | None = None) -> Tensor:
+        """Return who sees whom in a group, `(1, 1, tokens, tokens)`; with a window, only what is less far back."""
+        key = (group, window)
+        if key not in self._masks:
+            self._masks[key] = self._mask(*self.spans[group], window)
+        return self._masks[key]
+
+    def _mask(self, start: int, end: int, window: int | None) -> Tensor:
+        branch, position = self.branches[start:end], self.positions[start:end]
+        seen = ((branch[None] == 0) | (branch[None] == branch[:, None])).tril()
+        if window is not None:
+            seen &= position[:, None] - position[None] < window
+        return seen[None, None]
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "Packing":
+        """Return the packing on a device."""
+        return Packing(self.spans, self.branches.to(device, **kwargs), self.positions.to(device, **kwargs))
+
+
+@dataclass
+class PackedBatch(PairBatch):
+    """Groups of a prompt with all its responses, one after the other in a single sequence: no token stands in it twice.
+
+    Args:
+        input_ids: token ids, `(1, tokens)`.
+        packing: where the groups lie.
+        predictors: for each response token the index of the token that predicts it, response after response,
+            `(response tokens,)`.
+        targets: ids of the response tokens in the same order, `(response tokens,)`.
+    """
+
+    input_ids: Tensor
+    packing: Packing
+    predictors: Tensor
+    targets: Tensor
+
+    def padded(self) -> PaddedBatch:
+        """Return the same responses in the padded layout."""
+        rows: list[Row] = []
+        ids, branches = self.input_ids[0], self.packing.branches
+        first = torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)[:-1]])
+        for start in self.predictors[first].tolist():
+            begin, end = next(span for span in self.packing.spans if span[0] <= start < span[1])
+            rows.append((ids[begin:end][branches[begin:end] == 0].tolist(), []))
+        responses = self.targets.split(self.lengths.tolist())
+        rows = [(prompt, response.tolist()) for (prompt, _), response in zip(rows, responses, strict=True)]
+        counts = {name: getattr(self, name) for name in ("chosen", "rejected", "mismatched", "paired")}
+        return _padded(rows, **counts).to(self.input_ids.device)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes batches of examples.
+
+    Args:
+        packed: pack the responses behind shared prompts; False pads them.
+        mismatched: add KTO's mismatched responses: each prompt with the response of the row before it, as the KTO paper
+            (arXiv 2402.01306, Sec. 4.1) and TRL form them; one whose borrowed response is to the same prompt is left
             out.
-        max_length: most tokens of a mismatched row; its prompt is cut on the left to fit.
+        max_length: most tokens of a prompt with a borrowed response; the prompt is cut on the left to fit.
         bos_id: id of the tokenizer's beginning-of-sequence token, which such a cut keeps.
     """
 
-    pad_id: int
+    packed: bool = True
     mismatched: bool = False
     max_length: int | None = None
     bos_id: int | None = None
@@ -71,15 +152,16 @@ class PaddedCollator:
         chosen = [(e.prompt, e.chosen) for e in examples if e.chosen is not None]
         rejected = [(e.prompt, e.rejected) for e in examples if e.rejected is not None]
         mismatched = self._mismatched(chosen + rejected) if self.mismatched else []
-        return PairBatch(
-            **_pad(chosen + rejected + mismatched, self.pad_id),
+        make = _packed if self.packed else _padded
+        return make(
+            chosen + rejected + mismatched,
             chosen=len(chosen),
             rejected=len(rejected),
             mismatched=len(mismatched) if self.mismatched else None,
             paired=len(chosen) == len(rejected) == len(examples),
         )
 
-    def _mismatched(self, rows: list[tuple[list[int], list[int]]]) -> list[tuple[list[int], list[int]]]:
+    def _mismatched(self, rows: list[Row]) -> list[Row]:
         borrowed = [(prompt, *other) for (prompt, _), other in zip(rows, rows[-1:] + rows[:-1], strict=True)]
         return [(self._cut(prompt, response), response) for prompt, owner, response in borrowed if prompt != owner]
 
@@ -87,9 +169,9 @@ class PaddedCollator:
         return prompt if self.max_length is None else cut_left(prompt, self.max_length - len(response), self.bos_id)
 
 
-def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict[str, Tensor]:
+def _padded(rows: list[Row], **counts: Any) -> PaddedBatch:
     shape = len(rows), max(len(prompt) + len(response) for prompt, response in rows)
-    input_ids = torch.full(shape, pad_id)
+    input_ids = torch.zeros(shape, dtype=torch.long)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     response_mask = torch.zeros(shape, dtype=torch.bool)
     for i, (prompt, response) in enumerate(rows):
@@ -97,4 +179,41 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict[str, Tens
         input_ids[i, :end] = torch.tensor(prompt + response)
         attention_mask[i, :end] = 1
         response_mask[i, len(prompt) : end] = True
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "response_mask": response_mask}
+    return PaddedBatch(
+        **counts,
+        lengths=response_mask.sum(dim=1),
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        response_mask=response_mask,
+    )
+
+
+def _packed(rows: list[Row], **counts: Any) -> PackedBatch:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, _) in enumerate(rows):
+        groups.setdefault(tuple(prompt), []).append(i)
+    ids: list[int] = []
+    branches: list[int] = []
+    positions: list[int] = []
+    spans: list[tuple[int, int]] = []
+    predictors: list[list[int]] = [[] for _ in rows]
+    for shared, members in groups.items():
+        prompt, start = list(shared), len(ids)
+        ids += prompt
+        branches += [0] * len(prompt)
+        positions += range(len(prompt))
+        for branch, i in enumerate(members, 1):
+            response = rows[i][1]
+            predictors[i] = [start + len(prompt) - 1, *range(len(ids), len(ids) + len(response) - 1)]
+            ids += response
+            branches += [branch] * len(response)
+            positions += range(len(prompt), len(prompt) + len(response))
+        spans.append((start, len(ids)))
+    return PackedBatch(
+        **counts,
+        lengths=torch.tensor([len(response) for _, response in rows]),
+        input_ids=torch.tensor([ids]),
+        packing=Packing(spans, torch.tensor(branches), torch.tensor(positions)),
+        predictors=torch.tensor([index for indices in predictors for index in indices]),
+        targets=torch.tensor([token for _, response in rows for token in response]),
+    )

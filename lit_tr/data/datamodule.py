@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lit_tr.data.batches import PaddedCollator
+from lit_tr.data.batches import Collator
 from lit_tr.data.formats import Format, detect
 from lit_tr.data.sampling import ResumableSampler
 from lit_tr.data.sources import Source
@@ -42,6 +42,7 @@ class PreferenceDataModule(LightningDataModule):
         seed: seed of that order.
         mismatched: add the mismatched rows of KTO's KL baseline to the batches; the command line takes it from the
             loss.
+        packed: pack responses behind shared prompts, so that no token is computed twice; False pads each response.
         num_workers: worker processes that collate batches.
     """
 
@@ -59,6 +60,7 @@ class PreferenceDataModule(LightningDataModule):
         shuffle: bool = True,
         seed: int = 0,
         mismatched: bool = False,
+        packed: bool = True,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -75,6 +77,7 @@ class PreferenceDataModule(LightningDataModule):
         self.examples: dict[str, Examples] = {}
         self.tokenizer_path, self.format = tokenizer, format
         self.batch_size, self.max_length, self.num_workers = batch_size, max_length, num_workers
+        self.packed = packed
         self.cut_prompts, self.on_bad_row = cut_prompts, on_bad_row
         self.shuffle, self.seed, self.mismatched = shuffle, seed, mismatched
         if mismatched and batch_size < 2:
@@ -116,9 +119,7 @@ class PreferenceDataModule(LightningDataModule):
         return self._loader("test")
 
     def _loader(self, name: str, sampler: Sampler | None = None) -> StatefulDataLoader:
-        collator = PaddedCollator(
-            self.tokenizer.pad_token_id or 0, self.mismatched, self.max_length, self.tokenizer.bos_token_id
-        )
+        collator = Collator(self.packed, self.mismatched, self.max_length, self.tokenizer.bos_token_id)
         return StatefulDataLoader(
             self.examples[name],
             batch_size=self.batch_size,

@@ -15,13 +15,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lit_tr.callbacks import ReferenceUpdate
-from lit_tr.data.batches import PaddedCollator, PairBatch
+from lit_tr.data.batches import Collator, PairBatch
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.evaluation.generate import Generation, generate
 from lit_tr.losses import Scores
 from lit_tr.metrics import preference_metrics
-from lit_tr.policy.logprobs import response_log_probs, response_tokens
+from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.reference import scoring
 
 Judge = Callable[[str, str], float]
@@ -130,11 +130,11 @@ def score(
     examples: list[TokenizedExample], log_probs: LogProbs, initial: LogProbs, device: torch.device | str = "cpu"
 ) -> tuple[Scores, Scores]:
     """Return the scores of the chosen and of the rejected responses of some examples, against the initial policy."""
-    collate = PaddedCollator(pad_id=0)
+    collate = Collator(packed=False)
     parts: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     for i in range(0, len(examples), SCORED_AT_ONCE):
         batch = collate(examples[i : i + SCORED_AT_ONCE]).to(device)
-        rows = (batch.split(values.cpu()) for values in (log_probs(batch), initial(batch), response_tokens(batch)))
+        rows = (batch.split(values.cpu()) for values in (log_probs(batch), initial(batch), batch.lengths))
         chosen, rejected, _ = zip(*rows, strict=True)
         parts.append((chosen, rejected))
     both = (Scores(*map(torch.cat, zip(*side, strict=True))) for side in zip(*parts, strict=True))

@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+import lit_tr.policy.attention  # noqa: F401  (registers the attention `packed`)
 from lit_tr.embedded import resolve
 from lit_tr.errors import UserError
 
@@ -56,7 +57,7 @@ class PretrainedPolicy:
         lora: train a new adapter instead of the weights.
         adapter: folder or hub id of a LoRA adapter to start from and go on training (an SFT policy, say).
         gradient_checkpointing: compute activations again in the backward pass instead of holding them.
-        attention: attention implementation of transformers, `sdpa` by default.
+        attention: attention implementation of transformers; `packed` is sdpa that takes packs, any other one pads.
         trust_remote_code: run model code that comes with the weights. It can do anything on this machine.
     """
 
@@ -66,7 +67,7 @@ class PretrainedPolicy:
     lora: LoRA | None = None
     adapter: str | None = None
     gradient_checkpointing: bool = False
-    attention: str = "sdpa"
+    attention: str = "packed"
     trust_remote_code: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +142,11 @@ def _keep_4bit_layout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def causal_model(policy: nn.Module) -> Any:
+    """Return the causal language model inside an adapter, or the policy itself."""
+    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
 
 
 def has_adapter(policy: nn.Module) -> bool:

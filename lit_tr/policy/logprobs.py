@@ -1,25 +1,61 @@
 """Model and batch -> log-probs of the responses."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from lit_tr.data.batches import PairBatch
+from lit_tr.data.batches import PackedBatch, PairBatch
+from lit_tr.policy.loading import causal_model
+
+CHUNK = 512
+"""Response tokens whose logits are held at a time."""
 
 
 def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
-    """Return the log-prob of each response given its prompt, `(rows,)`, float32, in nats summed over response tokens.
+    """Return the log-prob of each response given its prompt, `(responses,)`, float32, in nats summed over its tokens.
 
     Args:
-        model: a causal language model of Hugging Face's interface.
-        batch: prompts and responses, one a row.
+        model: a causal language model of Hugging Face's interface; for a packed batch one that passes `why_not_packed`.
+        batch: prompts and responses.
     """
+    log_probs = _packed(model, batch) if isinstance(batch, PackedBatch) else _padded(model, batch)
+    return torch.stack([part.sum() for part in log_probs.split(batch.lengths.tolist())])
+
+
+def _padded(model: nn.Module, batch: Any) -> Tensor:
+    """Return the log-prob of each response token by the model's own logits, `(response tokens,)`."""
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, :-1]
     mask = batch.response_mask[:, 1:]
-    token_losses = F.cross_entropy(logits[mask].float(), batch.input_ids[:, 1:][mask], reduction="none")
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, -token_losses).sum(dim=1)
+    return -F.cross_entropy(logits[mask].float(), batch.input_ids[:, 1:][mask], reduction="none")
 
 
-def response_tokens(batch: PairBatch) -> Tensor:
-    """Return the number of tokens of each response, `(rows,)`."""
-    return batch.response_mask.sum(dim=1)
+def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
+    """Return the log-prob of each response token, `(response tokens,)`; logits are made there alone, some at a time.
+
+    A chunk's logits are made again in the backward pass. Torch's own `linear_cross_entropy` would keep them out of
+    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits.
+    """
+    causal = causal_model(model)
+    hidden = causal.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.packing.positions[None],
+        attention_mask=batch.input_ids.new_ones(1, 1, 1, 1),  # a mask of 4 dimensions is passed on, and `packing` rules
+        use_cache=False,
+        packing=batch.packing,
+    ).last_hidden_state[0]
+    parts = zip(batch.predictors.split(CHUNK), batch.targets.split(CHUNK), strict=True)
+    return torch.cat(
+        [checkpoint(_head_log_probs, causal, hidden[at], targets, use_reentrant=False) for at, targets in parts]
+    )
+
+
+def _head_log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    logits = causal.get_output_embeddings()(hidden).float()
+    scale = getattr(causal.config, "logit_scale", None) or 1.0  # Cohere
+    logits = logits * scale / (getattr(causal.config, "logits_scaling", None) or 1.0)  # Granite
+    if cap := getattr(causal.config, "final_logit_softcapping", None):  # Gemma
+        logits = cap * torch.tanh(logits / cap)
+    return -F.cross_entropy(logits, targets, reduction="none")

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_tr.data.batches import PaddedCollator
+from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 
 IDS = st.lists(st.integers(1, 50), min_size=1, max_size=6)
@@ -19,7 +19,7 @@ def rows(batch):
 
 @given(examples=EXAMPLES)
 def test_rows_are_chosen_then_rejected_and_nothing_is_lost(examples):
-    batch = PaddedCollator(pad_id=0)(examples)
+    batch = Collator(packed=False)(examples)
     chosen = [(e.prompt, e.chosen) for e in examples if e.chosen]
     rejected = [(e.prompt, e.rejected) for e in examples if e.rejected]
     assert rows(batch) == chosen + rejected
@@ -28,8 +28,8 @@ def test_rows_are_chosen_then_rejected_and_nothing_is_lost(examples):
 
 
 def test_padding_by_hand():
-    batch = PaddedCollator(pad_id=9)([TokenizedExample([1, 2], [3], [4, 5])])
-    assert batch.input_ids.tolist() == [[1, 2, 3, 9], [1, 2, 4, 5]]
+    batch = Collator(packed=False)([TokenizedExample([1, 2], [3], [4, 5])])
+    assert batch.input_ids.tolist() == [[1, 2, 3, 0], [1, 2, 4, 5]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert batch.response_mask.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1]]
     assert batch.paired
@@ -37,24 +37,24 @@ def test_padding_by_hand():
 
 def test_mismatched_rows_take_the_response_of_the_row_before():
     pairs = [TokenizedExample([1], [10], [11]), TokenizedExample([2], [20], [21])]
-    batch = PaddedCollator(pad_id=0, mismatched=True)(pairs)
+    batch = Collator(packed=False, mismatched=True)(pairs)
     # rows are 1-10, 2-20, 1-11, 2-21
     assert rows(batch)[4:] == [([1], [21]), ([2], [10]), ([1], [20]), ([2], [11])]
     assert [part.tolist() for part in batch.split(batch.input_ids[:, 0])] == [[1, 2], [1, 2], [1, 2, 1, 2]]
 
 
 def test_one_prompt_alone_has_no_mismatched_rows():
-    batch = PaddedCollator(pad_id=0, mismatched=True)([TokenizedExample([1], [10], [11])])
+    batch = Collator(packed=False, mismatched=True)([TokenizedExample([1], [10], [11])])
     assert batch.mismatched == 0
 
 
 def test_the_prompt_of_a_mismatched_row_is_cut_to_fit():
     pairs = [TokenizedExample([1, 2, 3, 4], [5], None), TokenizedExample([6], [7, 8, 9], None)]
-    batch = PaddedCollator(pad_id=0, mismatched=True, max_length=5)(pairs)
+    batch = Collator(packed=False, mismatched=True, max_length=5)(pairs)
     assert rows(batch)[2:] == [([3, 4], [7, 8, 9]), ([6], [5])]
 
 
 def test_unpaired_rows_are_not_paired_even_in_equal_numbers():
-    batch = PaddedCollator(pad_id=0)([TokenizedExample([1], [2], None), TokenizedExample([3], None, [4])])
+    batch = Collator(packed=False)([TokenizedExample([1], [2], None), TokenizedExample([3], None, [4])])
     assert not batch.paired
     assert len(batch) == 2

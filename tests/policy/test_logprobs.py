@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from lit_tr.data.batches import PaddedCollator
+from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy.logprobs import response_log_probs, response_tokens
 
@@ -15,7 +15,7 @@ IDS = st.lists(st.integers(1, 511), min_size=1, max_size=12)
 def test_padding_does_not_matter_and_sums_are_those_of_float64(llama_dir, examples):
     """Each response alone, unpadded, in float64, token by token."""
     model = LlamaForCausalLM.from_pretrained(llama_dir).eval()
-    batch = PaddedCollator(pad_id=0)(examples)
+    batch = Collator(packed=False)(examples)
     log_probs = response_log_probs(model, batch).detach()
     rows = [(e.prompt, e.chosen) for e in examples] + [(e.prompt, e.rejected) for e in examples]
     exact = model.double()

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from lit_tr.data.batches import PaddedCollator
+from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, LoRA, PretrainedPolicy, response_log_probs
 from lit_tr.policy.loading import adapter_parameters
 from lit_tr.policy.reference import scoring
 
-BATCH = PaddedCollator(pad_id=0)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
+BATCH = Collator(packed=False)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
 KINDS = {
     "copy": (CopyReference, {}),
     "adapter": (AdapterReference, {"lora": LoRA(r=4, dropout=0.3)}),

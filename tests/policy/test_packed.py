@@ -1,0 +1,128 @@
+"""Packs against padded rows: log-probs and gradients, on random models of many architectures, in float32."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lit_tr.data.batches import Collator
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.policy.probe import why_not_packed
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+KINDS = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 8},
+    "gpt_neox": {},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "mistral": {"sliding_window": 7, "head_dim": 8},
+    "gemma3_text": {"sliding_window": 7, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "olmo2": {},
+    "phi3": {},
+    "qwen3_moe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 4.0},
+}
+IDS = st.lists(st.integers(3, 96), min_size=1, max_size=24)
+
+
+def random_model(kind, attention="packed"):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SMALL, "initializer_range": 0.2, **KINDS[kind]})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    assert model.dtype == torch.float32
+    return model
+
+
+def scored(model, batch):
+    """Log-probs, and the gradient of a sum that weighs each response otherwise."""
+    model.zero_grad()
+    log_probs = response_log_probs(model, batch)
+    (log_probs * torch.linspace(-1, 2, len(log_probs))).sum().backward()
+    return log_probs.detach(), {name: param.grad for name, param in model.named_parameters() if param.grad is not None}
+
+
+def assert_equal_layouts(model, examples, mismatched=False):
+    packed = Collator(mismatched=mismatched)(examples)
+    padded = Collator(packed=False, mismatched=mismatched)(examples)
+    (ours, our_gradients), (theirs, their_gradients) = scored(model, packed), scored(model, padded)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    scale = max(gradient.abs().max() for gradient in their_gradients.values())
+    assert our_gradients.keys() == their_gradients.keys()
+    for name, gradient in their_gradients.items():
+        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-5, atol=1e-5 * scale.item(), msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packs_are_equal_to_padded_rows(kind):
+    model = random_model(kind)
+    ids = torch.randint(3, 97, (200,), generator=torch.Generator().manual_seed(1)).tolist()
+    pairs = [
+        TokenizedExample(ids[:60], ids[60:65], ids[65:105]),  # far past a window of 7
+        TokenizedExample(ids[105:106], ids[106:107], ids[107:108]),  # one token each
+        TokenizedExample(ids[108:120], ids[120:160], ids[160:163]),
+    ]
+    assert_equal_layouts(model, pairs)
+    assert_equal_layouts(model, pairs[:1])
+    assert why_not_packed(model) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(examples=st.lists(st.builds(TokenizedExample, IDS, IDS, IDS), min_size=1, max_size=4), mismatched=st.booleans())
+def test_packs_of_any_shape(examples, mismatched):
+    assert_equal_layouts(random_model("mistral"), examples, mismatched)
+
+
+@settings(max_examples=30, deadline=None)
+@given(examples=st.lists(st.builds(TokenizedExample, IDS, IDS, IDS), min_size=1, max_size=4), mismatched=st.booleans())
+def test_a_pack_padded_is_the_padded_batch(examples, mismatched):
+    padded = Collator(packed=False, mismatched=mismatched)(examples)
+    again = Collator(mismatched=mismatched)(examples).padded()
+    for name, value in vars(padded).items():
+        other = getattr(again, name)
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
+
+
+def test_a_prompt_is_held_once_with_borrowed_responses_too():
+    pairs = [TokenizedExample([5] * 10, [6], [7]), TokenizedExample([8] * 20, [9, 9], [10])]
+    batch = Collator(mismatched=True)(pairs)
+    # prompts 10 + 20, own responses 2 + 3, borrowed ones: 10 and 9-9 behind the first prompt, 6 and 7 behind the second
+    assert batch.input_ids.shape == (1, 30 + 5 + 3 + 2)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model = random_model("llama")
+    batch = Collator()([TokenizedExample([5, 6, 7], [8, 9], [10]), TokenizedExample([11], [12], [13, 14])])
+    plain = scored(model, batch)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    again = scored(model, batch)
+    assert torch.equal(plain[0], again[0])
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(again[1][name], gradient)
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": LoRA(r=4)}, {"lora": LoRA(r=4), "quantize": "nf4"}])
+def test_policies_take_packs(llama_dir, options):
+    assert why_not_packed(PretrainedPolicy(llama_dir, **options).load()) is None
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_attention_that_knows_no_packs_is_found_out(attention):
+    assert "differ by" in why_not_packed(random_model("llama", attention)) or "does not take packs" in why_not_packed(
+        random_model("llama", attention)
+    )
