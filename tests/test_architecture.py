@@ -12,7 +12,7 @@ KNOWS = {  # what a room may import of lit_tr
     "metrics": {"losses"},
     "embedded": {"data.synthetic"},
     "data": {"data", "embedded", "errors"},
-    "policy": {"policy", "embedded", "errors", "data.batches"},
+    "policy": {"policy", "embedded", "errors", "data.batches", "data.tokenization"},
     "module": {"policy", "data.batches", "losses", "metrics", "errors"},
     "callbacks": {"policy.averaging", "errors"},
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "callbacks", "errors"},

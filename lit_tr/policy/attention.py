@@ -27,7 +27,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend within each group of a pack: query, key and value `(1, heads, tokens, dim)` to `(1, tokens, heads, dim)`."""
+    """Attend within each group of a pack: from `(1, heads, tokens, dim)` to `(1, tokens, heads, dim)`."""
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     outputs = []

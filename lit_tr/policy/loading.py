@@ -17,9 +17,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-import lit_tr.policy.attention  # noqa: F401  (registers the attention `packed`)
 from lit_tr.embedded import resolve
 from lit_tr.errors import UserError
+from lit_tr.policy import attention
 
 POLICY_ADAPTER = "default"
 
@@ -57,7 +57,8 @@ class PretrainedPolicy:
         lora: train a new adapter instead of the weights.
         adapter: folder or hub id of a LoRA adapter to start from and go on training (an SFT policy, say).
         gradient_checkpointing: compute activations again in the backward pass instead of holding them.
-        attention: attention implementation of transformers; `packed` is sdpa that takes packs, any other one pads.
+        attention: attention implementation of transformers. None takes lit_tr's `packed`, which is sdpa that takes
+            packs, for models that support sdpa, and transformers' own choice for others.
         trust_remote_code: run model code that comes with the weights. It can do anything on this machine.
     """
 
@@ -67,7 +68,7 @@ class PretrainedPolicy:
     lora: LoRA | None = None
     adapter: str | None = None
     gradient_checkpointing: bool = False
-    attention: str = "packed"
+    attention: str | None = None
     trust_remote_code: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +85,8 @@ class PretrainedPolicy:
         """
         model = self._load_base(device)
         _keep_4bit_layout(model)
+        if self.attention is None and model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(attention.NAME)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.lora:

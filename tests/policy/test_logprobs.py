@@ -5,7 +5,7 @@ from transformers import LlamaForCausalLM
 
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.policy.logprobs import response_log_probs, response_tokens
+from lit_tr.policy.logprobs import response_log_probs
 
 IDS = st.lists(st.integers(1, 511), min_size=1, max_size=12)
 
@@ -23,4 +23,4 @@ def test_padding_does_not_matter_and_sums_are_those_of_float64(llama_dir, exampl
         distributions = exact(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
         expected = sum(distributions[len(prompt) - 1 + i, token] for i, token in enumerate(response))
         torch.testing.assert_close(log_prob.double(), expected.detach(), rtol=1e-5, atol=1e-4)
-    assert response_tokens(batch).tolist() == [len(response) for _, response in rows]
+    assert batch.lengths.tolist() == [len(response) for _, response in rows]
