@@ -53,9 +53,12 @@ def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
 
 
 def _head_log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    config = causal.config
     logits = causal.get_output_embeddings()(hidden).float()
-    scale = getattr(causal.config, "logit_scale", None) or 1.0  # Cohere
-    logits = logits * scale / (getattr(causal.config, "logits_scaling", None) or 1.0)  # Granite
-    if cap := getattr(causal.config, "final_logit_softcapping", None):  # Gemma
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * scale
+    if scale := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / scale
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
         logits = cap * torch.tanh(logits / cap)
     return -F.cross_entropy(logits, targets, reduction="none")
