@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers import BloomConfig, BloomForCausalLM
 
 from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows, SyntheticPairs
@@ -61,6 +62,38 @@ def test_the_first_dpo_loss_is_log_2_and_a_small_task_is_learnt(llama_dir):
         metrics["train/rewards/chosen"] - metrics["train/rewards/rejected"]
     )
     assert metrics["train/response_tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "reference", "policy"),
+    [
+        (DPO(beta=0.5), CopyReference, {}),
+        (KTO(), CopyReference, {}),
+        (DPO(beta=0.5), AdapterReference, STILL),
+        (DPO(beta=0.5), CopyReference, {"gradient_checkpointing": True}),
+    ],
+)
+def test_packed_and_padded_batches_train_alike(llama_dir, loss, reference, policy):
+    losses = {}
+    for packed in (True, False):
+        model = module(llama_dir, reference(), loss, **policy)
+        rows = data(llama_dir, mismatched=loss.mismatched, packed=packed)
+        options = {**QUIET, "enable_checkpointing": False, "max_steps": 6}
+        Trainer(callbacks=[SoftReferenceUpdate(every_n_steps=2)], **options).fit(model, rows)
+        losses[packed] = model.losses
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_a_model_that_takes_no_packs_is_trained_on_padded_rows_with_a_warning(tmp_path, tokenizer):
+    config = BloomConfig(vocab_size=512, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2)
+    BloomForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = module(str(tmp_path))
+    with pytest.warns(
+        UserWarning, match="batches are padded, which takes more time and memory: the model does not take"
+    ):
+        fit(model, str(tmp_path))
+    assert model.losses[0] == pytest.approx(math.log(2))
 
 
 def test_validation_is_the_mean_over_pairs_of_uneven_batches(llama_dir):
