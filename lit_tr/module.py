@@ -1,7 +1,7 @@
 """PreferenceModule: a policy, its reference and a loss, as a LightningModule."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -54,6 +54,7 @@ class PreferenceModule(LightningModule):
         self.initial = FrozenReference() if log_initial and reference.moves else None
         self.means = Means()
         self._takes_packs: bool | None = None
+        self._examples = self._step_examples = 0
         # the base below an adapter is not in a checkpoint; `on_load_checkpoint` sees to the rest
         self.strict_loading = False
 
@@ -83,7 +84,32 @@ class PreferenceModule(LightningModule):
         values = self._evaluate(batch, with_initial=self._will_be_logged())
         means = {f"train/{name}": value.detach().mean() for name, value in values.items() if value.numel()}
         self.log_dict(means, batch_size=len(batch))
-        return values["loss"].mean()
+        self._examples = values["loss"].numel()
+        return values["loss"].sum() / max(self._examples, 1)  # SFT has nothing to learn from rejected responses alone
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Weigh each of the batches that one optimizer step is made of by its examples."""
+        if self._has_shared_steps():
+            self._step_examples += self._examples
+            loss = loss * self._examples
+        super().backward(loss, *args, **kwargs)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the gradient that of the mean over the examples of a step: of all its batches, on all ranks."""
+        if not self._has_shared_steps():
+            return
+        count = torch.tensor(float(self._step_examples), device=self.device)
+        of_ranks = self.trainer.strategy.reduce(count, reduce_op="mean")
+        self._step_examples = 0
+        for group in optimizer.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:  # Lightning has divided by the number of batches and of ranks
+                    param.grad.mul_(self.trainer.accumulate_grad_batches / of_ranks)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and free the gradients: Lightning would hold them through the next forward pass."""
+        super().optimizer_step(*args, **kwargs)
+        cast(Any, self.optimizers()).zero_grad()
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Add a batch to the means of the validation."""
@@ -182,6 +208,9 @@ class PreferenceModule(LightningModule):
         if self._trainer and not self.trainer.predicting:  # in `predict`, ranks may have unequal numbers of batches
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return (total[0] / total[1].clamp(min=1)).clamp(min=0)
+
+    def _has_shared_steps(self) -> bool:
+        return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1
 
     def _will_be_logged(self) -> bool:
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

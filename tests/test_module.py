@@ -71,6 +71,8 @@ def test_the_first_dpo_loss_is_log_2_and_a_small_task_is_learnt(llama_dir):
         (KTO(), CopyReference, {}),
         (DPO(beta=0.5), AdapterReference, STILL),
         (DPO(beta=0.5), CopyReference, {"gradient_checkpointing": True}),
+        pytest.param(DPO(beta=0.5), CopyReference, {"compile": True}, marks=pytest.mark.slow),
+        pytest.param(DPO(beta=0.5), AdapterReference, {"compile": True, **STILL}, marks=pytest.mark.slow),
     ],
 )
 def test_packed_and_padded_batches_train_alike(llama_dir, loss, reference, policy):
@@ -94,6 +96,35 @@ def test_a_model_that_takes_no_packs_is_trained_on_padded_rows_with_a_warning(tm
     ):
         fit(model, str(tmp_path))
     assert model.losses[0] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("loss", [DPO(beta=0.5), SFT()])
+@pytest.mark.parametrize(
+    ("options", "accumulate"),
+    [({"batch_size": 4}, 2), ({"batch_size": 2}, 4), ({"max_tokens": 300}, 9)],  # 4 and 2; 2, 2, 2 and a flush; packs
+)
+def test_a_step_is_the_mean_over_pairs_however_they_are_packed(llama_dir, loss, options, accumulate):
+    def trained(options, accumulate):
+        model = module(llama_dir, loss=loss)
+        model.optimizer = lambda params: torch.optim.SGD(params, lr=0.1)
+        trainer = Trainer(**QUIET, enable_checkpointing=False, max_epochs=1, accumulate_grad_batches=accumulate)
+        trainer.fit(model, data(llama_dir, SyntheticPairs(6), **options))
+        assert trainer.global_step == 1
+        return dict(model.policy.named_parameters())
+
+    whole = trained({"batch_size": 6}, 1)
+    for name, param in trained({"batch_size": None, **options}, accumulate).items():
+        torch.testing.assert_close(param, whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_free_in_the_next_forward_pass(llama_dir):
+    class Watched(Recorded):
+        def training_step(self, batch, batch_idx):
+            assert all(param.grad is None for param in self.policy.parameters())
+            return super().training_step(batch, batch_idx)
+
+    model = Watched(PretrainedPolicy(llama_dir), CopyReference(), DPO())
+    assert fit(model, llama_dir).global_step == 4
 
 
 def test_validation_is_the_mean_over_pairs_of_uneven_batches(llama_dir):

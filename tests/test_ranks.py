@@ -15,7 +15,7 @@ from lit_tr.losses import KTO, Scores
 from lit_tr.policy import CopyReference, PretrainedPolicy, response_log_probs
 
 BETA = 0.1
-SCRIPT = """
+KTO_SCRIPT = """
 import json, sys
 import torch
 from lightning.pytorch import Trainer
@@ -45,14 +45,57 @@ if trainer.is_global_zero:
     print(json.dumps(metrics))
 """
 
+STEP_SCRIPT = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from lit_tr import PreferenceDataModule, PreferenceModule
+from lit_tr.data import SyntheticPairs
+from lit_tr.losses import DPO
+from lit_tr.policy import CopyReference, PretrainedPolicy
+
+ranks, pairs = int(sys.argv[2]), 9
+module = PreferenceModule(
+    PretrainedPolicy(sys.argv[1]), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.SGD(params, lr=0.1)
+)
+size = {"batch_size": pairs} if ranks == 1 else {"max_tokens": 260}
+trainer = Trainer(
+    accelerator="cpu", devices=ranks, strategy="ddp", max_epochs=1, accumulate_grad_batches=1 if ranks == 1 else 10,
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+data = PreferenceDataModule(sys.argv[1], SyntheticPairs(pairs), **size)
+trainer.fit(module, data)
+assert trainer.global_step == 1
+sizes = [len(batch) for batch in data.train_dataloader()]
+if ranks > 1:
+    print("sizes", trainer.global_rank, *sizes, flush=True)
+if trainer.is_global_zero:
+    torch.save(dict(module.policy.named_parameters()), sys.argv[3])
+"""
+
+
+def run(tmp_path, script, *arguments):
+    (tmp_path / "ranks.py").write_text(script)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "ranks.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.slow
+def test_a_step_is_the_mean_over_the_pairs_of_all_ranks(llama_dir, tmp_path):
+    output = run(tmp_path, STEP_SCRIPT, llama_dir, "2", str(tmp_path / "two.pt"))
+    sizes = [line.split()[2:] for line in output.splitlines() if line.startswith("sizes")]
+    assert len({sum(map(int, batches)) for batches in sizes}) == 2  # the ranks hold unequal numbers of pairs
+    run(tmp_path, STEP_SCRIPT, llama_dir, "1", str(tmp_path / "one.pt"))
+    two, one = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("two", "one"))
+    for name, param in one.items():
+        torch.testing.assert_close(two[name], param, rtol=1e-5, atol=1e-6)
+
 
 @pytest.mark.slow
 def test_the_kl_baseline_and_the_means_are_those_of_all_ranks(llama_dir, tokenizer, tmp_path):
     """Rank 0 holds rows 0, 2, 4, 6, rank 1 the others: the loss with the baseline of both, a mean over both."""
-    (tmp_path / "ranks.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "ranks.py"), llama_dir]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+    output = run(tmp_path, KTO_SCRIPT, llama_dir)
     metrics = json.loads(output.splitlines()[-1])
 
     policy, reference = PretrainedPolicy(llama_dir).load(), CopyReference()

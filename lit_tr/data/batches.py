@@ -1,11 +1,13 @@
 """Tokenized examples -> PairBatch, packed with shared prompts or padded."""
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from lit_tr.data.tokenization import TokenizedExample, cut_left
 
@@ -77,21 +79,41 @@ class Packing:
     spans: list[tuple[int, int]]
     branches: Tensor
     positions: Tensor
-    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict, repr=False)
+    _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def mask(self, group: int, window: int | None = None) -> Tensor:
-        """Return who sees whom in a group, `(1, 1, tokens, tokens)`; with a window, only what is less far back."""
-        key = (group, window)
+    def mask(self, group: int, window: int | None = None, copies: int = 1) -> Tensor:
+        """Return who sees whom in a group, boolean, `(1, 1, copies * tokens, tokens)`.
+
+        Args:
+            group: number of the group.
+            window: what is as many positions back, or more, is not seen.
+            copies: how many times the mask stands below itself.
+        """
+        key = (group, window, copies)
         if key not in self._masks:
-            self._masks[key] = self._mask(*self.spans[group], window)
+            start, end = self.spans[group]
+            at = torch.arange(start, end, device=self.branches.device)
+            seen = self._sees(at[:, None], at[None], window)
+            self._masks[key] = seen.repeat(copies, 1)[None, None]
         return self._masks[key]
 
-    def _mask(self, start: int, end: int, window: int | None) -> Tensor:
-        branch, position = self.branches[start:end], self.positions[start:end]
-        seen = ((branch[None] == 0) | (branch[None] == branch[:, None])).tril()
-        if window is not None:
-            seen &= position[:, None] - position[None] < window
-        return seen[None, None]
+    def block_mask(self, window: int | None = None) -> BlockMask:
+        """Return who sees whom in the pack, for FlexAttention; with a window as for `mask`."""
+        if window not in self._masks:
+            lengths = torch.tensor([end - start for start, end in self.spans], device=self.branches.device)
+            groups = torch.arange(len(self.spans), device=lengths.device).repeat_interleave(lengths)
+
+            def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return (groups[query] == groups[key]) & self._sees(query, key, window)
+
+            tokens = len(groups)
+            self._masks[window] = create_block_mask(seen, None, None, tokens, tokens, device=str(groups.device))
+        return self._masks[window]
+
+    def _sees(self, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+        """Return whether one token sees another one of its group, by their indices in the pack."""
+        seen = ((self.branches[key] == 0) | (self.branches[key] == self.branches[query])) & (key <= query)
+        return seen if window is None else seen & (self.positions[query] - self.positions[key] < window)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Packing":
         """Return the packing on a device."""
@@ -129,6 +151,33 @@ class PackedBatch(PairBatch):
         return _padded(rows, **counts).to(self.input_ids.device)
 
 
+def fill(sizes: Sequence[int], budget: int, multiple: int = 1, seed: int = 0) -> list[list[int]]:
+    """Part items into as few batches as keep within a budget, all of about the same size; return their indices.
+
+    The longest item left goes to the batch that is smallest so far (Graham 1969, longest processing time first).
+
+    Args:
+        sizes: size of each item, at most `budget`.
+        budget: most that the sizes of a batch may add up to.
+        multiple: the number of batches is a multiple of this, as far as there are items.
+        seed: decides between items of the same size.
+    """
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
+    order.sort(key=lambda i: -sizes[i])
+    count = -(-sum(sizes) // budget)
+    while True:
+        count = min(-(-count // multiple) * multiple, len(sizes))
+        batches: list[list[int]] = [[] for _ in range(count)]
+        heap = [(0, number) for number in range(count)]
+        for i in order:
+            total, number = heap[0]
+            batches[number].append(i)
+            heapq.heapreplace(heap, (total + sizes[i], number))
+        if max(total for total, _ in heap) <= budget:
+            return batches
+        count += 1
+
+
 @dataclass(frozen=True)
 class Collator:
     """Makes batches of examples.
@@ -160,6 +209,13 @@ class Collator:
             mismatched=len(mismatched) if self.mismatched else None,
             paired=len(chosen) == len(rejected) == len(examples),
         )
+
+    def tokens(self, example: TokenizedExample) -> int:
+        """Return how many tokens of a pack an example takes.
+
+        Responses that are lent to another prompt count twice; a prompt that must be cut for one does not.
+        """
+        return len(example.prompt) + sum(map(len, example.responses)) * (2 if self.mismatched else 1)
 
     def _mismatched(self, rows: list[Row]) -> list[Row]:
         borrowed = [(prompt, *other) for (prompt, _), other in zip(rows, rows[-1:] + rows[:-1], strict=True)]

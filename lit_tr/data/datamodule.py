@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import cast
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -9,7 +10,7 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lit_tr.data.batches import Collator
+from lit_tr.data.batches import Collator, fill
 from lit_tr.data.formats import Format, detect
 from lit_tr.data.sampling import ResumableSampler
 from lit_tr.data.sources import Source
@@ -33,7 +34,9 @@ class PreferenceDataModule(LightningDataModule):
         test: rows for `test` and `predict`; those of `val` where there are none.
         format: function from a row to an `Example`, by import path; None detects one of `lit_tr.data.formats` from the
             first good row of each source.
-        batch_size: examples (pairs, or unpaired rows) in a batch on each rank.
+        batch_size: examples (pairs, or unpaired rows) in a batch on each rank; 4 if there is no max_tokens either.
+        max_tokens: fill batches up to so many packed tokens instead of counting examples. They are filled once, evenly;
+            each epoch brings them in another order. The gradient of a step stays that of the mean over its examples.
         max_length: most tokens of a prompt and one response.
         cut_prompts: cut a prompt that is too long on the left; if False such a row is a bad row.
         on_bad_row: what to do with a bad row: `raise` names the first one, `skip` leaves them out and logs how many,
@@ -53,7 +56,8 @@ class PreferenceDataModule(LightningDataModule):
         val: Source | None = None,
         test: Source | None = None,
         format: Format | None = None,
-        batch_size: int = 4,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
         max_length: int = 1024,
         cut_prompts: bool = True,
         on_bad_row: str = "raise",
@@ -66,21 +70,31 @@ class PreferenceDataModule(LightningDataModule):
         super().__init__()
         if on_bad_row not in ("raise", "skip"):
             raise UserError(f"PreferenceDataModule: on_bad_row must be 'raise' or 'skip', not {on_bad_row!r}")
+        if batch_size and max_tokens:
+            raise UserError("PreferenceDataModule: give batch_size or max_tokens, and null for the other one")
+        if max_tokens and not packed:
+            raise UserError(
+                "PreferenceDataModule: max_tokens counts packed tokens: leave packed true, or give batch_size"
+            )
+        if batch_size is None and max_tokens is None:
+            batch_size = 4
         for name, value, least in (
             ("batch_size", batch_size, 1),
+            ("max_tokens", max_tokens, 1),
             ("max_length", max_length, 3),
             ("num_workers", num_workers, 0),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"PreferenceDataModule: {name} must be at least {least}, not {value}")
         self.sources = {"train": train, "val": val, "test": test or val}
         self.examples: dict[str, Examples] = {}
         self.tokenizer_path, self.format = tokenizer, format
-        self.batch_size, self.max_length, self.num_workers = batch_size, max_length, num_workers
+        self.batch_size, self.max_tokens = batch_size, max_tokens
+        self.max_length, self.num_workers = max_length, num_workers
         self.packed = packed
         self.cut_prompts, self.on_bad_row = cut_prompts, on_bad_row
         self.shuffle, self.seed, self.mismatched = shuffle, seed, mismatched
-        if mismatched and batch_size < 2:
+        if mismatched and batch_size == 1:
             raise UserError(
                 "PreferenceDataModule: mismatched rows borrow from the batch: batch_size must be at least 2"
             )
@@ -103,29 +117,42 @@ class PreferenceDataModule(LightningDataModule):
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader of the training rows."""
         ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank} if self.trainer else ALONE
-        examples = self.examples["train"]
-        return self._loader("train", ResumableSampler(examples, **ranks, shuffle=self.shuffle, seed=self.seed))
+        rows: Examples | list[Examples] = self.examples["train"]
+        if self.max_tokens:
+            sizes = [self.collator.tokens(example) for example in self.examples["train"]]
+            packs = fill(sizes, self.max_tokens, ranks["num_replicas"], self.seed)
+            rows = [[self.examples["train"][i] for i in pack] for pack in packs]
+        sampler = ResumableSampler(rows, **ranks, shuffle=self.shuffle, seed=self.seed)
+        return self._loader(rows, None if self.max_tokens else self.batch_size, sampler)
 
     def val_dataloader(self) -> StatefulDataLoader | list:
         """Return the loader of the validation rows, or an empty list where there are none."""
-        return self._loader("val") if "val" in self.examples else []
+        return self._in_order("val") if "val" in self.examples else []
 
     def test_dataloader(self) -> StatefulDataLoader:
         """Return the loader of the test rows."""
-        return self._loader("test")
+        return self._in_order("test")
 
     def predict_dataloader(self) -> StatefulDataLoader:
         """Return the loader of the test rows."""
-        return self._loader("test")
+        return self._in_order("test")
 
-    def _loader(self, name: str, sampler: Sampler | None = None) -> StatefulDataLoader:
-        collator = Collator(self.packed, self.mismatched, self.max_length, self.tokenizer.bos_token_id)
+    @property
+    def collator(self) -> Collator:
+        """What makes batches of examples."""
+        return Collator(self.packed, self.mismatched, self.max_length, self.tokenizer.bos_token_id)
+
+    def _in_order(self, name: str) -> StatefulDataLoader:
+        rows = self.examples[name]
+        # as many rows as surely keep within the budget: the order of evaluated rows is that of the source
+        size = self.batch_size or cast(int, self.max_tokens) // max(map(self.collator.tokens, rows))
+        return self._loader(rows, size)
+
+    def _loader(
+        self, rows: Examples | list[Examples], batch_size: int | None, sampler: Sampler | None = None
+    ) -> StatefulDataLoader:
         return StatefulDataLoader(
-            self.examples[name],
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=collator,
-            num_workers=self.num_workers,
+            rows, batch_size=batch_size, sampler=sampler, collate_fn=self.collator, num_workers=self.num_workers
         )
 
     def _read(self, name: str, source: Source) -> Examples:
@@ -147,6 +174,7 @@ class PreferenceDataModule(LightningDataModule):
                 known = format or detect(row)
                 whole = tokenize(known(row), self.tokenizer)
                 example = fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
+                self._check_budget(example)
             except BadRowError as error:
                 if self.on_bad_row == "raise":
                     raise UserError(
@@ -161,6 +189,13 @@ class PreferenceDataModule(LightningDataModule):
                 yield example
         if cut:
             rank_zero_info(f"{source}: cut {cut} prompts on the left to fit max_length {self.max_length}")
+
+    def _check_budget(self, example: TokenizedExample) -> None:
+        tokens = self.collator.tokens(example)
+        if self.max_tokens and tokens > self.max_tokens:
+            raise BadRowError(
+                "the row passes max_tokens", f"{tokens} tokens with both responses, max_tokens {self.max_tokens}"
+            )
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

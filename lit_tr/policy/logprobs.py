@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.policy.loading import causal_model
 
-CHUNK = 512
-"""Response tokens whose logits are held at a time."""
+CHUNK = 2**23
+"""Logits that are held at a time: 32 MB in float32."""
 
 
 def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
@@ -46,7 +46,8 @@ def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
         use_cache=False,
         packing=batch.packing,
     ).last_hidden_state[0]
-    parts = zip(batch.predictors.split(CHUNK), batch.targets.split(CHUNK), strict=True)
+    rows = max(CHUNK // causal.config.get_text_config().vocab_size, 1)
+    parts = zip(batch.predictors.split(rows), batch.targets.split(rows), strict=True)
     return torch.cat(
         [checkpoint(_head_log_probs, causal, hidden[at], targets, use_reentrant=False) for at, targets in parts]
     )

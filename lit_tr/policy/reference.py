@@ -169,4 +169,8 @@ def scoring(model: nn.Module) -> Iterator[None]:
 
 
 def _frozen_copy(policy: nn.Module) -> nn.Module:
-    return deepcopy(policy).requires_grad_(False).eval()
+    copy = deepcopy(policy).requires_grad_(False).eval()
+    for ours, theirs in zip(policy.modules(), copy.modules(), strict=True):
+        if ours._compiled_call_impl is not None:  # which a copy loses
+            theirs.compile(dynamic=True)
+    return copy

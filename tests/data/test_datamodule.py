@@ -93,6 +93,42 @@ def test_kto_with_one_row_a_batch_is_refused():
         PreferenceDataModule(TINY, SyntheticPairs(2), batch_size=1, mismatched=True)
 
 
+def test_batches_by_tokens_are_even_and_hold_each_row_once():
+    data = PreferenceDataModule(TINY, SyntheticPairs(100), val=SyntheticPairs(9, seed=9), max_tokens=400)
+    data.setup("fit")
+    loader, epochs = data.train_dataloader(), []
+    for _ in range(2):
+        batches = list(loader)
+        tokens = [batch.input_ids.numel() for batch in batches]
+        assert max(tokens) <= 400
+        assert min(tokens) > 0.9 * max(tokens)
+        assert len(batches) == len(loader) == -(-sum(tokens) // 400)  # no budget could do with fewer
+        epochs.append([sorted(batch.targets.tolist()) for batch in batches])
+        assert sum(len(batch) for batch in batches) == 100
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1])  # the same packs in another order
+    assert all(batch.input_ids.numel() <= 400 for batch in data.val_dataloader())
+
+
+def test_batches_by_tokens_count_borrowed_responses():
+    data = PreferenceDataModule(TINY, SyntheticPairs(60), max_tokens=400, mismatched=True)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert 300 < max(batch.input_ids.numel() for batch in batches) <= 400
+    assert any(batch.mismatched for batch in batches)
+
+
+def test_a_row_past_the_budget_is_a_bad_row(write_rows):
+    with pytest.raises(UserError, match="row 0: the row passes max_tokens .*, max_tokens 10"):
+        setup(write_rows([GOOD]), max_tokens=10)
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 4, "max_tokens": 100}, {"max_tokens": 100, "packed": False}])
+def test_a_budget_goes_without_batch_size_and_with_packs(arguments):
+    with pytest.raises(UserError, match="max_tokens"):
+        PreferenceDataModule(TINY, SyntheticPairs(2), **arguments)
+
+
 def test_cut_prompts_are_counted(write_rows, monkeypatch):
     said = []
     monkeypatch.setattr("lit_tr.data.datamodule.rank_zero_info", said.append)
@@ -133,7 +169,8 @@ def test_a_stage_without_rows_says_what_to_give():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"batch_size": 0}, {"max_length": 2}, {"num_workers": -1}, {"on_bad_row": "ignore"}]
+    "arguments",
+    [{"batch_size": 0}, {"max_tokens": 0}, {"max_length": 2}, {"num_workers": -1}, {"on_bad_row": "ignore"}],
 )
 def test_bad_arguments_are_named(arguments):
     with pytest.raises(UserError, match=next(iter(arguments))):

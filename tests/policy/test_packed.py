@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy.attention import REPLACES, packed_attention
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
 from lit_tr.policy.reference import scoring
@@ -39,12 +41,17 @@ KINDS = {
     "granite": {"logits_scaling": 4.0},
     "gemma4_text": {"head_dim": 8, "sliding_window": 7, "final_logit_softcapping": 3.0},
 }
+EAGER = {  # models that transformers computes with their own attention
+    "gemma2": {"head_dim": 8, "sliding_window": 7, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gpt_oss": {"head_dim": 8, "sliding_window": 7, "num_local_experts": 4, "num_experts_per_tok": 2},
+}
 IDS = st.lists(st.integers(3, 96), min_size=1, max_size=24)
 
 
-def random_model(kind, attention="packed"):
+def random_model(kind, attention=None):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SMALL, "initializer_range": 0.2, **KINDS[kind]})
+    config = AutoConfig.for_model(kind, **{**SMALL, "initializer_range": 0.2, **(KINDS | EAGER)[kind]})
+    attention = attention or REPLACES["eager" if kind in EAGER else "sdpa"]
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     assert model.dtype == torch.float32
     return model
@@ -69,7 +76,7 @@ def assert_equal_layouts(model, examples, mismatched=False):
         torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-5, atol=1e-5 * scale.item(), msg=name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS | EAGER)
 def test_packs_are_equal_to_padded_rows(kind):
     model = random_model(kind)
     ids = torch.randint(3, 97, (200,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -124,21 +131,22 @@ def test_policies_take_packs(llama_dir, options):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "options", "takes_packs"),
     [
-        ("gpt_oss", {"head_dim": 8, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),  # sinks
-        ("gemma2", {"head_dim": 8, "sliding_window": 8}),  # capped attention scores
-        ("bloom", {"n_head": 4, "n_layer": 2}),  # position as a bias
-        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 256}),  # position as a bias, too
+        ("gpt_oss", EAGER["gpt_oss"], True),
+        ("gemma2", EAGER["gemma2"], True),
+        ("falcon", {"num_kv_heads": 4, "alibi": False}, False),  # an attention that cannot be chosen
+        ("bloom", {"n_head": 4, "n_layer": 2}, False),  # position as a bias
+        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 256}, False),  # position as a bias, too
     ],
 )
-def test_models_that_cannot_take_packs_are_padded_and_scored_as_by_themselves(tmp_path, kind, options):
+def test_padded_rows_are_scored_as_the_model_does_by_itself(tmp_path, kind, options, takes_packs):
     config = AutoConfig.for_model(kind, **{**SMALL, "initializer_range": 0.2, **options})
     torch.manual_seed(0)
     own = AutoModelForCausalLM.from_config(config).eval()
     own.save_pretrained(tmp_path)
     policy = PretrainedPolicy(str(tmp_path)).load()
-    assert why_not_packed(policy)
+    assert (why_not_packed(policy) is None) == takes_packs
     examples = [TokenizedExample([5, 6, 7, 8, 9, 10, 11, 12], [13, 14], [15]), TokenizedExample([16], [17], [18, 19])]
     padded = Collator()(examples).padded()
     with scoring(policy), torch.no_grad():
@@ -147,6 +155,18 @@ def test_models_that_cannot_take_packs_are_padded_and_scored_as_by_themselves(tm
             logits = own(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
             expected = sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(response))
             torch.testing.assert_close(log_prob, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_the_block_mask_of_cuda_lets_through_what_the_masks_of_the_cpu_do(window):
+    pairs = [TokenizedExample([5] * 20, [6] * 9, [7] * 30), TokenizedExample([8], [9], [10] * 200)]
+    packing = Collator(mismatched=True)(pairs).packing
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, len(packing.branches), 8) for _ in range(3))
+    expected, _ = packed_attention(None, query, key, value, None, packing, window)
+    flexible = flex_attention(query, key, value, block_mask=packing.block_mask(window))
+    torch.testing.assert_close(flexible.transpose(1, 2), expected)
+    assert packing.block_mask(window) is packing.block_mask(window)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
