@@ -1,10 +1,14 @@
 """TR-DPO steps of lit_tr and of TRL side by side: time, peak memory, and model FLOP/s beside the machine's own.
 
 usage: python tests/benchmarks/against_trl.py --model DIR --data FILE [--pairs 4] [--steps 8] [--repeats 3] [--lora]
+           [--compile] [--device cuda] [--lengths 512 1024 2048 4096 8192]
 
 Each run is a process of its own, lit_tr and TRL in turn, on the same pairs in the same order: HH rows that fit in 512
 tokens, bfloat16, fused AdamW, clipping, a soft update of the reference each step. The first two steps of a run are
-left out. With --lora, TRL's reference is the frozen base, for it refuses a moving one there; lit_tr's moves.
+left out. With --lora, TRL's reference is the frozen base, for it refuses a moving one there; lit_tr's moves. --compile
+compiles lit_tr's layers. Memory is the peak of what is resident, on CUDA of what is allocated there.
+
+At the end, lit_tr's peak memory in two steps of one pack that is filled with pairs up to each of some lengths.
 """
 
 import argparse
@@ -14,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +36,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--worker", choices=("lit_tr", "trl"))
     args = parser.parse_args()
     if args.worker:
@@ -41,15 +50,20 @@ def main() -> None:
 def compare(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pairs = Path(folder) / "pairs.jsonl"
-        tokens, flops = prepare(args, pairs)
+        examples, lines = read(args)
+        pairs.write_text("".join(lines[: args.pairs * args.steps]))
+        tokens, flops = cost(args, examples[: args.pairs * args.steps])
         results: dict[str, list[dict]] = {"lit_tr": [], "trl": []}
         rates = []
         for _ in range(args.repeats):
             for name in results:
-                rates.append(matmul_rate())
+                rates.append(matmul_rate(args.device))
                 results[name].append(run(args, name, pairs))
+        memory = [memory_of_pack(args, length, examples, lines, pairs) for length in args.lengths]
     rate = median(rates)
-    print(f"{args.pairs} pairs a step; bfloat16 matrix product of this machine: {rate / 1e9:.0f} GFLOP/s")
+    print(
+        f"{args.pairs} pairs a step; {args.device}, {'LoRA' if args.lora else 'full model'}; bfloat16 matrix product of this machine: {rate / 1e9:.0f} GFLOP/s"
+    )
     print(f"tokens a step: {tokens['packed']:.0f} packed, {tokens['padded']:.0f} padded")
     summary = {name: summarize(runs) for name, runs in results.items()}
     print("| | seconds a step (median, least to most) | peak memory | model FLOP/s | of the matrix product |")
@@ -60,18 +74,27 @@ def compare(args: argparse.Namespace) -> None:
         print(f"| {name} | {seconds:.2f} ({least:.2f} to {most:.2f}) | {peak:.2f} GB | {share} |")
     ours, theirs = summary["lit_tr"], summary["trl"]
     print(f"TRL / lit_tr step time: {theirs[0] / ours[0]:.2f}; lit_tr / TRL peak memory: {ours[3] / theirs[3]:.2f}")
+    if memory:
+        print("\n| tokens in one pack | response tokens | peak memory | more than the pack before, a token |")
+        print("| --- | --- | --- | --- |")
+        before = None
+        for tokens_in, responses, peak in memory:
+            slope = f"{(peak - before[1]) / (tokens_in - before[0]) * 1e3:.2f} MB" if before else ""
+            print(f"| {tokens_in} | {responses} | {peak:.2f} GB | {slope} |")
+            before = tokens_in, peak
 
 
-def prepare(args: argparse.Namespace, path: Path) -> tuple[dict[str, float], float]:
-    """Write the first pairs that fit; return tokens a step by layout, and the model FLOPs that a step needs."""
-    from transformers import AutoConfig, AutoTokenizer
+def read(args: argparse.Namespace) -> tuple[list, list[str]]:
+    """Return the pairs that fit, tokenized and as lines."""
+    from transformers import AutoTokenizer
 
-    from lit_tr.data import Collator, Rows
+    from lit_tr.data import Rows
     from lit_tr.data.formats import implicit_prompt
     from lit_tr.data.tokenization import tokenize
     from lit_tr.errors import BadRowError
 
     tokenizer, examples, lines = AutoTokenizer.from_pretrained(args.model), [], []
+    most = max(args.pairs * args.steps, max(args.lengths, default=0) // 64)
     for _, row in Rows(args.data).rows():
         try:
             example = implicit_prompt(row)
@@ -81,9 +104,17 @@ def prepare(args: argparse.Namespace, path: Path) -> tuple[dict[str, float], flo
         if len(tokenized.prompt) + max(map(len, tokenized.responses)) <= MAX_LENGTH:
             examples.append(tokenized)
             lines.append(json.dumps(vars(example)) + "\n")
-        if len(lines) == args.pairs * args.steps:
+        if len(lines) == most:
             break
-    path.write_text("".join(lines))
+    return examples, lines
+
+
+def cost(args: argparse.Namespace, examples: list) -> tuple[dict[str, float], float]:
+    """Return tokens a step by layout, and the model FLOPs that a step needs."""
+    from transformers import AutoConfig
+
+    from lit_tr.data import Collator
+
     timed = range(WARM_UP * args.pairs, len(examples), args.pairs)
     batches = [examples[i : i + args.pairs] for i in timed]
     packed = [Collator()(batch) for batch in batches]
@@ -100,34 +131,49 @@ def prepare(args: argparse.Namespace, path: Path) -> tuple[dict[str, float], flo
     )
 
 
+def memory_of_pack(args: argparse.Namespace, length: int, examples: list, lines: list[str], pairs: Path) -> tuple:
+    """Return tokens, response tokens and peak memory in GB of steps with the first pairs that keep within a length."""
+    from lit_tr.data import Collator
+
+    sizes = list(accumulate(map(Collator().tokens, examples)))
+    count = bisect_right(sizes, length)
+    pairs.write_text("".join(lines[:count] * 2))
+    responses = sum(len(ids) for example in examples[:count] for ids in example.responses)
+    once = argparse.Namespace(**{**vars(args), "pairs": count, "steps": 2})
+    return sizes[count - 1], responses, run(once, "lit_tr", pairs)["peak"]
+
+
 def layer_parameters(config) -> int:
     head = config.hidden_size // config.num_attention_heads
     attention = config.hidden_size * head * 2 * (config.num_attention_heads + config.num_key_value_heads)
     return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
-def matmul_rate(size: int = 2048, times: int = 5) -> float:
+def matmul_rate(device: str, times: int = 10) -> float:
     """FLOP/s of a bfloat16 matrix product."""
     import torch
 
-    one = torch.randn(size, size, dtype=torch.bfloat16)
-    one @ one
+    size = 2048 if device == "cpu" else 8192
+    one = torch.randn(size, size, dtype=torch.bfloat16, device=device)
+    (one @ one).sum().item()
     start = time.perf_counter()
     for _ in range(times):
-        one @ one
+        product = one @ one
+    product.sum().item()
     return times * 2 * size**3 / (time.perf_counter() - start)
 
 
 def run(args: argparse.Namespace, name: str, pairs: Path) -> dict:
     command = [sys.executable, __file__, f"--model={args.model}", f"--data={pairs}", f"--pairs={args.pairs}"]
-    options = [f"--steps={args.steps}", f"--worker={name}", *(["--lora"] if args.lora else [])]
+    flags = [f"--{flag}" for flag in ("lora", "compile") if getattr(args, flag)]
+    options = [f"--steps={args.steps}", f"--worker={name}", f"--device={args.device}", *flags]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"the {name} run failed")
-    times = json.loads(output.splitlines()[-1])
-    return {"times": times[WARM_UP:], "peak": usage.ru_maxrss / 1e6}
+    times, allocated = json.loads(output.splitlines()[-1])
+    return {"times": times[WARM_UP:], "peak": usage.ru_maxrss / 1e6 if args.device == "cpu" else allocated / 1e9}
 
 
 def summarize(runs: list[dict]) -> tuple[float, float, float, float]:
@@ -140,7 +186,16 @@ def worker(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    print(json.dumps(with_lit_tr(args) if args.worker == "lit_tr" else with_trl(args)))
+    times = with_lit_tr(args) if args.worker == "lit_tr" else with_trl(args)
+    print(json.dumps([times, torch.cuda.max_memory_allocated() if args.device == "cuda" else None]))
+
+
+def now(device: str) -> float:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def with_lit_tr(args: argparse.Namespace) -> list[float]:
@@ -152,6 +207,8 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
     from lit_tr.losses import DPO
     from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy
 
+    device = args.device
+
     class Clock(Callback):
         """Stands behind the update of the reference, so that its time counts."""
 
@@ -159,14 +216,14 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
             self.marks = []
 
         def on_train_start(self, *args: object) -> None:
-            self.marks.append(time.perf_counter())
+            self.marks.append(now(device))
 
         def on_train_batch_end(self, *args: object) -> None:
-            self.marks.append(time.perf_counter())
+            self.marks.append(now(device))
 
     clock = Clock()
     module = PreferenceModule(
-        PretrainedPolicy(args.model, dtype="bfloat16", lora=LoRA() if args.lora else None),
+        PretrainedPolicy(args.model, dtype="bfloat16", lora=LoRA() if args.lora else None, compile=args.compile),
         AdapterReference() if args.lora else CopyReference(),
         DPO(beta=BETA),
         optimizer=lambda params: torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=0.0, fused=True),
@@ -176,7 +233,8 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
         args.model, Rows(args.data), batch_size=args.pairs, max_length=MAX_LENGTH, shuffle=False
     )
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=args.device,
+        devices=1,
         max_steps=args.steps,
         gradient_clip_val=CLIP,
         callbacks=[SoftReferenceUpdate(alpha=ALPHA), clock],
@@ -197,15 +255,17 @@ def with_trl(args: argparse.Namespace) -> list[float]:
     from transformers import AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
+    device = args.device
+
     class Clock(TrainerCallback):
         def __init__(self) -> None:
             self.marks = []
 
         def on_train_begin(self, *args: object, **kwargs: object) -> None:
-            self.marks.append(time.perf_counter())
+            self.marks.append(now(device))
 
         def on_step_end(self, *args: object, **kwargs: object) -> None:
-            self.marks.append(time.perf_counter())
+            self.marks.append(now(device))
 
     class InOrder(DPOTrainer):
         def _get_train_sampler(self, dataset=None):
@@ -216,7 +276,7 @@ def with_trl(args: argparse.Namespace) -> list[float]:
     config = DPOConfig(
         tempfile.mkdtemp(),
         model_init_kwargs={"dtype": torch.bfloat16},
-        use_cpu=True,
+        use_cpu=args.device == "cpu",
         bf16=False,
         report_to="none",
         disable_tqdm=True,
