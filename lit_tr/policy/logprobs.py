@@ -1,5 +1,6 @@
 """Model and batch -> log-probs of the responses."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -27,16 +28,24 @@ def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
 
 def _padded(model: nn.Module, batch: Any) -> Tensor:
     """Return the log-prob of each response token by the model's own logits, `(response tokens,)`."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, :-1]
     mask = batch.response_mask[:, 1:]
-    return -F.cross_entropy(logits[mask].float(), batch.input_ids[:, 1:][mask], reduction="none")
+    columns, options = torch.arange(mask.shape[1], device=mask.device), {}
+    if "logits_to_keep" in signature(causal_model(model).forward).parameters:
+        columns = mask.any(dim=0).nonzero()[:, 0]
+        options = {"logits_to_keep": columns}
+    logits = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options
+    ).logits[:, : len(columns)]
+    return -F.cross_entropy(logits[mask[:, columns]].float(), batch.input_ids[:, 1:][mask], reduction="none")
 
 
 def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Return the log-prob of each response token, `(response tokens,)`; logits are made there alone, some at a time.
 
     A chunk's logits are made again in the backward pass. Torch's own `linear_cross_entropy` would keep them out of
-    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits.
+    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits. Liger's kernel and that
+    of cut-cross-entropy run on CUDA alone; Liger's gave wrong gradients to losses that weigh tokens unequally until its
+    pull request 1298 (2026).
     """
     causal = causal_model(model)
     hidden = causal.base_model(

@@ -61,9 +61,8 @@ def compare(args: argparse.Namespace) -> None:
                 results[name].append(run(args, name, pairs))
         memory = [memory_of_pack(args, length, examples, lines, pairs) for length in args.lengths]
     rate = median(rates)
-    print(
-        f"{args.pairs} pairs a step; {args.device}, {'LoRA' if args.lora else 'full model'}; bfloat16 matrix product of this machine: {rate / 1e9:.0f} GFLOP/s"
-    )
+    kind = "LoRA" if args.lora else "full model"
+    print(f"{args.pairs} pairs a step, {kind}, {args.device}; bfloat16 matrix product: {rate / 1e9:.0f} GFLOP/s")
     print(f"tokens a step: {tokens['packed']:.0f} packed, {tokens['padded']:.0f} padded")
     summary = {name: summarize(runs) for name, runs in results.items()}
     print("| | seconds a step (median, least to most) | peak memory | model FLOP/s | of the matrix product |")
