@@ -1,13 +1,17 @@
 """Callbacks that let a reference follow a policy, in lit_tr's module or in any other."""
 
+import math
+import re
+from abc import ABC, abstractmethod
 from operator import attrgetter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import blend, check_alpha, check_models
+from lit_tr.policy.averaging import Alpha, blend, check_alpha, check_models
 
 
 @runtime_checkable
@@ -16,40 +20,69 @@ class MovingReference(Protocol):
 
     moves: bool
 
-    def update(self, policy: nn.Module, alpha: float) -> None:
-        """Move towards the policy by a share alpha."""
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+        """Move towards the policy by a share alpha; return figures for the log."""
+        ...
 
 
-class ReferenceUpdate(Callback):
+class ReferenceUpdate(Callback, ABC):
     """Moves the reference towards the policy after every n optimizer steps; subclasses say how far.
 
     Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips is none. The update
-    comes after the step and before a checkpoint of that step is saved.
+    comes after the step and before a checkpoint of that step is saved. Each one goes to the loggers: alpha, what the
+    reference tells of it (for a copy the distance of the policy before and the norm of the step taken, both Euclidean
+    over all weights), and at most once in `log_every_n_steps` steps the jump of the mean reward margin on the last
+    batch, which costs two forward passes of the reference.
 
     Args:
         every_n_steps: the paper's tau (arXiv 2404.09656), at least 1.
+        start_step: the first optimizer steps, as many, go by without an update.
+        layers: factors on alpha by regular expression, for the parameters whose name the expression is found in; the
+            first one that is found counts, and 0 leaves a parameter as it is. Layers that move at rates of their own
+            are those of adaptive model averaging.
         policy: path of the attribute of the LightningModule that is trained.
         reference: path of the attribute that follows: a lit_tr reference, or any module with the policy's parameter
-            names.
+            names. The bfloat16 weights of the latter are averaged as float32 would; the halves that this takes are in
+            the callback's state.
     """
 
-    def __init__(self, every_n_steps: int = 1, policy: str = "policy", reference: str = "reference") -> None:
+    def __init__(
+        self,
+        every_n_steps: int = 1,
+        start_step: int = 0,
+        layers: dict[str, float] | None = None,
+        policy: str = "policy",
+        reference: str = "reference",
+    ) -> None:
+        name = type(self).__name__
         if every_n_steps < 1:
-            raise UserError(f"{type(self).__name__}: every_n_steps must be at least 1, not {every_n_steps}")
-        self.every_n_steps, self.policy, self.reference = every_n_steps, policy, reference
+            raise UserError(f"{name}: every_n_steps must be at least 1, not {every_n_steps}")
+        if start_step < 0:
+            raise UserError(f"{name}: start_step must not be negative, and is {start_step}")
+        self.every_n_steps, self.start_step, self.layers = every_n_steps, start_step, dict(layers or {})
+        for pattern, factor in self.layers.items():
+            if factor < 0:
+                raise UserError(f"{name}: the factor of layers {pattern!r} must not be negative, and is {factor}")
+        self.policy, self.reference = policy, reference
         self.updates = 0
         self._skipped_steps = 0
         self._seen_step = 0
         self._loss_scale = 0.0
+        self._jump_seen = -math.inf
+        self._lower: dict[str, Tensor] = {}
 
     @property
     def state_key(self) -> str:
         """Name of the counters in a checkpoint; one for each pair of modules."""
         return self._generate_state_key(policy=self.policy, reference=self.reference)
 
+    @abstractmethod
     def alpha_at(self, step: int) -> float:
         """Return the weight of the policy, in (0, 1], in the update after optimizer step `step` (the first is 1)."""
-        raise NotImplementedError
+
+    def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
+        """Return whether to update, asked after every n optimizer steps; equal on all ranks."""
+        return True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both modules.
@@ -81,17 +114,21 @@ class ReferenceUpdate(Callback):
         self._seen_step = trainer.global_step
         if self._was_skipped(trainer):
             self._skipped_steps += taken
-        elif (before + taken) // self.every_n_steps > before // self.every_n_steps:
-            self._update(*self._modules(pl_module), self.alpha_at(before + taken))
+        elif self._is_nth(before, before + taken) and self.is_due(trainer, pl_module, batch):
+            self._update(trainer, pl_module, batch, before + taken)
         pl_module.log(f"{self.reference}/updates", float(self.updates))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters."""
-        return {"updates": self.updates, "skipped_steps": self._skipped_steps}
+        """Return the counters, and the lower halves of averaged bfloat16 weights of a foreign reference."""
+        return {"updates": self.updates, "skipped_steps": self._skipped_steps, "lower": self._lower}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counters."""
+        """Restore the counters and halves."""
         self.updates, self._skipped_steps = state_dict["updates"], state_dict["skipped_steps"]
+        self._lower = state_dict["lower"]
+
+    def _is_nth(self, before: int, after: int) -> bool:
+        return after > self.start_step and after // self.every_n_steps > before // self.every_n_steps
 
     def _modules(self, pl_module: LightningModule) -> tuple[nn.Module, nn.Module]:
         return self._module(pl_module, "policy"), self._module(pl_module, "reference")
@@ -106,12 +143,37 @@ class ReferenceUpdate(Callback):
             raise UserError(f"{type(self).__name__}: {role}={path!r}, but that attribute of {kind} is no torch module")
         return found
 
-    def _update(self, policy: nn.Module, reference: nn.Module, alpha: float) -> None:
+    def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: int) -> None:
+        policy, reference = self._modules(pl_module)
+        alpha = self.alpha_at(step)
+        margin = self._margin(trainer, pl_module, batch)
+        weights = self._by_layer(alpha) if self.layers else alpha
         if isinstance(reference, MovingReference):
-            reference.update(policy, alpha)
+            figures = reference.update(policy, weights)
         else:
-            blend(policy, reference, alpha)
+            device = next(reference.parameters()).device
+            self._lower = {name: halves.to(device) for name, halves in self._lower.items()}
+            figures = blend(policy, reference, weights, self._lower)
         self.updates += 1
+        figures = {"alpha": alpha, **figures}
+        if margin is not None:
+            figures["margin_jump"] = cast(Any, pl_module).reference_margin(batch) - margin
+        for logger in pl_module.loggers:
+            logger.log_metrics({f"{self.reference}/{name}": value for name, value in figures.items()}, step=step)
+
+    def _by_layer(self, alpha: float) -> Alpha:
+        def weight(name: str) -> float:
+            factors = (factor for pattern, factor in self.layers.items() if re.search(pattern, name))
+            return min(alpha * next(factors, 1.0), 1.0)
+
+        return weight
+
+    def _margin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> float | None:
+        due = trainer.global_step - self._jump_seen >= trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not (due and pl_module.loggers and hasattr(pl_module, "reference_margin")):
+            return None
+        self._jump_seen = trainer.global_step
+        return cast(Any, pl_module).reference_margin(batch)
 
     def _was_skipped(self, trainer: Trainer) -> bool:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -129,19 +191,39 @@ class SoftReferenceUpdate(ReferenceUpdate):
     Args:
         alpha: weight of the policy, in (0, 1]; the paper's best is 0.6.
         every_n_steps: optimizer steps between updates.
-        policy: path of the attribute of the LightningModule that is trained.
-        reference: path of the attribute that follows.
+        **options: as for `ReferenceUpdate`.
     """
 
-    def __init__(
-        self, alpha: float = 0.6, every_n_steps: int = 1, policy: str = "policy", reference: str = "reference"
-    ) -> None:
-        super().__init__(every_n_steps, policy, reference)
+    def __init__(self, alpha: float = 0.6, every_n_steps: int = 1, **options: Any) -> None:
+        super().__init__(every_n_steps, **options)
         self.alpha = check_alpha(alpha)
 
     def alpha_at(self, step: int) -> float:
         """Return alpha."""
         return self.alpha
+
+
+class CosineReferenceUpdate(SoftReferenceUpdate):
+    """Soft updates whose alpha goes along half a cosine from one value to another.
+
+    Args:
+        alpha: weight of the policy at the first step, in (0, 1].
+        last_alpha: weight at step `steps` and after, in (0, 1].
+        steps: optimizer steps from the one to the other.
+        every_n_steps: optimizer steps between updates.
+        **options: as for `ReferenceUpdate`.
+    """
+
+    def __init__(self, alpha: float, last_alpha: float, steps: int, every_n_steps: int = 1, **options: Any) -> None:
+        super().__init__(alpha, every_n_steps, **options)
+        if steps < 1:
+            raise UserError(f"CosineReferenceUpdate: steps must be at least 1, not {steps}")
+        self.last_alpha, self.steps = check_alpha(last_alpha), steps
+
+    def alpha_at(self, step: int) -> float:
+        """Return `last_alpha + (alpha - last_alpha) * (1 + cos(pi * step / steps)) / 2`."""
+        share = (1 + math.cos(math.pi * min(step / self.steps, 1))) / 2
+        return self.last_alpha + (self.alpha - self.last_alpha) * share
 
 
 class HardReferenceUpdate(ReferenceUpdate):
@@ -151,13 +233,49 @@ class HardReferenceUpdate(ReferenceUpdate):
 
     Args:
         every_n_steps: optimizer steps between updates; the paper's best is 512.
-        policy: path of the attribute of the LightningModule that is trained.
-        reference: path of the attribute that follows.
+        **options: as for `ReferenceUpdate`.
     """
 
-    def __init__(self, every_n_steps: int = 512, policy: str = "policy", reference: str = "reference") -> None:
-        super().__init__(every_n_steps, policy, reference)
+    def __init__(self, every_n_steps: int = 512, **options: Any) -> None:
+        super().__init__(every_n_steps, **options)
 
     def alpha_at(self, step: int) -> float:
         """Return 1."""
         return 1.0
+
+
+class AdaptiveReferenceUpdate(SoftReferenceUpdate):
+    """A trust region by its radius: the reference moves when the policy has diverged from it by more than a bound.
+
+    The divergence is asked of the LightningModule, `kl_to_reference(batch)`, on the last batch, and averaged over the
+    ranks, so that all of them move at the same step.
+
+    Args:
+        max_kl: bound on the divergence, above 0; for `PreferenceModule` in nats a response token.
+        alpha: weight of the policy in an update, in (0, 1]; 1 makes the policy the new centre of the region.
+        every_n_steps: optimizer steps between measurements, each of which costs a forward pass of both policies.
+        **options: as for `ReferenceUpdate`.
+    """
+
+    def __init__(self, max_kl: float, alpha: float = 1.0, every_n_steps: int = 8, **options: Any) -> None:
+        super().__init__(alpha, every_n_steps, **options)
+        if not max_kl > 0:
+            raise UserError(f"AdaptiveReferenceUpdate: max_kl must be above 0, not {max_kl}")
+        self.max_kl = max_kl
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find both modules.
+
+        Raises:
+            UserError: one of them is not there, or the LightningModule measures no divergence.
+        """
+        super().on_fit_start(trainer, pl_module)
+        if not hasattr(pl_module, "kl_to_reference"):
+            raise UserError(f"AdaptiveReferenceUpdate: {type(pl_module).__name__} has no method kl_to_reference(batch)")
+
+    def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
+        """Return whether the divergence passes the bound."""
+        measured = torch.as_tensor(cast(Any, pl_module).kl_to_reference(batch), device=pl_module.device)
+        kl = trainer.strategy.reduce(measured, reduce_op="mean").item()
+        pl_module.log(f"{self.reference}/kl", kl)
+        return kl > self.max_kl

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from zipfile import is_zipfile
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -67,14 +68,17 @@ class LitTRCLI(LightningCLI):
         parser.link_arguments("model", "data.mismatched", compute_fn=_needs_mismatched, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and let `--ckpt_path last` be the newest `last.ckpt` below the run's root folder."""
+        """Parse, and let `--ckpt_path last` be the newest checkpoint below the run's root folder."""
         super().parse_arguments(parser, args)
         config: Any = self.config.get(self.config.get("subcommand")) or {}
         path = config.get("ckpt_path")
         if path == "last":
             config["ckpt_path"] = _last_checkpoint(Path(config.trainer.default_root_dir or "."))
-        elif path and ":" not in path and path not in ("best", "hpc") and not Path(path).exists():
-            raise UserError(f"--ckpt_path: there is no checkpoint {path}")
+        elif path and ":" not in path and path not in ("best", "hpc"):
+            if not Path(path).exists():
+                raise UserError(f"--ckpt_path: there is no checkpoint {path}")
+            if Path(path).is_file() and not is_zipfile(path):
+                raise UserError(f"--ckpt_path: {path} is no checkpoint, or was cut short when it was written")
 
     def _parse_ckpt_path(self) -> None:
         before = _flat(self.config)
@@ -85,7 +89,8 @@ class LitTRCLI(LightningCLI):
         for key, value in _flat(self.config).items():
             if key in before and before[key] != value:
                 rank_zero_warn(
-                    f"{key}: the configuration says {before[key]!r}, and the checkpoint's {value!r} is taken"
+                    f"{key}: the configuration says {before[key]!r}, and the checkpoint's {value!r} is taken; "
+                    "to go on with another value, export the policy and start a new run from it"
                 )
 
     def after_instantiate_classes(self) -> None:
@@ -165,10 +170,12 @@ def _needs_mismatched(model: PreferenceModule) -> bool:
 
 
 def _last_checkpoint(root: Path) -> str:
-    found = sorted(root.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"--ckpt_path last: there is no last.ckpt below {root} (trainer.default_root_dir)")
-    return str(found[-1])
+    """Return the newest checkpoint below a folder; one that a kill has cut short is passed over, with a warning."""
+    for path in sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_zipfile(path):  # the table of contents stands at the end of the file
+            return str(path)
+        rank_zero_warn(f"{path} was cut short when it was written; an older checkpoint is looked for")
+    raise UserError(f"--ckpt_path last: there is no whole checkpoint below {root} (trainer.default_root_dir)")
 
 
 def _flat(config: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """PreferenceModule: a policy, its reference and a loss, as a LightningModule."""
 
+import math
 import time
 from typing import Any, cast
 
@@ -55,6 +56,7 @@ class PreferenceModule(LightningModule):
         self.means = Means()
         self._takes_packs: bool | None = None
         self._examples = self._step_examples = 0
+        self._random_state: dict[str, Tensor] | None = None
         # the base below an adapter is not in a checkpoint; `on_load_checkpoint` sees to the rest
         self.strict_loading = False
 
@@ -132,7 +134,10 @@ class PreferenceModule(LightningModule):
         self.log_dict({f"test/{name}": value for name, value in self.means.compute().items()})
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
-        """Start the clock."""
+        """Start the clock; the first batch after a resume finds the random state that it would have found."""
+        if self._random_state is not None:
+            _set_random_state(self._random_state, self.device)
+            self._random_state = None
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
@@ -142,7 +147,11 @@ class PreferenceModule(LightningModule):
         self.log("train/response_tokens_per_second", tokens / seconds)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what training never changes: the base below an adapter, and frozen copies of the start."""
+        """Leave out what training never changes: the base below an adapter, and frozen copies of the start.
+
+        The random state that dropout draws from is kept, that of each rank.
+        """
+        checkpoint["random_states"] = _of_all_ranks(_random_state(self.device))
         fixed = self._fixed_keys()
         checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key not in fixed}
 
@@ -152,6 +161,9 @@ class PreferenceModule(LightningModule):
         Raises:
             UserError: it is of another policy or kind of reference.
         """
+        states = checkpoint.get("random_states", [])
+        if self._trainer and len(states) == self.trainer.world_size:
+            self._random_state = states[self.global_rank]
         missing = self.state_dict().keys() - self._fixed_keys() - checkpoint["state_dict"].keys()
         unknown = checkpoint["state_dict"].keys() - self.state_dict().keys()
         if missing or unknown:
@@ -165,6 +177,18 @@ class PreferenceModule(LightningModule):
     def start(self) -> Reference | None:
         """The initial policy; None where it is not kept."""
         return self.initial if self.reference.moves else self.reference
+
+    def kl_to_reference(self, batch: PairBatch) -> Tensor:
+        """Return the KL divergence of the policy from the reference on a batch, in nats a response token."""
+        return self.reference.kl(self.policy, self._laid_out(batch))
+
+    def reference_margin(self, batch: PairBatch) -> float:
+        """Return what the reference takes off the mean reward margin of a batch of pairs; unpaired rows have none: nan.
+
+        The reward margin is `beta * (policy_chosen - policy_rejected)` of log-probs plus this.
+        """
+        chosen, rejected, _ = batch.split(self.reference.log_probs(self.policy, self._laid_out(batch)))
+        return -self.loss.beta * (chosen - rejected).mean().item() if batch.paired else math.nan
 
     def _evaluate(self, batch: PairBatch, with_initial: bool = True) -> dict[str, Tensor]:
         """Return values of each example by name; `loss` has a gradient in training."""
@@ -228,3 +252,24 @@ def _scores(batch: PairBatch, policy: Tensor, reference: Tensor) -> tuple[Scores
     parts = zip(*(batch.split(values) for values in (policy, reference, batch.lengths)), strict=True)
     chosen, rejected, mismatched = (Scores(*part) for part in parts)
     return chosen, rejected, mismatched
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+def _of_all_ranks(value: Any) -> list[Any]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values

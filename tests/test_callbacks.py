@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lit_tr import HardReferenceUpdate, SoftReferenceUpdate
+from lit_tr import AdaptiveReferenceUpdate, CosineReferenceUpdate, HardReferenceUpdate, SoftReferenceUpdate
 from lit_tr.errors import UserError
 
 
@@ -58,9 +58,9 @@ class Recorder(HardReferenceUpdate):
         self.steps.append(step)
         return super().alpha_at(step)
 
-    def _update(self, policy, reference, alpha):
-        self.policies.append(policy.weight.detach().clone())
-        super()._update(policy, reference, alpha)
+    def _update(self, trainer, pl_module, batch, step):
+        self.policies.append(pl_module.student.weight.detach().clone())
+        super()._update(trainer, pl_module, batch, step)
 
 
 def test_soft_update_of_a_foreign_module_by_hand():
@@ -147,6 +147,75 @@ def test_steps_of_several_optimizers_pass_multiples():
     assert callback.steps == [4, 6, 10, 12]
 
 
+def test_nothing_moves_during_the_burn_in():
+    callback = Recorder(every_n_steps=2, start_step=3)
+    fit(callback, max_steps=8)
+    assert callback.steps == [4, 6, 8]
+
+
+def test_cosine_by_hand():
+    update = CosineReferenceUpdate(0.9, 0.1, steps=4)
+    # 0.1 + 0.8 * (1 + cos) / 2 at an eighth turn, a quarter, three eighths, a half, and beyond
+    root = 0.5**0.5
+    expected = [0.1 + 0.4 * (1 + root), 0.5, 0.1 + 0.4 * (1 - root), 0.1, 0.1]
+    assert [update.alpha_at(step) for step in (1, 2, 3, 4, 9)] == pytest.approx(expected)
+
+
+def test_layers_move_at_rates_of_their_own():
+    module = Distillation()
+    start = {name: param.detach().clone() for name, param in module.teacher.named_parameters()}
+    module.on_train_start = lambda: None
+    fit(
+        SoftReferenceUpdate(
+            alpha=0.5, layers={"^bias$": 0.5, "b": 9.0, "weight": 0.0}, policy="student", reference="teacher"
+        ),
+        module,
+        max_steps=1,
+    )
+    assert torch.equal(module.teacher.weight, start["weight"])
+    torch.testing.assert_close(module.teacher.bias, 0.25 * module.student.bias + 0.75 * start["bias"])
+
+
+class Bfloat16(Distillation):
+    def __init__(self):
+        super().__init__()
+        self.teacher.to(torch.bfloat16)
+
+
+class Rounded(Distillation):
+    def __init__(self):
+        super().__init__()
+        self.teacher.to(torch.bfloat16).to(torch.float32)
+
+
+def test_a_foreign_reference_in_bfloat16_is_averaged_as_float32_would_also_over_a_resume(tmp_path):
+    def update():
+        return SoftReferenceUpdate(alpha=0.002, policy="student", reference="teacher")
+
+    whole, first = fit(update(), Bfloat16(), max_steps=48), update()
+    exact = fit(update(), Rounded(), max_steps=48)
+    fit([first, ModelCheckpoint(tmp_path, save_last=True)], Bfloat16(), enable_checkpointing=True, max_steps=24)
+    resumed = Bfloat16()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    Trainer(accelerator="cpu", callbacks=update(), max_steps=48, **quiet).fit(resumed, ckpt_path=tmp_path / "last.ckpt")
+    assert torch.equal(resumed.teacher.weight, whole.teacher.weight)
+    assert torch.equal(whole.teacher.weight, exact.teacher.weight.bfloat16())
+
+
+def test_an_adaptive_update_asks_the_module_for_its_divergence():
+    class Measured(Distillation):
+        def kl_to_reference(self, batch):
+            return (self.student.weight - self.teacher.weight).norm()
+
+    far = Measured()
+    bound = (far.student.weight - far.teacher.weight).norm().item() / 2
+    fit(AdaptiveReferenceUpdate(bound, every_n_steps=1, policy="student", reference="teacher"), far, max_steps=1)
+    assert torch.equal(far.teacher.weight, far.student.weight)
+    near, start = Measured(), Measured().teacher.weight
+    fit(AdaptiveReferenceUpdate(bound * 9, every_n_steps=1, policy="student", reference="teacher"), near, max_steps=1)
+    assert torch.equal(near.teacher.weight, start)
+
+
 def test_two_pairs_of_modules_have_counters_of_their_own(tmp_path):
     class Four(Distillation):
         def __init__(self):
@@ -218,6 +287,15 @@ def test_through_trainer_callbacks_in_yaml(tmp_path):
     [
         (lambda: SoftReferenceUpdate(alpha=0), r"alpha must be in \(0, 1\], not 0"),
         (lambda: SoftReferenceUpdate(alpha=1.5), r"alpha must be in \(0, 1\]"),
+        (lambda: SoftReferenceUpdate(start_step=-1), "start_step must not be negative"),
+        (lambda: SoftReferenceUpdate(layers={"a": -1.0}), "the factor of layers 'a' must not be negative"),
+        (lambda: CosineReferenceUpdate(0.5, 0.1, steps=0), "steps must be at least 1"),
+        (lambda: CosineReferenceUpdate(0.5, 2.0, steps=5), r"alpha must be in \(0, 1\], not 2.0"),
+        (lambda: AdaptiveReferenceUpdate(max_kl=0.0), "max_kl must be above 0"),
+        (
+            lambda: fit(AdaptiveReferenceUpdate(1.0, policy="student", reference="teacher")),
+            "Distillation has no method kl_to_reference",
+        ),
         (lambda: HardReferenceUpdate(every_n_steps=0), "every_n_steps must be at least 1, not 0"),
         (lambda: fit(SoftReferenceUpdate()), "policy='policy', but Distillation has no such attribute"),
         (lambda: fit(SoftReferenceUpdate(policy="student", reference="seen")), "is no torch module"),

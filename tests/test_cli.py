@@ -147,6 +147,17 @@ def test_ckpt_path_last_goes_on(config, tmp_path, stop):
     assert resumed == whole[stop:]
 
 
+def test_a_checkpoint_that_was_cut_short_is_passed_over(config, tmp_path, capsys):
+    main(["fit", f"--config={config}", "--trainer.max_steps=3"])
+    whole = next((tmp_path / "run").rglob("last.ckpt"))
+    torn = whole.parent / "torn.ckpt"
+    torn.write_bytes(whole.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="torn.ckpt was cut short"):
+        main(["fit", f"--config={config}", "--trainer.max_steps=5", "--ckpt_path=last"])
+    assert int(metrics(tmp_path / "run", version=1)[-1]["step"]) == 4
+    assert "was cut short" in fails(capsys, "fit", f"--config={config}", f"--ckpt_path={torn}")
+
+
 def test_a_config_that_contradicts_the_checkpoint_is_named(config, tmp_path):
     main(["fit", f"--config={config}"])
     with pytest.warns(
@@ -191,7 +202,7 @@ def test_predict_leaves_its_predictions(config, tmp_path):
         (["--model.loss=nothing"], "model.loss"),
         (["--data.on_bad_row=maybe"], "on_bad_row"),
         (["--data.max_length=8"], "leaves no room for a prompt"),
-        (["--ckpt_path=last"], "there is no last.ckpt below"),
+        (["--ckpt_path=last"], "there is no whole checkpoint below"),
         (["--ckpt_path=none.ckpt"], "none.ckpt"),
         (["--ckpt_path=README.md"], "this is no checkpoint"),
         (["--trainer.val_check_interval=1000"], "val_check_interval"),
@@ -229,6 +240,40 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(config, tmp_path):
     assert steps > 0
     subprocess.run([*command, f"--trainer.max_steps={steps + 2}", "--ckpt_path=last"], check=True)
     assert int(metrics(tmp_path / "run", version=1)[-1]["step"]) == steps + 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(config, tmp_path):
+    content = yaml.safe_load(Path(config).read_text())
+    saved = {"save_last": True, "every_n_train_steps": 7, "dirpath": str(tmp_path / "killed")}
+    content["trainer"] |= {
+        "max_steps": 300,
+        "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saved}],
+    }
+    content["model"]["policy"]["lora"] = {"r": 4, "dropout": 0.1}
+    content["model"]["reference"] = "lit_tr.policy.AdapterReference"
+    Path(config).write_text(yaml.dump(content))
+    command = [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.time() + 120
+    while not (tmp_path / "killed" / "last.ckpt").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    path = tmp_path / "killed" / "last.ckpt"
+    assert 0 < torch.load(path, weights_only=True)["global_step"] < 300
+    subprocess.run([*command, f"--ckpt_path={path}"], check=True, env=environment)
+    resumed = torch.load(path, weights_only=True)
+    saved["dirpath"] = str(tmp_path / "whole")
+    Path(config).write_text(yaml.dump(content))
+    subprocess.run(command, check=True, env=environment)
+    whole = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
+    assert resumed["global_step"] == whole["global_step"] == 294
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    assert resumed["callbacks"].keys() == whole["callbacks"].keys()
 
 
 @pytest.mark.slow

@@ -1,12 +1,20 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from transformers import BloomConfig, BloomForCausalLM
 
-from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
+from lit_tr import (
+    AdaptiveReferenceUpdate,
+    HardReferenceUpdate,
+    PreferenceDataModule,
+    PreferenceModule,
+    SoftReferenceUpdate,
+)
 from lit_tr.data import Rows, SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, IPO, KTO, SFT
@@ -14,10 +22,7 @@ from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, LoRA
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 QLORA = {"lora": LoRA(r=4, dropout=0.1), "quantize": "nf4"}
-STILL = {
-    "lora": LoRA(r=4),
-    "quantize": "nf4",
-}  # without dropout: no checkpoint holds the random state that it draws from
+STILL = {"lora": LoRA(r=4), "quantize": "nf4"}
 
 
 class Recorded(PreferenceModule):
@@ -71,7 +76,9 @@ def test_the_first_dpo_loss_is_log_2_and_a_small_task_is_learnt(llama_dir):
         (KTO(), CopyReference, {}),
         (DPO(beta=0.5), AdapterReference, STILL),
         (DPO(beta=0.5), CopyReference, {"gradient_checkpointing": True}),
-        pytest.param(DPO(beta=0.5), CopyReference, {"compile": True, "gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param(
+            DPO(beta=0.5), CopyReference, {"compile": True}, marks=pytest.mark.slow
+        ),
         pytest.param(DPO(beta=0.5), AdapterReference, {"compile": True, **STILL}, marks=pytest.mark.slow),
     ],
 )
@@ -177,26 +184,150 @@ def test_kl_baseline_is_the_mean_of_mismatched_rows_and_never_negative(llama_dir
     assert model._kl_baseline(Scores(torch.zeros(0), torch.zeros(0), torch.zeros(0))).item() == 0.0
 
 
+class Crash(Callback):
+    """Stops a run within an epoch, behind some micro-batches."""
+
+    def __init__(self, batches):
+        self.batches, self.seen = batches, 0
+
+    def on_train_batch_end(self, *args):
+        self.seen += 1
+        if self.seen == self.batches:
+            raise RuntimeError("crash")
+
+
+UPDATES = {
+    "soft": lambda: SoftReferenceUpdate(every_n_steps=2),
+    "hard": lambda: HardReferenceUpdate(every_n_steps=2),
+    "adaptive": lambda: AdaptiveReferenceUpdate(max_kl=0.15, every_n_steps=1),
+}
+
+
 @pytest.mark.parametrize(
-    ("reference", "policy"),
-    [(CopyReference, {}), (FrozenReference, {}), (AdapterReference, STILL), (FrozenReference, STILL)],
+    ("batches", "accumulate"), [(3, 1), (4, 1), (5, 3)], ids=["mid-epoch", "epoch-end", "mid-accumulation"]
 )
-def test_a_resumed_run_goes_on_as_the_uninterrupted_one(llama_dir, tmp_path, reference, policy):
-    """From the middle of an epoch: the same losses, policy and reference, bit for bit."""
+@pytest.mark.parametrize(
+    ("reference", "policy", "update"),
+    [
+        *((CopyReference, {}, update) for update in UPDATES),
+        *((CopyReference, {"dtype": "bfloat16"}, update) for update in ("soft",)),
+        *((AdapterReference, {"lora": LoRA(r=4, dropout=0.1)}, update) for update in UPDATES),
+        *((AdapterReference, QLORA, update) for update in UPDATES),
+        (FrozenReference, {}, None),
+        (FrozenReference, QLORA, None),
+    ],
+)
+def test_a_resumed_run_goes_on_as_the_uninterrupted_one(
+    llama_dir, tmp_path, reference, policy, update, batches, accumulate
+):
+    """Behind a crash: the same losses, policy and reference, bit for bit. An epoch has 4 batches."""
 
-    def run(steps, ckpt_path=None):
+    def run(crash=None, ckpt_path=None):
         model = module(llama_dir, reference(), **policy)
-        update = [SoftReferenceUpdate(every_n_steps=2)] if reference.moves else []
-        saved = ModelCheckpoint(tmp_path / str(steps), save_last=True, every_n_train_steps=1)
-        fit(model, llama_dir, [*update, saved], max_steps=steps, enable_checkpointing=True, ckpt_path=ckpt_path)
-        return model
+        callbacks = [UPDATES[update]()] if update else []
+        folder = tmp_path / ("crashed" if crash else "whole")
+        callbacks += [ModelCheckpoint(folder, save_last=True, every_n_train_steps=1), *([crash] if crash else [])]
+        options = {"max_steps": 7, "accumulate_grad_batches": accumulate, "enable_checkpointing": True}
+        with pytest.raises(RuntimeError, match="crash") if crash else nullcontext():
+            fit(model, llama_dir, callbacks, ckpt_path=ckpt_path, **options)
+        return model, callbacks[0]
 
-    whole = run(6)
-    run(3)
-    resumed = run(6, ckpt_path=tmp_path / "3" / "last.ckpt")
-    assert resumed.losses == whole.losses[3:]
-    for (name, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
+    whole, ours = run()
+    run(Crash(batches))
+    resumed, theirs = run(ckpt_path=tmp_path / "crashed" / "last.ckpt")
+    assert 0 < len(resumed.losses) < len(whole.losses)
+    assert resumed.losses == whole.losses[-len(resumed.losses) :]
+    for (name, one), other in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    if update:
+        assert 1 < ours.updates == theirs.updates
+
+
+def test_a_resume_draws_the_dropout_that_the_uninterrupted_run_drew(llama_dir, tmp_path):
+    """The other half of the proof: without the random state of the checkpoint, losses would differ."""
+    saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    whole = module(llama_dir, AdapterReference(), **QLORA)
+    fit(whole, llama_dir, max_steps=6)
+    fit(module(llama_dir, AdapterReference(), **QLORA), llama_dir, [saved], enable_checkpointing=True, max_steps=3)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    checkpoint["random_states"] = []
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    resumed = module(llama_dir, AdapterReference(), **QLORA)
+    torch.manual_seed(9)
+    fit(resumed, llama_dir, max_steps=6, ckpt_path=tmp_path / "other.ckpt")
+    assert resumed.losses != whole.losses[3:]
+
+
+def test_the_kl_to_the_reference_is_that_of_the_whole_vocabulary(llama_dir):
+    """Against separate rows in float64: the mean over response tokens of sum p (log p - log q)."""
+    model = module(llama_dir)
+    model.configure_model()
+    with torch.no_grad():
+        for param in model.policy.parameters():
+            param += 0.1 * torch.randn_like(param)
+    rows = data(llama_dir)
+    rows.setup("fit")
+    batch = next(iter(rows.train_dataloader()))
+    parts = []
+    for example in rows.examples["train"][:4]:
+        for response in example.responses:
+            ids, first = torch.tensor([example.prompt + response]), len(example.prompt) - 1
+            ours, theirs = (
+                net(ids).logits[0, first:-1].double().log_softmax(-1)
+                for net in (model.policy.eval(), model.reference.model)
+            )
+            parts.append((ours.exp() * (ours - theirs)).sum(-1))
+    expected = torch.cat(parts)
+    assert len(expected) <= 256
+    assert model.kl_to_reference(batch).item() == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert model.kl_to_reference(batch.padded()).item() == pytest.approx(expected.mean().item(), rel=1e-4)
+    model.reference.update(model.policy, 1.0)
+    assert model.kl_to_reference(batch).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_an_adaptive_update_comes_when_the_bound_is_passed(llama_dir):
+    class Watched(AdaptiveReferenceUpdate):
+        def is_due(self, trainer, pl_module, batch):
+            before = pl_module.kl_to_reference(batch).item()
+            due = super().is_due(trainer, pl_module, batch)
+            seen.append((before, due))
+            return due
+
+        def alpha_at(self, step):
+            steps.append(step)
+            return super().alpha_at(step)
+
+    seen, steps = [], []
+    fit(module(llama_dir), llama_dir, [Watched(max_kl=0.1, every_n_steps=2)], max_steps=12)
+    assert [due for _, due in seen] == [kl > 0.1 for kl, _ in seen]
+    assert len(seen) == 6
+    assert steps == [2 * i for i, (_, due) in enumerate(seen, 1) if due]
+    assert 1 <= len(steps) < 6
+
+
+def test_updates_are_on_record(llama_dir, tmp_path):
+    """Distances by hand, the jump as the difference of the margins that both references give the policy."""
+
+    class Margins(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            with torch.no_grad():
+                values = pl_module._evaluate(batch)
+            self.margin = values["rewards/margin"].mean().item()
+            pairs = zip(pl_module.policy.parameters(), pl_module.reference.model.parameters(), strict=True)
+            self.distance = sum((p - r).double().square().sum().item() for p, r in pairs) ** 0.5
+
+    before, after = Margins(), Margins()
+    update = SoftReferenceUpdate(alpha=0.25, every_n_steps=3)
+    model = module(llama_dir)
+    fit(model, llama_dir, [before, update, after], max_steps=3, logger=CSVLogger(tmp_path), log_every_n_steps=2)
+    text = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()
+    rows = [dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]]
+    (row,) = [row for row in rows if row["reference/alpha"]]
+    assert row["step"] == "3"
+    assert float(row["reference/distance"]) == pytest.approx(before.distance, rel=1e-4)
+    assert float(row["reference/update_norm"]) == pytest.approx(before.distance / 4, rel=1e-4)
+    assert after.distance == pytest.approx(before.distance * 0.75, rel=1e-4)
+    assert float(row["reference/margin_jump"]) == pytest.approx(after.margin - before.margin, abs=1e-5)
 
 
 def test_a_qlora_checkpoint_holds_adapters_and_no_base(llama_dir, tmp_path):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import cast
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Sampler
@@ -152,7 +153,12 @@ class PreferenceDataModule(LightningDataModule):
         self, rows: Examples | list[Examples], batch_size: int | None, sampler: Sampler | None = None
     ) -> StatefulDataLoader:
         return StatefulDataLoader(
-            rows, batch_size=batch_size, sampler=sampler, collate_fn=self.collator, num_workers=self.num_workers
+            rows,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=self.collator,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),  # or each epoch would draw from the random state that dropout draws from
         )
 
     def _read(self, name: str, source: Source) -> Examples:

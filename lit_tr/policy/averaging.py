@@ -1,11 +1,16 @@
 """Soft and hard updates of weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
 import torch
 from torch import Tensor, nn
 
 from lit_tr.errors import UserError
+
+Alpha = float | Callable[[str], float]
+"""Weight of the policy in an update: one for all parameters, or by the name of each."""
+CHUNK = 2**20
+"""Weights that are held in float32 at a time."""
 
 
 def check_alpha(alpha: float) -> float:
@@ -19,7 +24,9 @@ def check_alpha(alpha: float) -> float:
     return alpha
 
 
-def blend(policy: nn.Module, reference: nn.Module, alpha: float) -> None:
+def blend(
+    policy: nn.Module, reference: nn.Module, alpha: Alpha, lower: MutableMapping[str, Tensor] | None = None
+) -> dict[str, float]:
     """Move a reference model towards a policy: `reference <- alpha * policy + (1 - alpha) * reference`.
 
     Eq. 5 of the TR-DPO paper (arXiv 2404.09656), and with alpha = 1 its Eq. 6.
@@ -31,31 +38,75 @@ def blend(policy: nn.Module, reference: nn.Module, alpha: float) -> None:
         policy: the model in training.
         reference: a model of the same architecture.
         alpha: weight of the policy, in (0, 1].
+        lower: as for `blend_tensors`.
+
+    Returns:
+        What `blend_tensors` returns.
 
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
     """
     plain = {name: param for name, param in _parameters(policy).items() if not _is_packed(param)}
-    blend_tensors(plain, _parameters(reference), alpha)
+    figures = blend_tensors(plain, _parameters(reference), alpha, lower)
     buffers = _plain(reference.named_buffers())
     for name, buffer in _plain(policy.named_buffers()).items():
         if name in buffers:
             buffers[name].copy_(buffer)
+    return figures
 
 
 @torch.no_grad()
-def blend_tensors(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor], alpha: float) -> None:
+def blend_tensors(
+    policy: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    alpha: Alpha,
+    lower: MutableMapping[str, Tensor] | None = None,
+) -> dict[str, float]:
     """Blend tensors by name, as `blend` does; `reference` may hold more names than `policy`.
 
-    The sum is taken in the reference's own precision: in bfloat16 a step of less than 1/256 of a weight is lost.
+    The sum is taken in the reference's own precision. In bfloat16 a step of less than 1/256 of a weight would be lost:
+    with `lower` the sums are those of float32, for 2 bytes a weight more.
+
+    Args:
+        policy: tensors in training.
+        reference: tensors that move.
+        alpha: weight of the policy, in (0, 1], or a function from a tensor's name to it, where 0 leaves the tensor.
+        lower: for each bfloat16 tensor of the reference the lower 16 bits of what float32 would hold; those that it
+            lacks are made, and all are kept up to date.
+
+    Returns:
+        `distance`: the Euclidean norm of policy - reference before; `update_norm`: that of the step taken.
     """
-    check_alpha(alpha)
+    alphas = {name: alpha(name) for name in policy} if callable(alpha) else dict.fromkeys(policy, check_alpha(alpha))
     check_match(policy, reference)
+    norms = []
     for name, param in policy.items():
-        if alpha == 1:
-            reference[name].copy_(param)
+        target, weight = reference[name], alphas[name]
+        way = param - target
+        norms.append(torch.linalg.vector_norm(way, dtype=torch.promote_types(way.dtype, torch.float32)))
+        if lower is not None and target.dtype == torch.bfloat16 and (weight < 1 or name in lower):
+            if name not in lower:
+                lower[name] = torch.zeros_like(target, dtype=torch.int16)
+            _lerp_in_float32(target, lower[name], param, weight)
+        elif weight == 1:
+            target.copy_(param)
         else:
-            reference[name].lerp_(param.to(reference[name]), alpha)
+            target.lerp_(param.to(target), weight)
+    distances = torch.stack(norms) if norms else torch.zeros(0)
+    steps = distances * distances.new_tensor(list(alphas.values()))
+    return {"distance": distances.norm().item(), "update_norm": steps.norm().item()}
+
+
+def _lerp_in_float32(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> None:
+    """Move a bfloat16 tensor whose lower halves stand beside it, some rows at a time."""
+    upper, lower, goal = (torch.atleast_1d(tensor) for tensor in (upper, lower, goal))
+    rows = max(CHUNK * len(upper) // max(upper.numel(), 1), 1)
+    for high, low, end in zip(upper.split(rows), lower.split(rows), goal.split(rows), strict=True):
+        value = ((high.view(torch.int16).int() << 16) + low).view(torch.float32)
+        value.lerp_(end.float(), weight)
+        high.copy_(value)
+        # rounding leaves -2**15 to 2**15; the one value that 16 bits cannot hold is off by the last bit of a float32
+        low.copy_((value.view(torch.int32) - (high.view(torch.int16).int() << 16)).clamp_(max=2**15 - 1))
 
 
 def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:

@@ -26,35 +26,49 @@ def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
     return torch.stack([part.sum() for part in log_probs.split(batch.lengths.tolist())])
 
 
+def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> Tensor:
+    """Return the log-probs of all next tokens at the places of some response tokens, `(tokens, vocabulary)`, float32.
+
+    Args:
+        model: as for `response_log_probs`.
+        batch: prompts and responses.
+        tokens: numbers of response tokens, counted through the responses one after the other, `(tokens,)`.
+    """
+    if isinstance(batch, PackedBatch):
+        causal = causal_model(model)
+        return _logits(causal, _hidden(causal, batch)[batch.predictors[tokens]]).log_softmax(dim=-1)
+    return _padded_logits(model, batch)[0][tokens].log_softmax(dim=-1)
+
+
 def _padded(model: nn.Module, batch: Any) -> Tensor:
     """Return the log-prob of each response token by the model's own logits, `(response tokens,)`."""
+    logits, targets = _padded_logits(model, batch)
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """Return the logits before each response token, `(response tokens, vocabulary)`, and the tokens."""
     mask = batch.response_mask[:, 1:]
     columns, options = torch.arange(mask.shape[1], device=mask.device), {}
     if "logits_to_keep" in signature(causal_model(model).forward).parameters:
         columns = mask.any(dim=0).nonzero()[:, 0]
         options = {"logits_to_keep": columns}
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options
-    ).logits[:, : len(columns)]
-    return -F.cross_entropy(logits[mask[:, columns]].float(), batch.input_ids[:, 1:][mask], reduction="none")
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options).logits[
+        :, : len(columns)
+    ]
+    return logits[mask[:, columns]].float(), batch.input_ids[:, 1:][mask]
 
 
 def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Return the log-prob of each response token, `(response tokens,)`; logits are made there alone, some at a time.
 
     A chunk's logits are made again in the backward pass. Torch's own `linear_cross_entropy` would keep them out of
-    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits. Liger's kernel and that
-    of cut-cross-entropy run on CUDA alone; Liger's gave wrong gradients to losses that weigh tokens unequally until its
-    pull request 1298 (2026).
+    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits. The kernels of Liger
+    and of cut-cross-entropy run on CUDA alone; Liger's gave wrong gradients to losses that weigh tokens unequally until
+    its pull request 1298 (2026).
     """
     causal = causal_model(model)
-    hidden = causal.base_model(
-        input_ids=batch.input_ids,
-        position_ids=batch.packing.positions[None],
-        attention_mask=batch.input_ids.new_ones(1, 1, 1, 1),  # a mask of 4 dimensions is passed on, and `packing` rules
-        use_cache=False,
-        packing=batch.packing,
-    ).last_hidden_state[0]
+    hidden = _hidden(causal, batch)
     rows = max(CHUNK // causal.config.get_text_config().vocab_size, 1)
     parts = zip(batch.predictors.split(rows), batch.targets.split(rows), strict=True)
     return torch.cat(
@@ -62,7 +76,24 @@ def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
     )
 
 
+def _hidden(causal: Any, batch: PackedBatch) -> Tensor:
+    """Return the last hidden state of a pack, `(tokens, hidden)`."""
+    output = causal.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.packing.positions[None],
+        attention_mask=batch.input_ids.new_ones(1, 1, 1, 1),  # a mask of 4 dimensions is passed on, and `packing` rules
+        use_cache=False,
+        packing=batch.packing,
+    )
+    return output.last_hidden_state[0]
+
+
 def _head_log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    return -F.cross_entropy(_logits(causal, hidden), targets, reduction="none")
+
+
+def _logits(causal: Any, hidden: Tensor) -> Tensor:
+    """Return the logits of some hidden states, `(tokens, vocabulary)`, float32."""
     config = causal.config
     logits = causal.get_output_embeddings()(hidden).float()
     if scale := getattr(config, "logit_scale", None):  # Cohere
@@ -71,4 +102,4 @@ def _head_log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = logits / scale
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
         logits = cap * torch.tanh(logits / cap)
-    return -F.cross_entropy(logits, targets, reduction="none")
+    return logits

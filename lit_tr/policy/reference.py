@@ -8,15 +8,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
+from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import blend, blend_tensors
+from lit_tr.policy.averaging import Alpha, blend, blend_tensors
 from lit_tr.policy.loading import adapter_parameters, adapter_switched, add_adapter_copy, has_adapter, is_base
-from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.policy.logprobs import response_log_probs, vocabulary_log_probs
+
+KL_PLACES = 256
 
 
 class Reference(nn.Module, ABC):
@@ -42,8 +46,11 @@ class Reference(nn.Module, ABC):
         """Return a context whose value is a model that computes as this reference."""
 
     @abstractmethod
-    def update(self, policy: nn.Module, alpha: float) -> None:
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move towards the policy: `reference <- alpha * policy + (1 - alpha) * reference` (arXiv 2404.09656, Eq. 5).
+
+        Returns:
+            Figures of the update, by name, for the log.
 
         Raises:
             UserError: alpha is not in (0, 1], or this kind of reference does not move.
@@ -53,6 +60,21 @@ class Reference(nn.Module, ABC):
         """Return the log-probs of the responses under the reference, `(rows,)`, without gradient and dropout."""
         with self.active(policy) as model, scoring(model):
             return response_log_probs(model, batch)
+
+    def kl(self, policy: nn.Module, batch: PairBatch) -> Tensor:
+        """Return the KL divergence of the policy from the reference, a mean over response tokens, in nats.
+
+        It is summed over the whole vocabulary at up to 256 places, evenly spaced over the batch's responses: no token
+        is sampled, so it is never negative, and 0 only where the two agree. The contexts are those of the data: how far
+        the policies differ on text of the policy's own it does not say.
+        """
+        total = int(batch.lengths.sum())
+        places = torch.linspace(0, total - 1, min(total, KL_PLACES), device=batch.lengths.device).long()
+        with scoring(policy):
+            ours = vocabulary_log_probs(policy, batch, places)
+        with self.active(policy) as model, scoring(model):
+            theirs = vocabulary_log_probs(model, batch, places)
+        return F.kl_div(theirs, ours, log_target=True, reduction="sum") / len(places)
 
 
 class FrozenReference(Reference):
@@ -86,7 +108,7 @@ class FrozenReference(Reference):
         with adapter_switched(policy, self._adapter):
             yield policy
 
-    def update(self, policy: nn.Module, alpha: float) -> None:
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Refuse.
 
         Raises:
@@ -96,11 +118,24 @@ class FrozenReference(Reference):
 
 
 class CopyReference(Reference):
-    """A second model, for soft and hard updates of full fine-tuning."""
+    """A second model, for soft and hard updates of full fine-tuning.
 
-    def __init__(self) -> None:
+    Args:
+        exact: average bfloat16 weights as float32 would, for 2 bytes a weight more; hard updates alone need none of it.
+        dtype: precision that the second model is held in; None takes the policy's.
+        device: where the second model is held and scores, `cpu` say; None follows the policy.
+    """
+
+    def __init__(
+        self,
+        exact: bool = True,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        device: str | None = None,
+    ) -> None:
         super().__init__()
+        self.exact, self.dtype, self.device = exact, dtype, device
         self.model: nn.Module
+        self.lower = nn.Module()  # buffers by the names of weights, with / for dots
 
     def prepare(self, policy: nn.Module) -> None:
         """Become the policy as it is now.
@@ -110,15 +145,28 @@ class CopyReference(Reference):
         """
         if has_adapter(policy):
             raise UserError("CopyReference would copy the whole base of an adapter: take AdapterReference")
-        self.model = _frozen_copy(policy)
+        self.model = _frozen_copy(policy).to(self.device, getattr(torch, self.dtype or "", None))
+        for name, param in self.model.named_parameters():
+            if self.exact and param.dtype == torch.bfloat16:
+                self.lower.register_buffer(name.replace(".", "/"), torch.zeros_like(param, dtype=torch.int16))
 
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
         """Return a context whose value is the second model."""
         return nullcontext(self.model)
 
-    def update(self, policy: nn.Module, alpha: float) -> None:
+    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
+        """Return the log-probs of the responses under the second model, `(responses,)`, on the batch's device."""
+        there = batch if self.device is None else batch.to(self.device)
+        return super().log_probs(policy, there).to(batch.lengths.device)
+
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move the second model towards the policy."""
-        blend(policy, self.model, alpha)
+        lower = {name.replace("/", "."): buffer for name, buffer in self.lower.named_buffers()}
+        return blend(policy, self.model, alpha, lower if self.exact else None)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Stay where `device` says when the module that holds this one is moved."""
+        return self if self.device else super()._apply(fn, recurse)
 
 
 class AdapterReference(Reference):
@@ -148,9 +196,9 @@ class AdapterReference(Reference):
         with adapter_switched(policy, self.ADAPTER):
             yield policy
 
-    def update(self, policy: nn.Module, alpha: float) -> None:
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move the factors of the reference's adapter towards the policy's."""
-        blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.ADAPTER), alpha)
+        return blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.ADAPTER), alpha)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from lit_tr.errors import UserError
@@ -37,6 +39,59 @@ def test_many_soft_updates_are_the_geometric_sum():
         blend(policy, reference, alpha=0.3)
     left = 0.7**10
     torch.testing.assert_close(reference.weight.detach(), (1 - left) * policy.weight.detach() + left * start)
+
+
+def test_a_thousand_small_updates_in_bfloat16_are_those_of_float32():
+    torch.manual_seed(0)
+    policy, lower = {"w": torch.randn(300, 40).bfloat16()}, {}
+    start = torch.randn(300, 40).bfloat16()
+    exact, plain, float32 = {"w": start.clone()}, {"w": start.clone()}, {"w": start.float()}
+    for _ in range(1000):
+        blend_tensors(policy, exact, 0.001, lower)
+        blend_tensors(policy, plain, 0.001)
+        blend_tensors(policy, float32, 0.001)
+    left = 0.999**1000
+    expected = (1 - left) * policy["w"].double() + left * start.double()
+
+    def error(reference):
+        return ((reference["w"].double() - expected).norm() / expected.norm()).item()
+
+    assert error(exact) < 0.003  # half a unit in the last place of bfloat16
+    assert torch.equal(exact["w"], float32["w"].bfloat16())
+    assert error(plain) > 0.2  # what is lost without
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    shape=st.sampled_from([(), (3,), (2, 5), (4, 1, 3)]),
+    weights=st.lists(st.floats(0.001, 0.999), min_size=1, max_size=6),
+    scale=st.sampled_from([1e-8, 1.0, 1e8]),
+    seed=st.integers(0, 9),
+)
+def test_lower_halves_make_float32_of_bfloat16(shape, weights, scale, seed):
+    draw = torch.Generator().manual_seed(seed)
+    goal, start = (scale * torch.randn(shape, generator=draw) for _ in range(2))
+    upper, lower = {"w": start.bfloat16()}, {}
+    float32 = {"w": upper["w"].float()}
+    for weight in weights:
+        blend_tensors({"w": goal}, upper, weight, lower)
+        blend_tensors({"w": goal}, float32, weight)
+    value = ((upper["w"].view(torch.int16).int() << 16) + lower["w"]).view(torch.float32)
+    torch.testing.assert_close(value, float32["w"], rtol=1e-6, atol=0.0)
+
+
+def test_figures_of_an_update_by_hand():
+    figures = blend_tensors({"a": torch.tensor([8.0, 4.0])}, {"a": torch.tensor([5.0, 0.0])}, 0.5)
+    assert figures == {"distance": 5.0, "update_norm": 2.5}
+
+
+def test_each_tensor_may_have_an_alpha_of_its_own():
+    policy, reference = Net(8), Net(4)
+    frozen = reference.b.weight.detach().clone()
+    blend(policy, reference, lambda name: {"a": 0.25, "b.bias": 1.0}.get(name, 0.0))
+    assert reference.a.tolist() == [5.0, 5.0, 5.0]
+    assert torch.equal(reference.b.bias, policy.b.bias)
+    assert torch.equal(reference.b.weight, frozen)
 
 
 def test_frozen_layers_are_blended_too():

@@ -134,3 +134,36 @@ def test_autocast_keeps_no_cast_without_gradient(llama_dir):
 def test_a_reference_of_the_wrong_kind_is_refused(llama_dir, kind, options, message):
     with pytest.raises(UserError, match=message):
         kind().prepare(PretrainedPolicy(llama_dir, **options).load())
+
+
+def test_a_bfloat16_copy_follows_as_float32_would_and_saves_what_that_takes(llama_dir):
+    policy = PretrainedPolicy(llama_dir, dtype="bfloat16").load()
+    reference, twin = CopyReference(), CopyReference(dtype="float32")
+    reference.prepare(policy)
+    twin.prepare(policy)
+    moved(policy)
+    for _ in range(20):
+        reference.update(policy, 0.01)
+        twin.update(policy, 0.01)
+    restored = CopyReference()
+    restored.prepare(policy)
+    restored.load_state_dict(reference.state_dict())
+    for _ in range(20):
+        restored.update(policy, 0.01)
+        twin.update(policy, 0.01)
+    for ours, theirs in zip(restored.model.parameters(), twin.model.parameters(), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert torch.equal(ours, theirs.bfloat16())
+
+
+def test_a_copy_may_be_held_in_a_lower_precision_and_elsewhere(llama_dir):
+    policy = PretrainedPolicy(llama_dir).load()
+    reference = CopyReference(exact=False, dtype="bfloat16", device="cpu")
+    reference.prepare(policy)
+    assert {param.dtype for param in reference.model.parameters()} == {torch.bfloat16}
+    assert not reference.state_dict().keys() - {f"model.{key}" for key in reference.model.state_dict()}
+    moved(policy)
+    reference.update(policy, 1.0)
+    torch.testing.assert_close(reference.log_probs(policy, BATCH), policy_log_probs(policy), rtol=0.02, atol=0.1)
+    reference.to("meta")  # as a strategy moves the module
+    assert {param.device.type for param in reference.parameters()} == {"cpu"}
