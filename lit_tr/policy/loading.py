@@ -14,6 +14,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -21,6 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from lit_tr.embedded import resolve
 from lit_tr.errors import UserError
 from lit_tr.policy import attention
+from lit_tr.policy.lowrank import LowRank
 
 POLICY_ADAPTER = "default"
 
@@ -181,13 +183,89 @@ def is_base(policy: nn.Module) -> bool:
     return bool(factors) and not any(param.any() for param in factors)
 
 
-def add_adapter_copy(policy: Any, name: str) -> None:
-    """Add a frozen copy of the policy's adapter under another name."""
-    policy.add_adapter(name, deepcopy(policy.peft_config[POLICY_ADAPTER]))
-    copies = adapter_parameters(policy, name)
+PLAIN = (
+    *("use_dora", "lora_bias", "use_qalora", "trainable_token_indices", "target_parameters", "layer_replication"),
+    *("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"),
+)
+"""Fields of a LoRA configuration that are not set where the update is `scaling * B @ A` and nothing else."""
+
+
+def add_adapter_copy(
+    policy: Any, name: str, rank: int | None = None, growth: int = 1, dtype: torch.dtype | None = None
+) -> None:
+    """Add a frozen adapter for a copy of the policy's LoRA adapter; of the same rank it is that copy.
+
+    Args:
+        policy: a policy with an adapter.
+        name: name of the new one.
+        rank: its rank; None takes that of the policy's times `growth`. Scaling stays the same.
+        growth: see `rank`.
+        dtype: its precision; None takes that of the policy's.
+
+    Raises:
+        UserError: the policy's adapter is no plain LoRA, or the rank does not go with the ranks of single layers.
+    """
+    config = deepcopy(policy.peft_config[POLICY_ADAPTER])
+    extras = [field for field in PLAIN if getattr(config, field, None)]
+    if config.peft_type != "LORA" or config.bias != "none" or extras:
+        kind = ", ".join(extras) or (f"bias {config.bias!r}" if config.peft_type == "LORA" else config.peft_type.value)
+        raise UserError(f"a reference beside the policy's adapter needs a plain LoRA adapter, and this one has {kind}")
+    policy.add_adapter(name, _of_rank(config, rank or config.r * growth))
+    copies, same = adapter_parameters(policy, name), rank in (None, config.r) and growth == 1
     for key, param in adapter_parameters(policy).items():
-        copies[key].data = param.detach().clone()
+        copies[key].data = param.detach().clone() if same else copies[key].data.to(param.device)
+        copies[key].data = copies[key].data.to(dtype or param.dtype)
         copies[key].requires_grad_(False)
+
+
+def _of_rank(config: LoraConfig, rank: int) -> LoraConfig:
+    """Return the configuration of an adapter of another rank and the same scaling in each layer."""
+    growth = rank / config.r
+    ranks = {pattern: own * growth for pattern, own in (config.rank_pattern or {}).items()}
+    if any(own != int(own) or own < 1 for own in ranks.values()):
+        raise UserError(f"AdapterReference: rank {rank} makes broken ranks of rank_pattern {config.rank_pattern}")
+    scale = growth**0.5 if config.use_rslora else growth
+    config.r, config.lora_alpha = rank, config.lora_alpha * scale
+    config.rank_pattern = {pattern: int(own) for pattern, own in ranks.items()}
+    config.alpha_pattern = {pattern: own * scale for pattern, own in (config.alpha_pattern or {}).items()}
+    config.init_lora_weights = True  # the policy's initialisation may be one that changes the base
+    return config
+
+
+def lora_factors(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, LowRank]:
+    """Return the factors of an adapter, by the names of the layers that it is on.
+
+    Raises:
+        UserError: a layer's factors are no matrices.
+    """
+    factors = {}
+    for name, layer in _lora_layers(policy, adapter):
+        a, b = _factors(layer, adapter)
+        if a.ndim != 2:
+            raise UserError(
+                f"{name}: a LoRA adapter of a convolution has no reference here: take it out of the targets"
+            )
+        factors[name] = LowRank(a, b, layer.scaling[adapter])
+    return factors
+
+
+def set_lora_factors(policy: nn.Module, adapter: str, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Write the factors of an adapter on one layer, named as `lora_factors` does."""
+    ours = _factors(policy.get_submodule(name), adapter)
+    ours[0].copy_(a)
+    ours[1].copy_(b)
+
+
+def _lora_layers(policy: nn.Module, adapter: str) -> Iterator[tuple[str, Any]]:
+    for name, layer in policy.named_modules():
+        if isinstance(layer, LoraLayer) and adapter in layer.scaling:
+            yield name, layer
+
+
+def _factors(layer: Any, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+    if adapter in layer.lora_A:
+        return layer.lora_A[adapter].weight.data, layer.lora_B[adapter].weight.data
+    return layer.lora_embedding_A[adapter].data, layer.lora_embedding_B[adapter].data
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import Alpha, blend, blend_tensors
-from lit_tr.policy.loading import adapter_parameters, adapter_switched, add_adapter_copy, has_adapter, is_base
+from lit_tr.policy.averaging import Alpha, blend
+from lit_tr.policy.loading import adapter_switched, add_adapter_copy, has_adapter, is_base
 from lit_tr.policy.logprobs import response_log_probs, vocabulary_log_probs
 
 KL_PLACES = 256
@@ -167,38 +167,6 @@ class CopyReference(Reference):
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Stay where `device` says when the module that holds this one is moved."""
         return self if self.device else super()._apply(fn, recurse)
-
-
-class AdapterReference(Reference):
-    """A second, frozen LoRA adapter on the policy's own (4-bit) base.
-
-    A hard update is exact. A soft update averages the factors A and B each by itself. That is no average of the
-    weights: it differs from `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0` by `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
-    """
-
-    ADAPTER = "reference"
-
-    def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
-
-        Raises:
-            UserError: the policy trains no adapter.
-        """
-        if not has_adapter(policy):
-            raise UserError(
-                "AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference"
-            )
-        add_adapter_copy(policy, self.ADAPTER)
-
-    @contextmanager
-    def active(self, policy: nn.Module) -> Iterator[nn.Module]:
-        """Return a context whose value is the policy with the reference's adapter."""
-        with adapter_switched(policy, self.ADAPTER):
-            yield policy
-
-    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Move the factors of the reference's adapter towards the policy's."""
-        return blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.ADAPTER), alpha)
 
 
 @contextmanager

@@ -1,0 +1,155 @@
+"""AdapterReference: a reference that is a second LoRA adapter on the policy's own base."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lit_tr.errors import UserError
+from lit_tr.policy.averaging import Alpha, blend_tensors, check_alpha
+from lit_tr.policy.loading import (
+    adapter_parameters,
+    adapter_switched,
+    add_adapter_copy,
+    has_adapter,
+    lora_factors,
+    set_lora_factors,
+)
+from lit_tr.policy.lowrank import LowRank, average, squared_norm, widened
+from lit_tr.policy.reference import Reference
+
+
+class AdapterReference(Reference):
+    """A second, frozen LoRA adapter on the policy's own (4-bit) base.
+
+    A hard update is exact. A soft update averages the weights, `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0`, and cuts the
+    average back to the reference's rank; what that leaves out is logged as `relative_error`, of the Frobenius norm over
+    all layers. The average of each factor by itself is another matrix: it differs from that of the weights by
+    `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
+
+    Args:
+        update: `weight_space`, or `factors` for the average of each factor, which costs next to nothing.
+        rank: rank of the reference's adapter; None takes twice the policy's for `weight_space`, and the policy's for
+            `factors`, which can have no other.
+        dtype: precision of the reference's adapter; None takes that of the policy's.
+        log_error: with `factors`, compute the average of the weights as well and log how far the result is from it.
+    """
+
+    ADAPTER = "reference"
+
+    def __init__(
+        self,
+        update: Literal["weight_space", "factors"] = "weight_space",
+        rank: int | None = None,
+        dtype: Literal["float32"] | None = None,
+        log_error: bool = False,
+    ) -> None:
+        super().__init__()
+        if update == "factors" and rank is not None:
+            raise UserError("AdapterReference: factors of another rank cannot be averaged: leave rank out")
+        if rank is not None and rank < 1:
+            raise UserError(f"AdapterReference: rank must be at least 1, not {rank}")
+        self.by_factors, self.rank, self.dtype, self.log_error = update == "factors", rank, dtype, log_error
+
+    def prepare(self, policy: nn.Module) -> None:
+        """Become the policy as it is now.
+
+        Raises:
+            UserError: the policy trains no adapter, or one that is no plain LoRA.
+        """
+        if not has_adapter(policy):
+            raise UserError(
+                "AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference"
+            )
+        growth = 1 if self.by_factors else 2
+        dtype = getattr(torch, self.dtype) if self.dtype else None
+        add_adapter_copy(policy, self.ADAPTER, rank=self.rank, growth=growth, dtype=dtype)
+        self._copy(policy)
+
+    @contextmanager
+    def active(self, policy: nn.Module) -> Iterator[nn.Module]:
+        """Return a context whose value is the policy with the reference's adapter."""
+        with adapter_switched(policy, self.ADAPTER):
+            yield policy
+
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+        """Move the reference's adapter towards the policy's.
+
+        Returns:
+            `relative_error`: of the new weights of the adapter against the average of the weights.
+        """
+        if alpha == 1:
+            self._copy(policy)
+            return {"relative_error": 0.0}
+        weights = alpha if callable(alpha) else partial(_same, check_alpha(alpha))
+        if not self.by_factors:
+            self._blend_others(policy, weights)
+            return {"relative_error": self._average(policy, weights)}
+        exact = self._exact(policy, weights) if self.log_error else None
+        blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.ADAPTER), alpha)
+        return {} if exact is None else {"relative_error": self._distance(policy, exact)}
+
+    @torch.no_grad()
+    def _copy(self, policy: nn.Module) -> None:
+        theirs = lora_factors(policy, self.ADAPTER)
+        for name, ours in lora_factors(policy).items():
+            set_lora_factors(policy, self.ADAPTER, name, *widened(ours, theirs[name]))
+        self._blend_others(policy, lambda name: 1.0)
+
+    def _blend_others(self, policy: nn.Module, weights: Alpha) -> None:
+        """Blend what is trained beside the factors: whole modules."""
+        ours = {name: param for name, param in adapter_parameters(policy).items() if "lora_" not in name}
+        blend_tensors(ours, adapter_parameters(policy, self.ADAPTER), weights)
+
+    @torch.no_grad()
+    def _average(self, policy: nn.Module, weights: Alpha) -> float:
+        """Average layer by layer, those of one shape at a time; return the relative error."""
+        assert callable(weights)
+        ours, theirs = lora_factors(policy), lora_factors(policy, self.ADAPTER)
+        groups: dict[tuple, list[str]] = {}
+        for name, one in ours.items():
+            key = (one.a.shape, one.b.shape, one.scaling, theirs[name].a.shape, theirs[name].scaling, weights(name))
+            groups.setdefault(key, []).append(name)
+        lost, whole = [], []
+        for key, names in groups.items():
+            a, b, cut, total = average(_stack(ours, names), _stack(theirs, names), key[-1])
+            for name, one, other in zip(names, a, b, strict=True):
+                set_lora_factors(policy, self.ADAPTER, name, one, other)
+            lost.append(cut.sum())
+            whole.append(total.sum())
+        return _ratio(torch.stack(lost).sum(), torch.stack(whole).sum())
+
+    @torch.no_grad()
+    def _exact(self, policy: nn.Module, weights: Alpha) -> dict[str, LowRank]:
+        """Return the average of the weights, whole, as stacked factors."""
+        assert callable(weights)
+        theirs, exact = lora_factors(policy, self.ADAPTER), {}
+        for name, one in lora_factors(policy).items():
+            weight, other = weights(name), theirs[name]
+            b = torch.cat([weight * one.scaling * one.b, (1 - weight) * other.scaling * other.b], dim=-1)
+            exact[name] = LowRank(torch.cat([one.a, other.a], dim=-2), b, 1.0)
+        return exact
+
+    @torch.no_grad()
+    def _distance(self, policy: nn.Module, exact: dict[str, LowRank]) -> float:
+        """Return how far the reference's weights are from some matrices, relative to these."""
+        theirs = lora_factors(policy, self.ADAPTER)
+        ways = [squared_norm(one, replace(theirs[name], b=-theirs[name].b)) for name, one in exact.items()]
+        return _ratio(torch.stack(ways).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
+
+
+def _same(alpha: float, name: str) -> float:
+    return alpha
+
+
+def _stack(factors: dict[str, LowRank], names: list[str]) -> LowRank:
+    parts = [factors[name] for name in names]
+    return LowRank(torch.stack([part.a for part in parts]), torch.stack([part.b for part in parts]), parts[0].scaling)
+
+
+def _ratio(lost: torch.Tensor, whole: torch.Tensor) -> float:
+    return (lost / whole.clamp(min=torch.finfo(whole.dtype).tiny)).sqrt().item()
