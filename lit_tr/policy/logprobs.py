@@ -33,9 +33,9 @@ def _padded(model: nn.Module, batch: Any) -> Tensor:
     if "logits_to_keep" in signature(causal_model(model).forward).parameters:
         columns = mask.any(dim=0).nonzero()[:, 0]
         options = {"logits_to_keep": columns}
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options
-    ).logits[:, : len(columns)]
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options).logits[
+        :, : len(columns)
+    ]
     return -F.cross_entropy(logits[mask[:, columns]].float(), batch.input_ids[:, 1:][mask], reduction="none")
 
 
@@ -43,9 +43,9 @@ def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Return the log-prob of each response token, `(response tokens,)`; logits are made there alone, some at a time.
 
     A chunk's logits are made again in the backward pass. Torch's own `linear_cross_entropy` would keep them out of
-    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits. Liger's kernel and that
-    of cut-cross-entropy run on CUDA alone; Liger's gave wrong gradients to losses that weigh tokens unequally until its
-    pull request 1298 (2026).
+    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits. The kernels of Liger
+    and of cut-cross-entropy run on CUDA alone; Liger's gave wrong gradients to losses that weigh tokens unequally until
+    its pull request 1298 (2026).
     """
     causal = causal_model(model)
     hidden = causal.base_model(
