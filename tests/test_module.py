@@ -71,9 +71,7 @@ def test_the_first_dpo_loss_is_log_2_and_a_small_task_is_learnt(llama_dir):
         (KTO(), CopyReference, {}),
         (DPO(beta=0.5), AdapterReference, STILL),
         (DPO(beta=0.5), CopyReference, {"gradient_checkpointing": True}),
-        pytest.param(
-            DPO(beta=0.5), CopyReference, {"compile": True}, marks=pytest.mark.slow
-        ),
+        pytest.param(DPO(beta=0.5), CopyReference, {"compile": True}, marks=pytest.mark.slow),
         pytest.param(DPO(beta=0.5), AdapterReference, {"compile": True, **STILL}, marks=pytest.mark.slow),
     ],
 )
