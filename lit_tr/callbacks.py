@@ -31,7 +31,12 @@ class ReferenceUpdate(Callback):
         policy: path of the attribute of the LightningModule that is trained.
         reference: path of the attribute that follows: a lit_tr reference, or any module with the policy's parameter
             names.
+
+    Attributes:
+        hard: the reference becomes the policy at each update.
     """
+
+    hard = False
 
     def __init__(self, every_n_steps: int = 1, policy: str = "policy", reference: str = "reference") -> None:
         if every_n_steps < 1:
@@ -50,6 +55,10 @@ class ReferenceUpdate(Callback):
     def alpha_at(self, step: int) -> float:
         """Return the weight of the policy, in (0, 1], in the update after optimizer step `step` (the first is 1)."""
         raise NotImplementedError
+
+    def next_update(self, step: int) -> int:
+        """Return the first optimizer step behind `step` that an update follows."""
+        return (step // self.every_n_steps + 1) * self.every_n_steps
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both modules.
@@ -81,7 +90,7 @@ class ReferenceUpdate(Callback):
         self._seen_step = trainer.global_step
         if self._was_skipped(trainer):
             self._skipped_steps += taken
-        elif (before + taken) // self.every_n_steps > before // self.every_n_steps:
+        elif before + taken >= self.next_update(before):
             self._update(*self._modules(pl_module), self.alpha_at(before + taken))
         pl_module.log(f"{self.reference}/updates", float(self.updates))
 
@@ -154,6 +163,8 @@ class HardReferenceUpdate(ReferenceUpdate):
         policy: path of the attribute of the LightningModule that is trained.
         reference: path of the attribute that follows.
     """
+
+    hard = True
 
     def __init__(self, every_n_steps: int = 512, policy: str = "policy", reference: str = "reference") -> None:
         super().__init__(every_n_steps, policy, reference)

@@ -3,6 +3,7 @@
 from lit_tr.policy.loading import LoRA, PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.reference import AdapterReference, CopyReference, FrozenReference, Reference
+from lit_tr.policy.window import WindowReference
 
 __all__ = [
     "AdapterReference",
@@ -11,5 +12,6 @@ __all__ = [
     "LoRA",
     "PretrainedPolicy",
     "Reference",
+    "WindowReference",
     "response_log_probs",
 ]
