@@ -44,7 +44,12 @@ class ReferenceUpdate(Callback, ABC):
         reference: path of the attribute that follows: a lit_tr reference, or any module with the policy's parameter
             names. The bfloat16 weights of the latter are averaged as float32 would; the halves that this takes are in
             the callback's state.
+
+    Attributes:
+        hard: the reference becomes the policy at each update.
     """
+
+    hard = False
 
     def __init__(
         self,
@@ -84,6 +89,10 @@ class ReferenceUpdate(Callback, ABC):
         """Return whether to update, asked after every n optimizer steps; equal on all ranks."""
         return True
 
+    def next_update(self, step: int) -> int:
+        """Return the first optimizer step behind `step` that an update follows."""
+        return (max(step, self.start_step) // self.every_n_steps + 1) * self.every_n_steps
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both modules.
 
@@ -114,7 +123,7 @@ class ReferenceUpdate(Callback, ABC):
         self._seen_step = trainer.global_step
         if self._was_skipped(trainer):
             self._skipped_steps += taken
-        elif self._is_nth(before, before + taken) and self.is_due(trainer, pl_module, batch):
+        elif before + taken >= self.next_update(before) and self.is_due(trainer, pl_module, batch):
             self._update(trainer, pl_module, batch, before + taken)
         pl_module.log(f"{self.reference}/updates", float(self.updates))
 
@@ -126,9 +135,6 @@ class ReferenceUpdate(Callback, ABC):
         """Restore the counters and halves."""
         self.updates, self._skipped_steps = state_dict["updates"], state_dict["skipped_steps"]
         self._lower = state_dict["lower"]
-
-    def _is_nth(self, before: int, after: int) -> bool:
-        return after > self.start_step and after // self.every_n_steps > before // self.every_n_steps
 
     def _modules(self, pl_module: LightningModule) -> tuple[nn.Module, nn.Module]:
         return self._module(pl_module, "policy"), self._module(pl_module, "reference")
@@ -235,6 +241,8 @@ class HardReferenceUpdate(ReferenceUpdate):
         every_n_steps: optimizer steps between updates; the paper's best is 512.
         **options: as for `ReferenceUpdate`.
     """
+
+    hard = True
 
     def __init__(self, every_n_steps: int = 512, **options: Any) -> None:
         super().__init__(every_n_steps, **options)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
+from lit_tr.lookahead import batches_of_steps, check_loader, hard_update, training_batches, validation_batches
 from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
 from lit_tr.policy.loading import PretrainedPolicy, base_state_keys
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
 from lit_tr.policy.reference import FrozenReference, Reference
+from lit_tr.policy.window import WindowReference
 
 
 class PreferenceModule(LightningModule):
@@ -34,7 +37,7 @@ class PreferenceModule(LightningModule):
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a learning-rate schedule from the optimizer; it steps with the optimizer.
         log_initial: log against the initial policy. With a new adapter that takes no memory; a full model is held once
-            more.
+            more. None does so but for a WindowReference, which is there to hold no model.
     """
 
     policy: nn.Module
@@ -46,9 +49,11 @@ class PreferenceModule(LightningModule):
         loss: Loss,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
-        log_initial: bool = True,
+        log_initial: bool | None = None,
     ) -> None:
         super().__init__()
+        if log_initial is None:
+            log_initial = not isinstance(reference, WindowReference)
         self.source, self.loss = policy, loss
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.reference = reference
@@ -59,6 +64,15 @@ class PreferenceModule(LightningModule):
         self._random_state: dict[str, Tensor] | None = None
         # the base below an adapter is not in a checkpoint; `on_load_checkpoint` sees to the rest
         self.strict_loading = False
+
+    def setup(self, stage: str) -> None:
+        """Check what goes with the kind of reference.
+
+        Raises:
+            UserError: a WindowReference cannot know what comes up to the next update.
+        """
+        if stage == "fit" and isinstance(self.reference, WindowReference):
+            hard_update(self.trainer)
 
     def configure_model(self) -> None:
         """Load the policy and build the references from it, once.
@@ -81,8 +95,27 @@ class PreferenceModule(LightningModule):
         schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def on_train_start(self) -> None:
+        """Check that a WindowReference can look ahead, and that a window it goes on with ends where an update comes.
+
+        Raises:
+            UserError: it cannot, or the window ends elsewhere.
+        """
+        if not isinstance(self.reference, WindowReference):
+            return
+        check_loader(self.trainer)
+        ends, follows = self.reference.until, hard_update(self.trainer).next_update(self.global_step)
+        if not self.reference.live and ends != follows:
+            raise UserError(
+                f"WindowReference has scored the batches up to step {ends}, and the next update follows step "
+                f"{follows}: go on with the every_n_steps of before, or begin anew with reference.update(policy, 1.0)"
+            )
+
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Return the mean loss over the examples of a batch."""
+        if isinstance(self.reference, WindowReference) and self.reference.live:
+            self._check(batch)
+            self._score_ahead(self.reference, batch)
         values = self._evaluate(batch, with_initial=self._will_be_logged())
         means = {f"train/{name}": value.detach().mean() for name, value in values.items() if value.numel()}
         self.log_dict(means, batch_size=len(batch))
@@ -152,6 +185,8 @@ class PreferenceModule(LightningModule):
         The random state that dropout draws from is kept, that of each rank.
         """
         checkpoint["random_states"] = _of_all_ranks(_random_state(self.device))
+        if isinstance(self.reference, WindowReference):
+            checkpoint["state_dict"]["reference._extra_state"] = self.reference.windows()
         fixed = self._fixed_keys()
         checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key not in fixed}
 
@@ -204,6 +239,14 @@ class PreferenceModule(LightningModule):
             against_start = preference_metrics(*_scores(batch, log_probs, initial)[:2], self.loss.beta, batch.paired)
             values |= {f"initial/{name}": value for name, value in against_start.items() if "log_probs" not in name}
         return values
+
+    def _score_ahead(self, reference: WindowReference, batch: PairBatch) -> None:
+        """Let the policy score this batch and all that come before the next update: it moves with this one's step."""
+        until = hard_update(self.trainer).next_update(self.global_step)
+        count = batches_of_steps(self.trainer, until - self.global_step)
+        # behind the last batch of the window comes the update, and then the policy is the reference again
+        coming = chain(training_batches(self.trainer, batch, count), validation_batches(self.trainer, count - 1))
+        reference.score(self.policy, map(self._laid_out, coming), until)
 
     def _laid_out(self, batch: PairBatch) -> PairBatch:
         """Return a packed batch as it is, or padded where the policy is not proven to take packs."""

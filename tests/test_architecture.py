@@ -13,7 +13,8 @@ KNOWS = {  # what a room may import of lit_tr
     "embedded": {"data.synthetic"},
     "data": {"data", "embedded", "errors"},
     "policy": {"policy", "embedded", "errors", "data.batches", "data.tokenization"},
-    "module": {"policy", "data.batches", "losses", "metrics", "errors"},
+    "lookahead": {"errors"},
+    "module": {"policy", "data.batches", "lookahead", "losses", "metrics", "errors"},
     "callbacks": {"policy.averaging", "errors"},
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "callbacks", "errors"},
 }

@@ -86,6 +86,13 @@ def test_hard_update_is_a_copy_at_every_third_step_and_nothing_before():
     assert module.teacher.weight.grad is None
 
 
+def test_the_next_update_is_known():
+    update = HardReferenceUpdate(every_n_steps=5)
+    assert [update.next_update(step) for step in (0, 1, 4, 5, 9, 10)] == [5, 5, 5, 10, 10, 15]
+    late = HardReferenceUpdate(every_n_steps=5, start_step=7)
+    assert [late.next_update(step) for step in (0, 5, 7, 10)] == [10, 10, 10, 15]
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_updates_count_optimizer_steps_whatever_the_accumulation(accumulate):
     """12 batches an epoch and 5 of 8: the flush of gradients at the epoch's end is a step as well."""

@@ -137,11 +137,14 @@ def test_plain_dpo_has_a_frozen_reference_and_no_update(config, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6])
-def test_ckpt_path_last_goes_on(config, tmp_path, stop):
+@pytest.mark.parametrize("window", [False, True])
+def test_ckpt_path_last_goes_on(config, tmp_path, stop, window):
     """In the middle of the first and second epoch of 4 shuffled batches, and between them."""
-    main(["fit", f"--config={config}", "--trainer.max_steps=9", f"--trainer.default_root_dir={tmp_path / 'whole'}"])
-    main(["fit", f"--config={config}", f"--trainer.max_steps={stop}"])
-    main(["fit", f"--config={config}", "--trainer.max_steps=9", "--ckpt_path=last"])
+    hard = ["--update=HardReferenceUpdate", "--update.every_n_steps=5", "--model.reference=WindowReference"]
+    options = [f"--config={config}", *(hard if window else [])]
+    main(["fit", *options, "--trainer.max_steps=9", f"--trainer.default_root_dir={tmp_path / 'whole'}"])
+    main(["fit", *options, f"--trainer.max_steps={stop}"])
+    main(["fit", *options, "--trainer.max_steps=9", "--ckpt_path=last"])
     whole = [row["train/loss"] for row in metrics(tmp_path / "whole") if row.get("train/loss")]
     resumed = [row["train/loss"] for row in metrics(tmp_path / "run", version=1) if row.get("train/loss")]
     assert resumed == whole[stop:]
@@ -195,6 +198,8 @@ def test_predict_leaves_its_predictions(config, tmp_path):
         (["--data.train.class_path=lit_tr.data.Rows", "--data.train.path=none.jsonl"], "none.jsonl: no such file"),
         (["--model.policy.path=nobody/nothing"], "nobody/nothing: no"),
         (["--model.reference=lit_tr.policy.AdapterReference"], "AdapterReference needs a policy with an adapter"),
+        (["--model.reference=lit_tr.policy.WindowReference"], "one HardReferenceUpdate, not with SoftReferenceUpdate"),
+        (["--model.reference=lit_tr.policy.WindowReference", "--update=null"], "not with no update of the reference"),
         (["--update.alpha=1.5"], "alpha must be in (0, 1]"),
         (["--update.every_n_steps=0"], "every_n_steps must be at least 1"),
         (["--model.loss.beta=-1"], "beta must be above 0"),

@@ -118,3 +118,54 @@ def test_the_kl_baseline_and_the_means_are_those_of_all_ranks(llama_dir, tokeniz
     assert metrics["val/loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     margins = torch.cat([chosen.log_ratios - rejected.log_ratios for chosen, rejected, _ in parts])
     assert metrics["val/rewards/margin"] == pytest.approx(BETA * margins.mean().item(), rel=1e-4)
+
+
+WINDOW_SCRIPT = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule
+from lit_tr.data import SyntheticPairs
+from lit_tr.losses import DPO
+from lit_tr.policy import CopyReference, PretrainedPolicy, WindowReference
+
+losses = []
+
+
+class Recorded(PreferenceModule):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        losses.append(loss.item())
+        return loss
+
+
+def run(kind, steps, ckpt_path=None):
+    losses.clear()
+    saved = ModelCheckpoint(sys.argv[2], filename="last", every_n_train_steps=4, enable_version_counter=False)
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=steps, accumulate_grad_batches=2, logger=False,
+        callbacks=[HardReferenceUpdate(every_n_steps=3), saved], enable_progress_bar=False, enable_model_summary=False,
+    )
+    optimizer = lambda params: torch.optim.AdamW(params, lr=0.003)
+    torch.manual_seed(0)
+    module = Recorded(PretrainedPolicy(sys.argv[1]), kind(), DPO(beta=0.5), optimizer, log_initial=False)
+    data = PreferenceDataModule(sys.argv[1], SyntheticPairs(20), val=SyntheticPairs(4, seed=8), batch_size=2)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return list(losses), trainer
+
+
+copied, _ = run(CopyReference, 7)
+run(WindowReference, 4)
+resumed, _ = run(WindowReference, 7, sys.argv[2] + "/last.ckpt")
+whole, trainer = run(WindowReference, 7)
+print("alike", trainer.global_rank, whole == copied, len(resumed), resumed == whole[-len(resumed):], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_each_rank_has_a_window_of_its_own_and_goes_on_with_it(llama_dir, tmp_path):
+    """Of 5 batches an epoch and rank, steps of 2, 2 and 1: step 4 is in the middle of the window of steps 4 to 6."""
+    output = run(tmp_path, WINDOW_SCRIPT, llama_dir, str(tmp_path / "checkpoints"))
+    lines = sorted(line for line in output.splitlines() if line.startswith("alike"))
+    assert lines == ["alike 0 True 5 True", "alike 1 True 5 True"]

@@ -4,6 +4,7 @@ from lit_tr.policy.adapter_reference import AdapterReference
 from lit_tr.policy.loading import LoRA, PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.reference import CopyReference, FrozenReference, Reference
+from lit_tr.policy.window import WindowReference
 
 __all__ = [
     "AdapterReference",
@@ -12,5 +13,6 @@ __all__ = [
     "LoRA",
     "PretrainedPolicy",
     "Reference",
+    "WindowReference",
     "response_log_probs",
 ]
