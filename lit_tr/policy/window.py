@@ -97,7 +97,7 @@ class WindowReference(Reference):
             raise UserError(
                 "WindowReference: a batch comes that was not scored at the last update, and the weights of then are "
                 "gone. Training batches must come as the loader's state tells, those of validation the same each time "
-                "and when the trainer's interval in batches tells. To test or predict, or to resume with other batches, "
+                "and when the trainer's interval in batches tells. To test or predict, or to resume with other batches "
                 "take the checkpoint of a step that is a multiple of every_n_steps: there the policy is the reference"
             )
         return found.to(batch.lengths.device)
