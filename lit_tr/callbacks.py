@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import Alpha, blend, check_alpha, check_models
+from lit_tr.policy.averaging import Alpha, blend, check_alpha, check_models, distance
 
 
 @runtime_checkable
@@ -24,15 +24,19 @@ class MovingReference(Protocol):
         """Move towards the policy by a share alpha; return figures for the log."""
         ...
 
+    def distance(self, policy: nn.Module) -> float | None:
+        """Return how far the policy's weights are; None if the reference holds none."""
+        ...
+
 
 class ReferenceUpdate(Callback, ABC):
     """Moves the reference towards the policy after every n optimizer steps; subclasses say how far.
 
     Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips is none. The update
     comes after the step and before a checkpoint of that step is saved. Each one goes to the loggers: alpha, what the
-    reference tells of it (for a copy the distance of the policy before and the norm of the step taken, both Euclidean
-    over all weights), and at most once in `log_every_n_steps` steps the jump of the mean reward margin on the last
-    batch, which costs two forward passes of the reference.
+    reference tells of it, and at most once in `log_every_n_steps` steps what takes time: the distance of the weights
+    before and after, a Euclidean norm (a soft update of all layers alike goes by their difference), and the jump of the
+    mean reward margin on the last batch, by two forward passes of the reference.
 
     Args:
         every_n_steps: the paper's tau (arXiv 2404.09656), at least 1.
@@ -73,7 +77,7 @@ class ReferenceUpdate(Callback, ABC):
         self._skipped_steps = 0
         self._seen_step = 0
         self._loss_scale = 0.0
-        self._jump_seen = -math.inf
+        self._measured_at = -math.inf
         self._lower: dict[str, Tensor] = {}
 
     @property
@@ -152,18 +156,17 @@ class ReferenceUpdate(Callback, ABC):
     def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: int) -> None:
         policy, reference = self._modules(pl_module)
         alpha = self.alpha_at(step)
-        margin = self._margin(trainer, pl_module, batch)
         weights = self._by_layer(alpha) if self.layers else alpha
+        before = self._measured(trainer, pl_module, batch)
         if isinstance(reference, MovingReference):
             figures = reference.update(policy, weights)
         else:
             device = next(reference.parameters()).device
             self._lower = {name: halves.to(device) for name, halves in self._lower.items()}
-            figures = blend(policy, reference, weights, self._lower)
+            figures = {}
+            blend(policy, reference, weights, self._lower)
         self.updates += 1
-        figures = {"alpha": alpha, **figures}
-        if margin is not None:
-            figures["margin_jump"] = cast(Any, pl_module).reference_margin(batch) - margin
+        figures = {"alpha": alpha, **figures, **self._compared(before, pl_module, batch)}
         for logger in pl_module.loggers:
             logger.log_metrics({f"{self.reference}/{name}": value for name, value in figures.items()}, step=step)
 
@@ -174,12 +177,35 @@ class ReferenceUpdate(Callback, ABC):
 
         return weight
 
-    def _margin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> float | None:
-        due = trainer.global_step - self._jump_seen >= trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not (due and pl_module.loggers and hasattr(pl_module, "reference_margin")):
+    def _measured(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float] | None:
+        """Return what takes time to measure, if it is due."""
+        due = trainer.global_step - self._measured_at >= trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not (due and pl_module.loggers):
             return None
-        self._jump_seen = trainer.global_step
-        return cast(Any, pl_module).reference_margin(batch)
+        self._measured_at = trainer.global_step
+        return self._measure(pl_module, batch)
+
+    def _measure(self, pl_module: LightningModule, batch: Any) -> dict[str, float]:
+        policy, reference = self._modules(pl_module)
+        moving = isinstance(reference, MovingReference)
+        far = cast(Any, reference).distance(policy) if moving else distance(policy, reference)
+        figures = {} if far is None else {"distance": far}
+        if hasattr(pl_module, "reference_margin"):
+            figures["margin"] = cast(Any, pl_module).reference_margin(batch)
+        return figures
+
+    def _compared(self, before: dict[str, float] | None, pl_module: LightningModule, batch: Any) -> dict[str, float]:
+        if before is None:
+            return {}
+        after = self._measure(pl_module, batch)
+        figures = {
+            f"distance_{when}": at["distance"]
+            for when, at in (("before", before), ("after", after))
+            if "distance" in at
+        }
+        if "margin" in before:
+            figures["margin_jump"] = after["margin"] - before["margin"]
+        return figures
 
     def _was_skipped(self, trainer: Trainer) -> bool:
         scaler = getattr(trainer.precision_plugin, "scaler", None)

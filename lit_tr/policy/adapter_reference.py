@@ -94,6 +94,14 @@ class AdapterReference(Reference):
         return {} if exact is None else {"relative_error": self._distance(policy, exact)}
 
     @torch.no_grad()
+    def distance(self, policy: nn.Module) -> float:
+        """Return the Frobenius norm of the difference of what the two adapters add to the weights."""
+        theirs = lora_factors(policy, self.ADAPTER)
+        ours = lora_factors(policy).items()
+        squares = [squared_norm(one, replace(theirs[name], b=-theirs[name].b)) for name, one in ours]
+        return torch.stack(squares).sum().sqrt().item()
+
+    @torch.no_grad()
     def _copy(self, policy: nn.Module) -> None:
         theirs = lora_factors(policy, self.ADAPTER)
         for name, ours in lora_factors(policy).items():

@@ -26,7 +26,7 @@ def check_alpha(alpha: float) -> float:
 
 def blend(
     policy: nn.Module, reference: nn.Module, alpha: Alpha, lower: MutableMapping[str, Tensor] | None = None
-) -> dict[str, float]:
+) -> None:
     """Move a reference model towards a policy: `reference <- alpha * policy + (1 - alpha) * reference`.
 
     Eq. 5 of the TR-DPO paper (arXiv 2404.09656), and with alpha = 1 its Eq. 6.
@@ -40,19 +40,15 @@ def blend(
         alpha: weight of the policy, in (0, 1].
         lower: as for `blend_tensors`.
 
-    Returns:
-        What `blend_tensors` returns.
-
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
     """
     plain = {name: param for name, param in _parameters(policy).items() if not _is_packed(param)}
-    figures = blend_tensors(plain, _parameters(reference), alpha, lower)
+    blend_tensors(plain, _parameters(reference), alpha, lower)
     buffers = _plain(reference.named_buffers())
     for name, buffer in _plain(policy.named_buffers()).items():
         if name in buffers:
             buffers[name].copy_(buffer)
-    return figures
 
 
 @torch.no_grad()
@@ -61,7 +57,7 @@ def blend_tensors(
     reference: Mapping[str, Tensor],
     alpha: Alpha,
     lower: MutableMapping[str, Tensor] | None = None,
-) -> dict[str, float]:
+) -> None:
     """Blend tensors by name, as `blend` does; `reference` may hold more names than `policy`.
 
     The sum is taken in the reference's own precision. In bfloat16 a step of less than 1/256 of a weight would be lost:
@@ -73,28 +69,32 @@ def blend_tensors(
         alpha: weight of the policy, in (0, 1], or a function from a tensor's name to it, where 0 leaves the tensor.
         lower: for each bfloat16 tensor of the reference the lower 16 bits of what float32 would hold; those that it
             lacks are made, and all are kept up to date.
-
-    Returns:
-        `distance`: the Euclidean norm of policy - reference before; `update_norm`: that of the step taken.
     """
     alphas = {name: alpha(name) for name in policy} if callable(alpha) else dict.fromkeys(policy, check_alpha(alpha))
     check_match(policy, reference)
-    norms = []
     for name, param in policy.items():
         target, weight = reference[name], alphas[name]
-        way = param - target
-        norms.append(torch.linalg.vector_norm(way, dtype=torch.promote_types(way.dtype, torch.float32)))
-        if lower is not None and target.dtype == torch.bfloat16 and (weight < 1 or name in lower):
+        if weight == 1 and (lower is None or param.dtype == target.dtype):
+            target.copy_(param)
+            if lower is not None and name in lower:
+                lower[name].zero_()
+        elif lower is not None and target.dtype == torch.bfloat16:
             if name not in lower:
                 lower[name] = torch.zeros_like(target, dtype=torch.int16)
             _lerp_in_float32(target, lower[name], param, weight)
-        elif weight == 1:
-            target.copy_(param)
         else:
             target.lerp_(param.to(target), weight)
-    distances = torch.stack(norms) if norms else torch.zeros(0)
-    steps = distances * distances.new_tensor(list(alphas.values()))
-    return {"distance": distances.norm().item(), "update_norm": steps.norm().item()}
+
+
+@torch.no_grad()
+def distance(policy: nn.Module, reference: nn.Module) -> float:
+    """Return the Euclidean norm of policy - reference over all parameters that `blend` moves."""
+    theirs, squares = _parameters(reference), 0.0
+    for name, param in _parameters(policy).items():
+        if not _is_packed(param):
+            way = param - theirs[name].to(param)
+            squares += torch.linalg.vector_norm(way, dtype=torch.promote_types(way.dtype, torch.float32)).item() ** 2
+    return squares**0.5
 
 
 def _lerp_in_float32(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> None:

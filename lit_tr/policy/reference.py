@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import Alpha, blend
+from lit_tr.policy.averaging import Alpha, blend, distance
 from lit_tr.policy.loading import adapter_switched, add_adapter_copy, has_adapter, is_base
 from lit_tr.policy.logprobs import response_log_probs, vocabulary_log_probs
 
@@ -55,6 +55,10 @@ class Reference(nn.Module, ABC):
         Raises:
             UserError: alpha is not in (0, 1], or this kind of reference does not move.
         """
+
+    def distance(self, policy: nn.Module) -> float | None:
+        """Return how far the policy's weights are from the reference's, a Euclidean norm; None if it holds none."""
+        return None
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
         """Return the log-probs of the responses under the reference, `(rows,)`, without gradient and dropout."""
@@ -162,7 +166,12 @@ class CopyReference(Reference):
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move the second model towards the policy."""
         lower = {name.replace("/", "."): buffer for name, buffer in self.lower.named_buffers()}
-        return blend(policy, self.model, alpha, lower if self.exact else None)
+        blend(policy, self.model, alpha, lower if self.exact else None)
+        return {}
+
+    def distance(self, policy: nn.Module) -> float:
+        """Return the Euclidean norm of the difference of all weights."""
+        return distance(policy, self.model)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Stay where `device` says when the module that holds this one is moved."""

@@ -22,7 +22,10 @@ class WindowReference(Reference):
     all steps up to the next update; those log-probs are kept, and no weights. They are found by what is in a batch, so
     that a batch never gets the log-probs of another one, in whatever order batches come.
 
-    `PreferenceModule` sees to the scoring. It is right with `HardReferenceUpdate` alone, whose next update is known.
+    `PreferenceModule` sees to the scoring, which is due before the first batch behind an update. It goes with
+    `HardReferenceUpdate` alone, whose next update is known. Where validation comes between two updates its batches are
+    scored too, at the cost of a forward pass over them for each such window. A run that ends between two updates has
+    scored up to the next one. Inside a window, other batches (`test`, `predict`) cannot be scored.
 
     Attributes:
         live: the policy has not moved since the update, and is the reference itself.
@@ -96,9 +99,9 @@ class WindowReference(Reference):
         if found is None:
             raise UserError(
                 "WindowReference: a batch comes that was not scored at the last update, and the weights of then are "
-                "gone. Training batches must come as the loader's state tells, those of validation the same each time "
-                "and when the trainer's interval in batches tells. To test or predict, or to resume with other batches "
-                "take the checkpoint of a step that is a multiple of every_n_steps: there the policy is the reference"
+                "gone. Training batches must come as the loader's state tells, those of validation the same each time, "
+                "when the trainer's interval in batches tells. To test or predict, or to resume with other batches, "
+                "take a checkpoint of a step that is a multiple of every_n_steps: there the policy is the reference"
             )
         return found.to(batch.lengths.device)
 

@@ -2,8 +2,8 @@
 
 usage: python tests/benchmarks/reference_update.py --model DIR [--repeats 7]
 
-A step is forward and backward pass of the policy, forward pass of the reference and fused AdamW, on a pack of 4 pairs of
-random tokens, about 550 in all, in bfloat16. Steps and updates are timed in turn.
+A step is forward and backward pass of the policy, forward pass of the reference and fused AdamW, on a pack of 4 pairs
+of random tokens, about 550 in all, in bfloat16. Steps and updates are timed in turn.
 """
 
 import argparse

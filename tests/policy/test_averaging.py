@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import blend, blend_tensors, check_models
+from lit_tr.policy.averaging import blend, blend_tensors, check_models, distance
 
 
 class Net(nn.Module):
@@ -80,9 +80,10 @@ def test_lower_halves_make_float32_of_bfloat16(shape, weights, scale, seed):
     torch.testing.assert_close(value, float32["w"], rtol=1e-6, atol=0.0)
 
 
-def test_figures_of_an_update_by_hand():
-    figures = blend_tensors({"a": torch.tensor([8.0, 4.0])}, {"a": torch.tensor([5.0, 0.0])}, 0.5)
-    assert figures == {"distance": 5.0, "update_norm": 2.5}
+def test_the_distance_by_hand():
+    policy, reference = Net(8), Net(4)
+    reference.b.load_state_dict(policy.b.state_dict())
+    assert distance(policy, reference) == pytest.approx(48**0.5)  # three times 8 - 4
 
 
 def test_each_tensor_may_have_an_alpha_of_its_own():
