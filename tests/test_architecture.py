@@ -14,6 +14,7 @@ KNOWS = {  # what a room may import of lit_tr
     "data": {"data", "embedded", "errors"},
     "policy": {"policy", "embedded", "errors", "data.batches", "data.tokenization"},
     "module": {"policy", "data.batches", "losses", "metrics", "errors"},
+    "export": {"policy", "data.datamodule", "embedded", "errors"},
     "callbacks": {"policy.averaging", "errors"},
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "callbacks", "errors"},
 }
