@@ -1,4 +1,4 @@
-"""`lit-tr`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
+"""`lit-tr`: the LightningCLI of PreferenceModule and PreferenceDataModule, and `export` beside its verbs."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 from zipfile import is_zipfile
 
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -22,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_tr.callbacks import ReferenceUpdate
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
+from lit_tr.export import export
 from lit_tr.module import PreferenceModule
 
 
@@ -136,14 +138,12 @@ def main(args: ArgsType = None) -> None:
     """
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    given = sys.argv[1:] if args is None else args
     try:
-        LitTRCLI(
-            PreferenceModule,
-            PreferenceDataModule,
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-            args=args,
-        )
+        if isinstance(given, list) and given[:1] == ["export"]:
+            _export(given[1:])
+        else:
+            _lightning(args)
     except (ValueError, ImportError, MisconfigurationException) as error:
         if os.environ.get("LIT_TR_TRACEBACK"):
             raise
@@ -151,6 +151,25 @@ def main(args: ArgsType = None) -> None:
         hint = "" if mistake else " (for the place in the code, set LIT_TR_TRACEBACK=1)"
         print(f"lit-tr: {mistake or error}{hint}", file=sys.stderr)
         sys.exit(2)
+
+
+def _lightning(args: ArgsType) -> None:
+    LitTRCLI(
+        PreferenceModule,
+        PreferenceDataModule,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"epilog": "One verb more: `lit-tr export` makes a Hugging Face folder of a checkpoint."},
+        args=args,
+    )
+
+
+def _export(args: list[str]) -> None:
+    parser = ArgumentParser(prog="lit-tr export", description=(export.__doc__ or "").partition("\n")[0])
+    parser.add_function_arguments(export, as_group=False, skip={"merge"})
+    parser.add_argument("--merge", action="store_true", help="add the adapter to its base and write a full model")
+    folder = export(**parser.parse_args(args))
+    print(f"The model is in {folder}")
 
 
 def _has_checkpoint(callbacks: Any) -> bool:

@@ -15,6 +15,7 @@ KNOWS = {  # what a room may import of lit_tr
     "policy": {"policy", "embedded", "errors", "data.batches", "data.tokenization"},
     "lookahead": {"errors"},
     "module": {"policy", "data.batches", "lookahead", "losses", "metrics", "errors"},
+    "export": {"policy", "data.datamodule", "embedded", "errors"},
     "callbacks": {"policy.averaging", "errors"},
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "callbacks", "errors"},
 }

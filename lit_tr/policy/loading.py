@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -13,9 +14,11 @@ import torch
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -249,7 +252,7 @@ def lora_factors(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, 
     return factors
 
 
-def set_lora_factors(policy: nn.Module, adapter: str, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+def set_lora_factors(policy: nn.Module, adapter: str, name: str, a: Tensor, b: Tensor) -> None:
     """Write the factors of an adapter on one layer, named as `lora_factors` does."""
     ours = _factors(policy.get_submodule(name), adapter)
     ours[0].copy_(a)
@@ -262,7 +265,7 @@ def _lora_layers(policy: nn.Module, adapter: str) -> Iterator[tuple[str, Any]]:
             yield name, layer
 
 
-def _factors(layer: Any, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _factors(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
     if adapter in layer.lora_A:
         return layer.lora_A[adapter].weight.data, layer.lora_B[adapter].weight.data
     return layer.lora_embedding_A[adapter].data, layer.lora_embedding_B[adapter].data
@@ -291,3 +294,38 @@ def base_state_keys(policy: nn.Module) -> set[str]:
         return set()
     adapters = cast(PeftModel, policy).peft_config
     return {key for key in policy.state_dict() if not any(f".{name}." in f"{key}." for name in adapters)}
+
+
+def save_adapter(policy: Any, name: str, base: str, folder: Path) -> None:
+    """Write one adapter as a folder that PEFT loads under its default name.
+
+    Args:
+        policy: the policy that holds the adapter.
+        name: the adapter's name.
+        base: path that the folder names its base by.
+        folder: where to write.
+    """
+    config = deepcopy(policy.peft_config[name])
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.save_pretrained(folder)
+    save_file(_adapter_state(policy, name), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def merged(policy: Any, name: str) -> PreTrainedModel:
+    """Return the base with one adapter added to its weights; the policy is used up.
+
+    A 4-bit base is dequantised first: the sum is not rounded to 4 bits again.
+    """
+    config, weights = deepcopy(policy.peft_config[name]), _adapter_state(policy, name)
+    config.base_model_name_or_path, config.init_lora_weights = None, True  # other starts would change the base again
+    base = policy.unload()
+    if getattr(base, "is_quantized", False):
+        base = base.dequantize()
+    model = get_peft_model(base, config)
+    set_peft_model_state_dict(model, weights)
+    return model.merge_and_unload()
+
+
+def _adapter_state(policy: Any, name: str) -> dict[str, Tensor]:
+    state = get_peft_model_state_dict(policy, adapter_name=name, save_embedding_layers=False)
+    return {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}

@@ -4,13 +4,21 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from lit_tr.embedded import TINY
 from lit_tr.errors import UserError
 from lit_tr.policy import LoRA, PretrainedPolicy
-from lit_tr.policy.loading import adapter_parameters, adapter_switched, add_adapter_copy, base_state_keys, is_base
+from lit_tr.policy.loading import (
+    adapter_parameters,
+    adapter_switched,
+    add_adapter_copy,
+    base_state_keys,
+    is_base,
+    merged,
+    save_adapter,
+)
 from lit_tr.policy.reference import scoring
 
 IDS = torch.tensor([[5, 17, 300, 41, 8, 99]])
@@ -133,3 +141,17 @@ def test_a_copy_of_a_4bit_policy_holds_the_same_codes(llama_dir):
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_an_adapter_of_another_rank_than_the_policys_is_saved_and_merged_with_its_own(llama_dir, tmp_path):
+    policy = filled(PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load())
+    policy.add_adapter("wide", LoraConfig(r=8, lora_alpha=24, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for param in adapter_parameters(policy, "wide").values():
+        param.data.normal_(std=0.2)
+    policy.base_model.set_adapter("wide")
+    expected = policy(IDS).logits
+    save_adapter(policy, "wide", llama_dir, tmp_path)
+    plain = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(llama_dir), tmp_path)
+    assert (plain.peft_config["default"].r, plain.peft_config["default"].lora_alpha) == (8, 24)
+    torch.testing.assert_close(plain(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged(policy, "wide")(IDS).logits, expected, rtol=1e-4, atol=1e-4)

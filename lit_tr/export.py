@@ -1,0 +1,159 @@
+"""Checkpoint -> Hugging Face folder: a full model, an adapter, or an adapter merged into its base."""
+
+import pickle
+from argparse import ArgumentError
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch.cli import instantiate_module
+from torch import Tensor, nn
+
+from lit_tr.data.datamodule import load_tokenizer
+from lit_tr.embedded import resolve
+from lit_tr.errors import UserError
+from lit_tr.policy.loading import POLICY_ADAPTER, PretrainedPolicy, base_state_keys, has_adapter, merged, save_adapter
+from lit_tr.policy.reference import AdapterReference, CopyReference, FrozenReference, Reference
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    merge: bool = False,
+    which: Literal["policy", "reference"] = "policy",
+) -> Path:
+    """Write the policy or the reference of a checkpoint as a folder that transformers, PEFT and vLLM load.
+
+    Full fine-tuning leaves a full model, and LoRA an adapter that names its base; each with its tokenizer. The weights
+    are as precise as in the checkpoint. Model code that comes with weights is never run.
+
+    Args:
+        checkpoint: file that `lit-tr fit` has written.
+        output: folder to write, new or empty.
+        merge: add the adapter to its base and write a full model, as precise as the base; a 4-bit base is dequantised
+            first, for the adapter was trained on its rounded weights.
+        which: the policy, or the reference as it was in the checkpoint.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or holds no such model; the folder holds something already.
+    """
+    folder, saved = _unused(Path(output)), _read(Path(checkpoint))
+    run = _run(checkpoint, saved["hyper_parameters"])
+    _check(run, merge, which)
+    tokenizer = load_tokenizer(run.policy.path)
+    model, adapter = _restored(run, which, checkpoint, saved["state_dict"])
+    if adapter and merge:
+        model, adapter = merged(model, adapter), None
+
+    def write(partial: Path) -> None:
+        if adapter:
+            save_adapter(model, adapter, _base(run.policy.path), partial)
+        else:
+            cast(Any, model).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+    _write_whole(folder, write)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What of a run's configuration says how its weights are held."""
+
+    policy: PretrainedPolicy
+    reference: Reference
+
+
+def _unused(folder: Path) -> Path:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"output {folder}: it holds something already; give a new folder")
+    return folder.resolve()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise UserError(
+            f"checkpoint {path}: a folder of shards; "
+            f"make it one file with `python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`"
+        )
+    if not path.exists():
+        raise UserError(f"checkpoint {path}: there is no such file")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"checkpoint {path}: this is no checkpoint, or not a whole one ({error})") from error
+    if not isinstance(saved, dict) or not {"policy", "reference"} <= {*(saved.get("hyper_parameters") or {})}:
+        raise UserError(f"checkpoint {path}: it holds no configuration of a model; `lit-tr fit` writes those that do")
+    return saved
+
+
+def _run(path: str | Path, config: dict[str, Any]) -> _Run:
+    policy = {**config["policy"], "trust_remote_code": False}
+    try:
+        return instantiate_module(cast(Any, _Run), {"policy": policy, "reference": config["reference"]})
+    except ArgumentError as error:
+        raise UserError(f"checkpoint {path}: its configuration cannot be read ({error})") from error
+
+
+def _check(run: _Run, merge: bool, which: str) -> None:
+    """Check that there is such a model, before anything large is loaded."""
+    if which not in ("policy", "reference"):
+        raise UserError(f"which: policy or reference, not {which!r}")
+    if merge and not (run.policy.lora or run.policy.adapter):
+        raise UserError("merge: the run trained a full model and has no adapter to merge; leave merge out")
+    if which == "policy" or isinstance(run.reference, CopyReference | AdapterReference):
+        return
+    if isinstance(run.reference, FrozenReference):
+        start = run.policy.adapter or run.policy.path
+        raise UserError(f"which: the reference is the initial policy, {start}, and need not be exported")
+    raise UserError(f"which: {type(run.reference).__name__} holds no weights to export; leave which out")
+
+
+def _restored(run: _Run, which: str, path: str | Path, state: dict[str, Tensor]) -> tuple[nn.Module, str | None]:
+    """Return the model with the checkpoint's weights, and the name of the adapter that is asked for, if any."""
+    policy, prefix, adapter = run.policy.load(), "policy.", None
+    if has_adapter(policy):
+        adapter = POLICY_ADAPTER
+        if which == "reference":
+            run.reference.prepare(policy)
+            adapter = AdapterReference.ADAPTER
+    elif which == "reference":
+        prefix = "reference.model."
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    _put(weights, policy, f"checkpoint {path} and {run.policy.path}")
+    return policy, adapter
+
+
+def _put(weights: dict[str, Tensor], model: nn.Module, both: str) -> None:
+    missing = model.state_dict().keys() - base_state_keys(model) - weights.keys()
+    if missing:
+        raise UserError(f"{both} do not go together: {len(missing)} tensors are missing, such as {min(missing)}")
+    try:
+        model.load_state_dict(weights, strict=False, assign=True)  # each as precise as it was saved
+    except RuntimeError as error:
+        raise UserError(f"{both} do not go together ({error})") from error
+
+
+def _base(path: str) -> str:
+    """Return the path that an adapter names its base by: a folder from wherever it is loaded, a hub id as it is."""
+    folder = Path(resolve(path))
+    return str(folder.absolute()) if folder.is_dir() else path
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder under another name first, so that what stops half-way leaves none."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            partial = Path(temporary) / folder.name
+            partial.mkdir()
+            write(partial)
+            partial.replace(folder)
+    except OSError as error:
+        raise UserError(f"output {folder}: it cannot be written ({error})") from error

@@ -1,0 +1,384 @@
+import functools
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from bitsandbytes.functional import dequantize_4bit
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
+
+from lit_tr.cli import main
+from lit_tr.embedded import TINY, resolve
+from lit_tr.errors import UserError
+from lit_tr.export import export
+from lit_tr.module import PreferenceModule
+
+IDS = torch.tensor([[5, 17, 300, 41, 8, 99, 2, 480]])
+NF4 = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.float32,
+)
+LORA = {"r": 4, "alpha": 8}
+KINDS = {
+    "full": {},
+    "lora": {"lora": LORA},
+    "nf4": {"lora": LORA, "quantize": "nf4"},
+    "nf4 bfloat16": {"lora": LORA, "quantize": "nf4", "dtype": "bfloat16"},
+}
+
+
+def train(folder, path, reference=None, **policy):
+    """Train some steps by the command line, the reference behind the policy; return the checkpoint."""
+    adapter = "lora" in policy or "adapter" in policy
+    synthetic = {"class_path": "lit_tr.data.SyntheticPairs", "init_args": {"size": 16}}
+    content = {
+        "seed_everything": 1,
+        "trainer": {
+            "default_root_dir": str(folder),
+            "accelerator": "cpu",
+            "max_steps": 3,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+        "model": {
+            "policy": {"path": path, **policy},
+            "reference": reference or f"lit_tr.policy.{'AdapterReference' if adapter else 'CopyReference'}",
+            "loss": {"class_path": "lit_tr.losses.DPO", "init_args": {"beta": 0.1}},
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.02}},
+        },
+        "update": {"class_path": "lit_tr.SoftReferenceUpdate", "init_args": {"alpha": 0.5, "every_n_steps": 2}},
+        "data": {"train": synthetic, "batch_size": 4},
+    }
+    if content["model"]["reference"].endswith("FrozenReference"):
+        content["update"] = None
+    config = folder / "config.yaml"
+    config.write_text(yaml.dump(content))
+    main(["fit", f"--config={config}"])
+    return next(folder.rglob("last.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def trained(llama_dir, tmp_path_factory):
+    """Return the checkpoint of a run of a kind, trained once."""
+    return functools.cache(lambda kind: train(tmp_path_factory.mktemp("run"), llama_dir, **KINDS[kind]))
+
+
+def log_probs(model):
+    """In training mode, without dropout: in eval mode bitsandbytes may take a CPU kernel that rounds to bfloat16."""
+    with torch.no_grad():
+        return model.train()(IDS).logits.log_softmax(-1)
+
+
+def held(checkpoint):
+    """Log-probs of policy and reference, as Lightning restores them."""
+    module = PreferenceModule.load_from_checkpoint(checkpoint, weights_only=True)
+    contexts = {"policy": nullcontext(module.policy), "reference": module.reference.active(module.policy)}
+    values = {}
+    for which, context in contexts.items():
+        with context as model:
+            values[which] = log_probs(model)
+    return values
+
+
+def plain(folder, **options):
+    """Load a folder as one would without lit_tr."""
+    auto = AutoPeftModelForCausalLM if (folder / "adapter_config.json").exists() else AutoModelForCausalLM
+    return auto.from_pretrained(folder, **options)
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("which", ["policy", "reference"])
+@pytest.mark.parametrize(
+    ("kind", "merge", "options"),
+    [
+        ("full", False, {}),
+        ("lora", False, {}),
+        ("lora", True, {}),
+        ("nf4", False, {"quantization_config": NF4}),
+        ("nf4", True, {}),
+    ],
+)
+def test_plain_libraries_compute_as_the_checkpoint_does(trained, tmp_path, kind, merge, options, which):
+    values = held(trained(kind))
+    assert (values["policy"] - values["reference"]).abs().max() > 0.05  # or the one would pass for the other
+    folder = export(trained(kind), tmp_path / "out", merge, which)
+    assert (folder / "adapter_config.json").exists() == (kind != "full" and not merge)
+    model = plain(folder, **options)
+    assert {param.dtype for param in model.parameters() if param.is_floating_point()} == {torch.float32}
+    close(log_probs(model), values[which])
+
+
+@pytest.mark.parametrize("which", ["policy", "reference"])
+def test_an_adapter_is_added_to_the_dequantised_weights_and_rounded_once(trained, tmp_path, llama_dir, which):
+    """W = bfloat16(NF4(W0) + alpha / r * B @ A) in each linear layer, and W0 elsewhere."""
+    kind = "nf4 bfloat16"
+    adapter = load_file(export(trained(kind), tmp_path / "adapter", which=which) / "adapter_model.safetensors")
+    merged = load_file(export(trained(kind), tmp_path / "merged", True, which) / "model.safetensors")
+    base = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.bfloat16)
+    rounded = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.bfloat16, quantization_config=NF4)
+    layers = 0
+    for name, start in base.state_dict().items():
+        weight, layer = rounded.get_parameter(name), f"base_model.model.{name.removesuffix('.weight')}"
+        expected = start
+        if hasattr(weight, "quant_state"):
+            b, a = adapter[f"{layer}.lora_B.weight"], adapter[f"{layer}.lora_A.weight"]
+            expected = (dequantize_4bit(weight.data, weight.quant_state).float() + 2 * b @ a).bfloat16()
+            assert not torch.equal(expected, (start.float() + 2 * b @ a).bfloat16())
+            layers += 1
+        assert torch.equal(merged[name], expected), name
+    assert layers == 2 * 7
+
+
+def test_a_merged_bfloat16_model_rounds_no_more_than_the_policy_itself(trained, tmp_path, llama_dir):
+    """Against the dequantised base and the adapter beside each other in float32."""
+    checkpoint = trained("nf4 bfloat16")
+    base = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.bfloat16, quantization_config=NF4)
+    exact = PeftModel.from_pretrained(base.dequantize().float(), export(checkpoint, tmp_path / "adapter"))
+    merged = plain(export(checkpoint, tmp_path / "merged", merge=True))
+    assert {param.dtype for param in merged.parameters()} == {torch.bfloat16}
+    theirs = (held(checkpoint)["policy"] - log_probs(exact)).abs().mean()
+    assert (log_probs(merged) - log_probs(exact)).abs().mean() < 1.5 * theirs < 0.1
+
+
+@pytest.mark.parametrize(("kind", "merge"), [("full", False), ("nf4", True)])
+def test_a_full_model_names_no_attention_and_no_quantization_of_its_own(trained, tmp_path, kind, merge):
+    folder = export(trained(kind), tmp_path / "out", merge)
+    config = (folder / "config.json").read_text()
+    assert "packed" not in config
+    assert "quantization" not in config
+    assert json.loads(config)["dtype"] == "float32"
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors"}
+    assert AutoModelForCausalLM.from_pretrained(folder).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(("kind", "merge"), [("full", False), ("lora", False), ("nf4", True)])
+def test_the_tokenizer_is_that_of_the_policys_path(trained, tmp_path, llama_dir, kind, merge):
+    folder = export(trained(kind), tmp_path / "out", merge)
+    ours, theirs = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(llama_dir)
+    text = "Tell me about a cold river."
+    assert ours(text).input_ids == theirs(text).input_ids
+    assert ours.eos_token_id == theirs.eos_token_id
+
+
+def test_an_adapter_names_its_base_and_holds_no_other(trained, tmp_path, llama_dir):
+    folder = export(trained("lora"), tmp_path / "out", which="reference")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == llama_dir
+    assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 8, True)
+    keys = load_file(folder / "adapter_model.safetensors")
+    assert len(keys) == 2 * 2 * 7
+    assert all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)
+    assert not any(path.is_dir() for path in folder.iterdir())
+
+
+def test_a_base_by_a_relative_path_is_found_from_elsewhere(llama_dir, tmp_path, monkeypatch):
+    (tmp_path / "base").symlink_to(llama_dir)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = export(train(tmp_path, "base", **KINDS["lora"]), "out")
+    monkeypatch.chdir("elsewhere")
+    assert plain(folder).get_base_model().config.hidden_size == 32
+
+
+@pytest.mark.parametrize("policy", [{}, {"lora": LORA}])
+def test_the_embedded_model_with_tied_weights(tmp_path, policy):
+    checkpoint = train(tmp_path, TINY, **policy)
+    folder = export(checkpoint, tmp_path / "out", which="reference")
+    if policy:
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == resolve(TINY)
+    else:
+        assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    close(log_probs(plain(folder, dtype=torch.float32)), held(checkpoint)["reference"])
+
+
+def test_a_run_that_started_from_an_adapter_with_a_scaling_of_its_own(llama_dir, tmp_path):
+    """rsLoRA, an embedding and a module that is trained whole: alpha / sqrt(r), and three kinds of tensors."""
+    config = LoraConfig(
+        r=3,
+        lora_alpha=7,
+        use_rslora=True,
+        target_modules=["q_proj", "down_proj", "embed_tokens"],
+        modules_to_save=["lm_head"],
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(3)
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(llama_dir), config)
+    for param in model.parameters():
+        if param.requires_grad:
+            param.data.add_(torch.randn_like(param), alpha=0.05)
+    model.save_pretrained(tmp_path / "sft")
+    checkpoint = train(tmp_path, llama_dir, adapter=str(tmp_path / "sft"))
+    values = held(checkpoint)
+    for which in ("policy", "reference"):
+        for merge in (False, True):
+            folder = export(checkpoint, tmp_path / f"{which} {merge}", merge, which)
+            close(log_probs(plain(folder)), values[which])
+
+
+@pytest.mark.slow
+def test_another_process_that_knows_transformers_and_peft_alone(trained, tmp_path):
+    script = """
+import sys, torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM
+*ids, = map(int, sys.argv[1].split())
+for folder in sys.argv[2:]:
+    auto = AutoPeftModelForCausalLM if "adapter" in folder else AutoModelForCausalLM
+    with torch.no_grad():
+        torch.save(auto.from_pretrained(folder)(torch.tensor([ids])).logits.log_softmax(-1), folder + ".pt")
+assert "lit_tr" not in sys.modules
+"""
+    wanted = {
+        "full": ("full", False, "reference"),
+        "adapter": ("lora", False, "reference"),
+        "merged": ("nf4", True, "policy"),
+    }
+    folders = {
+        name: export(trained(kind), tmp_path / name, merge, which) for name, (kind, merge, which) in wanted.items()
+    }
+    ids = " ".join(map(str, IDS[0].tolist()))
+    subprocess.run([sys.executable, "-c", script, ids, *map(str, folders.values())], check=True, cwd=tmp_path)
+    for name, (kind, _, which) in wanted.items():
+        close(torch.load(tmp_path / f"{name}.pt"), held(trained(kind))[which])
+
+
+def test_the_verb(trained, tmp_path, capsys):
+    main(["export", f"--checkpoint={trained('lora')}", f"--output={tmp_path / 'out'}", "--merge", "--which=reference"])
+    assert f"The model is in {tmp_path / 'out'}" in capsys.readouterr().out
+    expected = load_file(export(trained("lora"), tmp_path / "again", True, "reference") / "model.safetensors")
+    verbs = load_file(tmp_path / "out" / "model.safetensors")
+    assert verbs.keys() == expected.keys()
+    assert all(torch.equal(verbs[name], value) for name, value in expected.items())
+
+
+def test_help_tells_of_the_verb(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "lit-tr export" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", "--help"])
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--checkpoint", "--output", "--merge", "--which {policy,reference}"))
+
+
+def test_a_mistake_on_the_command_line_is_one_message(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", "--checkpoint=none.ckpt", f"--output={tmp_path / 'out'}"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "lit-tr: checkpoint none.ckpt: there is no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file"),
+        (b"", "this is no checkpoint, or not a whole one"),
+        (b"not a checkpoint", "this is no checkpoint, or not a whole one"),
+        ({"state_dict": {}}, "it holds no configuration of a model; `lit-tr fit` writes those that do"),
+        ({"state_dict": {}, "hyper_parameters": {"lr": 1}}, "it holds no configuration of a model"),
+        ([1], "it holds no configuration of a model"),
+        ({"hyper_parameters": {"policy": {"pth": "x"}, "reference": {}}}, "its configuration cannot be read"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path, content, message):
+    path = tmp_path / "some.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=f"some.ckpt: {message}"):
+        export(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_a_checkpoint_is_refused(trained, tmp_path):
+    whole = trained("lora").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"half.ckpt: this is no checkpoint, or not a whole one"):
+        export(tmp_path / "half.ckpt", tmp_path / "out")
+
+
+def test_a_folder_of_shards_is_to_be_made_one_file(tmp_path):
+    with pytest.raises(UserError, match="python -m lightning.pytorch.utilities.consolidate_checkpoint"):
+        export(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("full", {"merge": True}, "has no adapter to merge"),
+        ("full", {"which": "initial"}, "which: policy or reference, not 'initial'"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(trained, tmp_path, kind, options, message):
+    with pytest.raises(UserError, match=message):
+        export(trained(kind), tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("policy", [{}, {"lora": LORA}])
+def test_a_frozen_reference_is_the_initial_policy(llama_dir, tmp_path, policy):
+    checkpoint = train(tmp_path, llama_dir, "lit_tr.policy.FrozenReference", **policy)
+    with pytest.raises(UserError, match=f"the initial policy, {llama_dir}, and need not be exported"):
+        export(checkpoint, tmp_path / "out", which="reference")
+    module = PreferenceModule.load_from_checkpoint(checkpoint, weights_only=True)
+    close(log_probs(plain(export(checkpoint, tmp_path / "out"))), log_probs(module.policy))
+
+
+def test_no_model_code_runs_whatever_the_checkpoint_says(llama_dir, tmp_path):
+    (tmp_path / "base").mkdir()
+    config = json.loads(Path(llama_dir, "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "base" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    AutoTokenizer.from_pretrained(llama_dir).save_pretrained(tmp_path / "base")
+    policy = {"path": str(tmp_path / "base"), "trust_remote_code": True}
+    reference = {"class_path": "lit_tr.policy.CopyReference"}
+    torch.save(
+        {"state_dict": {}, "hyper_parameters": {"policy": policy, "reference": reference}}, tmp_path / "some.ckpt"
+    )
+    with pytest.raises(UserError, match=r"base: no (causal language model|tokenizer)"):
+        export(tmp_path / "some.ckpt", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_base_are_refused(trained, tmp_path):
+    saved = torch.load(trained("full"), weights_only=True)
+    saved["hyper_parameters"]["policy"]["path"] = TINY
+    torch.save(saved, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=f"other.ckpt and {TINY} do not go together"):
+        export(tmp_path / "other.ckpt", tmp_path / "out")
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(trained, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for output in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(UserError, match=f"output {output}: it holds something already"):
+            export(trained("full"), output)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_an_empty_folder_is_taken(trained, tmp_path):
+    assert export(trained("lora"), tmp_path) == tmp_path.resolve()
+    assert (tmp_path / "adapter_config.json").exists()
+
+
+def test_what_stops_while_it_writes_leaves_nothing(trained, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full)
+    with pytest.raises(UserError, match="it cannot be written .No space left on device"):
+        export(trained("lora"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
