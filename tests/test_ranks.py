@@ -73,6 +73,40 @@ if trainer.is_global_zero:
     torch.save(dict(module.policy.named_parameters()), sys.argv[3])
 """
 
+ADAPTIVE_SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from lightning.pytorch import Trainer
+from lit_tr import AdaptiveReferenceUpdate, PreferenceDataModule, PreferenceModule
+from lit_tr.data import SyntheticPairs
+from lit_tr.losses import DPO
+from lit_tr.policy import CopyReference, PretrainedPolicy
+
+
+class Recorded(AdaptiveReferenceUpdate):
+    seen = []
+
+    def is_due(self, trainer, pl_module, batch):
+        own = pl_module.kl_to_reference(batch).item()
+        due = super().is_due(trainer, pl_module, batch)
+        self.seen.append([own, due])
+        return due
+
+
+torch.manual_seed(0)
+module = PreferenceModule(
+    PretrainedPolicy(sys.argv[1]), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.AdamW(params, lr=0.003)
+)
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_steps=16, callbacks=Recorded(0.01, every_n_steps=1),
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(24), batch_size=2))
+total = sum(param.double().sum().item() for param in module.reference.model.parameters())
+Path(sys.argv[2] + f".{trainer.global_rank}").write_text(json.dumps([Recorded.seen, total]))
+"""
+
 
 def run(tmp_path, script, *arguments):
     (tmp_path / "ranks.py").write_text(script)
@@ -90,6 +124,17 @@ def test_a_step_is_the_mean_over_the_pairs_of_all_ranks(llama_dir, tmp_path):
     two, one = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("two", "one"))
     for name, param in one.items():
         torch.testing.assert_close(two[name], param, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_adaptive_update_comes_at_the_same_step_on_all_ranks(llama_dir, tmp_path):
+    run(tmp_path, ADAPTIVE_SCRIPT, llama_dir, str(tmp_path / "seen"))
+    (first, total), (second, other) = (json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in (0, 1))
+    assert [due for _, due in first] == [due for _, due in second]
+    pairs = list(zip(first, second, strict=True))
+    assert [due for _, due in first] == [(ours + theirs) / 2 > 0.01 for (ours, _), (theirs, _) in pairs]
+    assert any((ours > 0.01) != (theirs > 0.01) for (ours, _), (theirs, _) in pairs)  # alone they would have parted
+    assert total == other
 
 
 @pytest.mark.slow

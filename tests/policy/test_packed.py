@@ -37,6 +37,7 @@ KINDS = {
     "olmo2": {},
     "phi3": {},
     "qwen3_moe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "phi": {},  # a head with a bias
     "cohere": {"logit_scale": 0.25},
     "granite": {"logits_scaling": 4.0},
     "gemma4_text": {"head_dim": 8, "sliding_window": 7, "final_logit_softcapping": 3.0},
