@@ -209,7 +209,7 @@ def test_predict_leaves_its_predictions(config, tmp_path):
         (["--data.max_length=8"], "leaves no room for a prompt"),
         (["--ckpt_path=last"], "there is no whole checkpoint below"),
         (["--ckpt_path=none.ckpt"], "none.ckpt"),
-        (["--ckpt_path=README.md"], "this is no checkpoint"),
+        (["--ckpt_path=README.md"], "README.md is no checkpoint"),
         (["--trainer.val_check_interval=1000"], "val_check_interval"),
         (["--trainer.strategy=nothing"], "strategy"),
         (["--model.optimizer.lr=-1"], "learning rate"),

@@ -175,7 +175,7 @@ def test_an_adapter_names_its_base_and_holds_no_other(trained, tmp_path, llama_d
     folder = export(trained("lora"), tmp_path / "out", which="reference")
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == llama_dir
-    assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 8, True)
+    assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (8, 16, True)  # twice the policy's rank
     keys = load_file(folder / "adapter_model.safetensors")
     assert len(keys) == 2 * 2 * 7
     assert all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)

@@ -228,11 +228,15 @@ def _of_rank(config: LoraConfig, rank: int) -> LoraConfig:
     if any(own != int(own) or own < 1 for own in ranks.values()):
         raise UserError(f"AdapterReference: rank {rank} makes broken ranks of rank_pattern {config.rank_pattern}")
     scale = growth**0.5 if config.use_rslora else growth
-    config.r, config.lora_alpha = rank, config.lora_alpha * scale
+    config.r, config.lora_alpha = rank, _whole(config.lora_alpha * scale)
     config.rank_pattern = {pattern: int(own) for pattern, own in ranks.items()}
-    config.alpha_pattern = {pattern: own * scale for pattern, own in (config.alpha_pattern or {}).items()}
+    config.alpha_pattern = {pattern: _whole(own * scale) for pattern, own in (config.alpha_pattern or {}).items()}
     config.init_lora_weights = True  # the policy's initialisation may be one that changes the base
     return config
+
+
+def _whole(value: float) -> Any:
+    return int(value) if value == int(value) else value
 
 
 def lora_factors(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, LowRank]:
