@@ -16,7 +16,8 @@ from lit_tr.errors import UserError
 from lit_tr.lookahead import batches_of_steps, check_loader, hard_update, training_batches, validation_batches
 from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
-from lit_tr.policy.loading import PretrainedPolicy, base_state_keys
+from lit_tr.policy.adapters import base_state_keys
+from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
 from lit_tr.policy.reference import FrozenReference, Reference
