@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Any
 
 from lit_tr.data.example import Message
@@ -65,8 +66,10 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
-def starts_and_ends(messages: list[Message], turns: list[int], whole: str, tokenizer: Any) -> list[tuple[str, str]]:
-    """Return, for some messages of the assistant, the text before each one and the text up to its end.
+def spans(messages: list[Message], turns: list[int], whole: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """Return where some messages of the assistant start and end in the text of a chat, in characters.
+
+    A message starts behind what the template puts before one of the assistant, and ends with what it puts behind it.
 
     Args:
         messages: all messages.
@@ -79,11 +82,9 @@ def starts_and_ends(messages: list[Message], turns: list[int], whole: str, token
     """
     found = []
     for turn in turns:
-        before = render(messages[:turn], tokenizer, open_turn=True)
-        if not whole.startswith(before) and not whole.startswith(render(messages[:turn], tokenizer)):
-            raise BadRowError("the chat template changes earlier messages, so a turn cannot be found")
+        before = commonprefix([render(messages[:turn], tokenizer, open_turn=True), whole])
         upto = whole if turn == len(messages) - 1 else render(messages[: turn + 1], tokenizer)
-        if not whole.startswith(upto):
+        if not (before.startswith(render(messages[:turn], tokenizer)) and whole.startswith(upto)):
             raise BadRowError("the chat template changes earlier messages, so a turn cannot be found")
-        found.append((before, upto))
+        found.append((len(before), len(upto)))
     return found

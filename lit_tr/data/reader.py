@@ -6,7 +6,7 @@ from typing import Any, Self
 from lit_tr.data.chat import strings
 from lit_tr.data.example import Example, Format, Row, Text
 from lit_tr.data.formats import detect
-from lit_tr.data.tokenization import TokenizedExample, Turns, fit, tokenize
+from lit_tr.data.tokenization import NO_ROOM, TokenizedExample, Turns, fit, tokenize
 from lit_tr.errors import BadRowError, UserError
 
 TOKEN_CHARACTERS = 100
@@ -60,16 +60,16 @@ class Reader:
         if not isinstance(example, Example):
             raise UserError(f"data.format gave {type(example).__name__}, and not an Example or a list of them")
         self._check_size(example)
-        whole = tokenize(example, self.tokenizer, self.turns)
+        whole = tokenize(example, self.tokenizer, self.turns, self.max_length)
         return fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
 
     def _check_size(self, example: Example) -> None:
         for text in (example.chosen, example.rejected):
             characters, most = _characters(text), self.max_length * TOKEN_CHARACTERS
             if characters > most:
-                raise BadRowError("a response leaves no room for a prompt", f"{characters} characters")
+                raise BadRowError(NO_ROOM, f"{characters} characters")
             if isinstance(text, list) and len(text) > self.max_length:
-                raise BadRowError("a response leaves no room for a prompt", f"{len(text)} messages")
+                raise BadRowError(NO_ROOM, f"{len(text)} messages")
         if (characters := _characters(example.prompt)) > PROMPT_CHARACTERS:
             raise BadRowError("the prompt is too long", f"{characters} characters, at most {PROMPT_CHARACTERS}")
 

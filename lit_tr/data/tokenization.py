@@ -1,15 +1,18 @@
 """Example -> token ids, the prompt shared by both responses."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Literal
 
-from lit_tr.data.chat import check_special, render, starts_and_ends
+from lit_tr.data.chat import check_special, render, spans
 from lit_tr.data.example import Example, Message, Text
-from lit_tr.errors import BadRowError
+from lit_tr.errors import BadRowError, UserError
 
 Turns = Literal["last", "all"]
+
+NO_ROOM = "a response leaves no room for a prompt"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class TokenizedExample:
         return [ids for ids in (self.chosen, self.rejected) if ids is not None]
 
 
-def tokenize(example: Example, tokenizer: Any, turns: Turns = "last") -> TokenizedExample:
+def tokenize(
+    example: Example, tokenizer: Any, turns: Turns = "last", max_length: int | None = None
+) -> TokenizedExample:
     r"""Tokenize prompt and response together and part them where the tokens of the prompt end.
 
     A token that runs over the seam (`"\n"` and `"\n"` becoming one token) belongs to the response, in both
@@ -59,10 +64,12 @@ def tokenize(example: Example, tokenizer: Any, turns: Turns = "last") -> Tokeniz
         example: prompt and responses, as text or as chat messages.
         tokenizer: a Hugging Face tokenizer; for messages it must have a chat template.
         turns: score the `last` message of the assistant in each response, or `all` of them.
+        max_length: a response of more tokens is refused before its turns are looked for.
 
     Raises:
         BadRowError: the example cannot be tokenized.
-        UserError: the rows are chat messages, and the tokenizer has no chat template.
+        UserError: the rows are chat messages, and the tokenizer has no chat template; or a response has several
+            messages, and the tokenizer is a slow one that cannot tell which tokens are whose.
     """
     prompt = _ids(example.prompt, None, tokenizer)
     pair = (example.chosen, example.rejected)
@@ -73,6 +80,9 @@ def tokenize(example: Example, tokenizer: Any, turns: Turns = "last") -> Tokeniz
     seam = min(_common_prefix(prompt, whole) for whole in wholes if whole is not None)
     if seam == 0:
         raise BadRowError("the prompt has no tokens of its own", repr(example.prompt)[-80:])
+    longest = max(len(whole) - seam for whole in wholes if whole is not None)
+    if max_length is not None and longest > max_length:
+        raise BadRowError(NO_ROOM, f"{longest} tokens, max_length {max_length}")
     parts = [
         (None, None) if text is None or whole is None else _part(example.prompt, text, whole, seam, tokenizer, turns)
         for text, whole in zip(responses, wholes, strict=True)
@@ -100,7 +110,7 @@ def fit(example: TokenizedExample, max_length: int, cut_prompt: bool, bos: int |
     if len(example.prompt) <= room:
         return example
     if room < 2:
-        raise BadRowError("a response leaves no room for a prompt", f"{response} tokens, max_length {max_length}")
+        raise BadRowError(NO_ROOM, f"{response} tokens, max_length {max_length}")
     if not cut_prompt:
         raise BadRowError("the prompt is too long", f"{len(example.prompt)} tokens, room for {room} of {max_length}")
     return replace(example, prompt=cut_left(example.prompt, room, bos), cut=len(example.prompt) - room)
@@ -119,10 +129,7 @@ def _ids(prompt: Text, response: Text | None, tokenizer: Any) -> list[int]:
         return _encode(prompt + (response or ""), tokenizer, split_special_tokens=True)
     messages = _as_messages(prompt, "user") + (_as_messages(response, "assistant") if response else [])
     check_special(messages, tokenizer)
-    return _encode_chat(render(messages, tokenizer, open_turn=response is None), tokenizer)
-
-
-def _encode_chat(text: str, tokenizer: Any) -> list[int]:
+    text = render(messages, tokenizer, open_turn=response is None)
     return _encode(text, tokenizer, add_special_tokens=False)  # the template has put them in
 
 
@@ -140,26 +147,27 @@ def _part(
     """Return the ids of a response, closed, and which of them are scored."""
     if isinstance(response, str) or len(response) == 1:
         return _close(whole[seam:], tokenizer), None
-    spans = _spans(_as_messages(prompt, "user"), response, whole, tokenizer, turns)
-    last = max(spans[-1][0], seam)
+    found = _token_spans(_as_messages(prompt, "user"), response, tokenizer, turns)
+    last = max(found[-1][0], seam)
     ids = whole[seam:last] + _close(whole[last:], tokenizer)
     scored = [False] * len(ids)
-    for start, end in [*spans[:-1], (last, seam + len(ids))]:
-        first = max(start - seam, 0)
-        scored[first : end - seam] = [True] * (end - seam - first)
+    for start, end in [*found[:-1], (last, seam + len(ids))]:
+        for i in range(max(start - seam, 0), end - seam):
+            scored[i] = True
     return ids, scored
 
 
-def _spans(
-    prompt: list[Message], response: list[Message], whole: list[int], tokenizer: Any, turns: Turns
-) -> list[tuple[int, int]]:
+def _token_spans(prompt: list[Message], response: list[Message], tokenizer: Any, turns: Turns) -> list[tuple[int, int]]:
     """Return start and end of the assistant's messages in the ids of a chat; a token over a seam belongs behind it."""
+    if not tokenizer.is_fast:
+        raise UserError("a response has several messages: take a fast tokenizer, which can tell which tokens are whose")
     numbers = [len(prompt) + i for i, message in enumerate(response) if message["role"] == "assistant"]
     messages, wanted = prompt + response, numbers[-1:] if turns == "last" else numbers
-    texts = starts_and_ends(messages, wanted, render(messages, tokenizer), tokenizer)
+    whole = render(messages, tokenizer)
+    offsets = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    ends = [end for _, end in offsets]
     return [
-        (_common_prefix(_encode_chat(before, tokenizer), whole), _common_prefix(_encode_chat(upto, tokenizer), whole))
-        for before, upto in texts
+        (bisect_right(ends, start), bisect_right(ends, end)) for start, end in spans(messages, wanted, whole, tokenizer)
     ]
 
 
