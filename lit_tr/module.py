@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
 from lit_tr.lookahead import batches_of_steps, check_loader, hard_update, training_batches, validation_batches
-from lit_tr.losses import Loss, Scores
+from lit_tr.losses import Labels, Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
 from lit_tr.policy.adapters import base_state_keys
 from lit_tr.policy.loading import PretrainedPolicy
@@ -234,7 +234,8 @@ class PreferenceModule(LightningModule):
         log_probs = response_log_probs(self.policy, batch)
         chosen, rejected, mismatched = _scores(batch, log_probs, reference)
         values = preference_metrics(chosen, rejected, self.loss.beta, batch.paired)
-        values["loss"] = self.loss(chosen, rejected, self._kl_baseline(mismatched))
+        labels = Labels(batch.certainty.float(), batch.margin.float())  # bf16-true casts what is in a batch
+        values["loss"] = self.loss(chosen, rejected, self._kl_baseline(mismatched), labels)
         if self.initial and with_initial:
             initial = self.initial.log_probs(self.policy, batch)
             against_start = preference_metrics(*_scores(batch, log_probs, initial)[:2], self.loss.beta, batch.paired)

@@ -38,8 +38,13 @@ def test_imports_point_one_way(room):
             assert any(name == known or name.startswith(f"{known}.") for known in KNOWS[room]), f"{file.name}: {name}"
 
 
-def test_formats_know_nobody():
-    assert set(imports(ROOT / "data" / "formats.py")) == {"errors"}
+FORMATS = {"example": {"errors"}, "rated": {"errors", "data.example"}}
+FORMATS["formats"] = {"errors", "data.example", "data.rated"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_know_but_each_other(name):
+    assert set(imports(ROOT / "data" / f"{name}.py")) == FORMATS[name]
 
 
 def test_peft_and_bitsandbytes_are_known_to_those_who_load_and_hold():

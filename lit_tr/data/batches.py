@@ -2,7 +2,8 @@
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import compress
 from typing import Any, Self
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from lit_tr.data.tokenization import TokenizedExample, cut_left
 
-Row = tuple[list[int], list[int]]  # prompt and response
+Row = tuple[list[int], list[int], list[bool] | None]  # prompt, response, which of its tokens are scored (None: all)
 
 
 @dataclass
@@ -24,7 +25,10 @@ class PairBatch:
         mismatched: number of responses that are borrowed from another prompt, for KTO's KL baseline; None where the
             batch was made without them.
         paired: chosen response i and rejected response i answer the same prompt.
-        lengths: tokens of each response, `(responses,)`.
+        lengths: scored tokens of each response, `(responses,)`.
+        margin: by how much the chosen response of each example is rated above the rejected one, `(examples,)`, float32,
+            in the units of the source. Examples are pairs, or unpaired rows, the desirable ones first.
+        certainty: probability that the label of each example is right, `(examples,)`, float32.
     """
 
     chosen: int
@@ -32,6 +36,8 @@ class PairBatch:
     mismatched: int | None
     paired: bool
     lengths: Tensor
+    margin: Tensor
+    certainty: Tensor
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """Return the batch on a device."""
@@ -55,7 +61,7 @@ class PaddedBatch(PairBatch):
     Args:
         input_ids: token ids, `(responses, tokens)`.
         attention_mask: 1 at tokens, 0 at padding, `(responses, tokens)`.
-        response_mask: True at the tokens of responses, `(responses, tokens)`.
+        response_mask: True at the scored tokens of responses, `(responses, tokens)`.
     """
 
     input_ids: Tensor
@@ -127,28 +133,32 @@ class PackedBatch(PairBatch):
     Args:
         input_ids: token ids, `(1, tokens)`.
         packing: where the groups lie.
-        predictors: for each response token the index of the token that predicts it, response after response,
-            `(response tokens,)`.
-        targets: ids of the response tokens in the same order, `(response tokens,)`.
+        places: group and branch of each response.
+        predictors: for each scored token the index of the token that predicts it, response after response,
+            `(scored tokens,)`.
+        targets: ids of the scored tokens in the same order, `(scored tokens,)`.
     """
 
     input_ids: Tensor
     packing: Packing
+    places: list[tuple[int, int]]
     predictors: Tensor
     targets: Tensor
 
     def padded(self) -> PaddedBatch:
         """Return the same responses in the padded layout."""
         rows: list[Row] = []
-        ids, branches = self.input_ids[0], self.packing.branches
-        first = torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)[:-1]])
-        for start in self.predictors[first].tolist():
-            begin, end = next(span for span in self.packing.spans if span[0] <= start < span[1])
-            rows.append((ids[begin:end][branches[begin:end] == 0].tolist(), []))
-        responses = self.targets.split(self.lengths.tolist())
-        rows = [(prompt, response.tolist()) for (prompt, _), response in zip(rows, responses, strict=True)]
-        counts = {name: getattr(self, name) for name in ("chosen", "rejected", "mismatched", "paired")}
-        return _padded(rows, **counts).to(self.input_ids.device)
+        before = self.packing.positions[self.predictors].split(self.lengths.tolist())
+        for (group, branch), predictors in zip(self.places, before, strict=True):
+            part = slice(*self.packing.spans[group])
+            ids, branches = self.input_ids[0, part], self.packing.branches[part]
+            prompt, response = ids[branches == 0].tolist(), ids[branches == branch].tolist()
+            scored = [False] * len(response)
+            for position in predictors.tolist():
+                scored[position + 1 - len(prompt)] = True
+            rows.append((prompt, response, scored))
+        shared = {one.name: getattr(self, one.name) for one in fields(PairBatch) if one.name != "lengths"}
+        return _padded(rows, **shared).to(self.input_ids.device)
 
 
 def fill(sizes: Sequence[int], budget: int, multiple: int = 1, seed: int = 0) -> list[list[int]]:
@@ -198,8 +208,9 @@ class Collator:
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> PairBatch:
         """Return the batch of some examples."""
-        chosen = [(e.prompt, e.chosen) for e in examples if e.chosen is not None]
-        rejected = [(e.prompt, e.rejected) for e in examples if e.rejected is not None]
+        chosen = [(e.prompt, e.chosen, e.chosen_scored) for e in examples if e.chosen is not None]
+        rejected = [(e.prompt, e.rejected, e.rejected_scored) for e in examples if e.rejected is not None]
+        ordered = sorted(examples, key=lambda e: e.chosen is None)  # of unpaired rows the desirable ones come first
         mismatched = self._mismatched(chosen + rejected) if self.mismatched else []
         make = _packed if self.packed else _padded
         return make(
@@ -208,6 +219,8 @@ class Collator:
             rejected=len(rejected),
             mismatched=len(mismatched) if self.mismatched else None,
             paired=len(chosen) == len(rejected) == len(examples),
+            margin=torch.tensor([e.margin for e in ordered], dtype=torch.float32),
+            certainty=torch.tensor([e.certainty for e in ordered], dtype=torch.float32),
         )
 
     def tokens(self, example: TokenizedExample) -> int:
@@ -218,23 +231,23 @@ class Collator:
         return len(example.prompt) + sum(map(len, example.responses)) * (2 if self.mismatched else 1)
 
     def _mismatched(self, rows: list[Row]) -> list[Row]:
-        borrowed = [(prompt, *other) for (prompt, _), other in zip(rows, rows[-1:] + rows[:-1], strict=True)]
-        return [(self._cut(prompt, response), response) for prompt, owner, response in borrowed if prompt != owner]
+        pairs = zip(rows, rows[-1:] + rows[:-1], strict=True)
+        return [(self._cut(row[0], other[1]), *other[1:]) for row, other in pairs if row[0] != other[0]]
 
     def _cut(self, prompt: list[int], response: list[int]) -> list[int]:
         return prompt if self.max_length is None else cut_left(prompt, self.max_length - len(response), self.bos_id)
 
 
 def _padded(rows: list[Row], **counts: Any) -> PaddedBatch:
-    shape = len(rows), max(len(prompt) + len(response) for prompt, response in rows)
+    shape = len(rows), max(len(prompt) + len(response) for prompt, response, _ in rows)
     input_ids = torch.zeros(shape, dtype=torch.long)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     response_mask = torch.zeros(shape, dtype=torch.bool)
-    for i, (prompt, response) in enumerate(rows):
+    for i, (prompt, response, scored) in enumerate(rows):
         end = len(prompt) + len(response)
         input_ids[i, :end] = torch.tensor(prompt + response)
         attention_mask[i, :end] = 1
-        response_mask[i, len(prompt) : end] = True
+        response_mask[i, len(prompt) : end] = True if scored is None else torch.tensor(scored)
     return PaddedBatch(
         **counts,
         lengths=response_mask.sum(dim=1),
@@ -246,30 +259,35 @@ def _padded(rows: list[Row], **counts: Any) -> PaddedBatch:
 
 def _packed(rows: list[Row], **counts: Any) -> PackedBatch:
     groups: dict[tuple[int, ...], list[int]] = {}
-    for i, (prompt, _) in enumerate(rows):
+    for i, (prompt, *_) in enumerate(rows):
         groups.setdefault(tuple(prompt), []).append(i)
     ids: list[int] = []
     branches: list[int] = []
     positions: list[int] = []
     spans: list[tuple[int, int]] = []
+    places = [(0, 0)] * len(rows)
     predictors: list[list[int]] = [[] for _ in rows]
-    for shared, members in groups.items():
+    for group, (shared, members) in enumerate(groups.items()):
         prompt, start = list(shared), len(ids)
         ids += prompt
         branches += [0] * len(prompt)
         positions += range(len(prompt))
         for branch, i in enumerate(members, 1):
-            response = rows[i][1]
-            predictors[i] = [start + len(prompt) - 1, *range(len(ids), len(ids) + len(response) - 1)]
+            _, response, scored = rows[i]
+            before = [start + len(prompt) - 1, *range(len(ids), len(ids) + len(response) - 1)]
+            predictors[i] = before if scored is None else list(compress(before, scored))
+            places[i] = group, branch
             ids += response
             branches += [branch] * len(response)
             positions += range(len(prompt), len(prompt) + len(response))
         spans.append((start, len(ids)))
+    targets = [list(response if scored is None else compress(response, scored)) for _, response, scored in rows]
     return PackedBatch(
         **counts,
-        lengths=torch.tensor([len(response) for _, response in rows]),
+        lengths=torch.tensor([len(tokens) for tokens in targets]),
         input_ids=torch.tensor([ids]),
         packing=Packing(spans, torch.tensor(branches), torch.tensor(positions)),
+        places=places,
         predictors=torch.tensor([index for indices in predictors for index in indices]),
-        targets=torch.tensor([token for _, response in rows for token in response]),
+        targets=torch.tensor([token for tokens in targets for token in tokens]),
     )

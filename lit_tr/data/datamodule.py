@@ -12,10 +12,11 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lit_tr.data.batches import Collator, fill
-from lit_tr.data.formats import Format, detect
+from lit_tr.data.formats import Format
+from lit_tr.data.reader import Reader
 from lit_tr.data.sampling import ResumableSampler
 from lit_tr.data.sources import Source
-from lit_tr.data.tokenization import TokenizedExample, fit, tokenize
+from lit_tr.data.tokenization import TokenizedExample, Turns
 from lit_tr.embedded import resolve
 from lit_tr.errors import BadRowError, UserError
 
@@ -33,13 +34,15 @@ class PreferenceDataModule(LightningDataModule):
         train: rows to train on.
         val: rows to validate on during training.
         test: rows for `test` and `predict`; those of `val` where there are none.
-        format: function from a row to an `Example`, by import path; None detects one of `lit_tr.data.formats` from the
-            first good row of each source.
+        format: function from a row to an `Example` or a list of them, by import path, or `class_path` with `init_args`;
+            None detects one of `lit_tr.data.formats` from the first good row of each source.
         batch_size: examples (pairs, or unpaired rows) in a batch on each rank; 4 if there is no max_tokens either.
         max_tokens: fill batches up to so many packed tokens instead of counting examples. They are filled once, evenly;
             each epoch brings them in another order. The gradient of a step stays that of the mean over its examples.
         max_length: most tokens of a prompt and one response.
         cut_prompts: cut a prompt that is too long on the left; if False such a row is a bad row.
+        turns: where a response has several messages, score the `last` one of the assistant or `all` of the assistant's;
+            the others are context, and so are the assistant's earlier turns in a prompt.
         on_bad_row: what to do with a bad row: `raise` names the first one, `skip` leaves them out and logs how many,
             by reason.
         shuffle: train in a new random order each epoch.
@@ -61,6 +64,7 @@ class PreferenceDataModule(LightningDataModule):
         max_tokens: int | None = None,
         max_length: int = 1024,
         cut_prompts: bool = True,
+        turns: Turns = "last",
         on_bad_row: str = "raise",
         shuffle: bool = True,
         seed: int = 0,
@@ -71,6 +75,8 @@ class PreferenceDataModule(LightningDataModule):
         super().__init__()
         if on_bad_row not in ("raise", "skip"):
             raise UserError(f"PreferenceDataModule: on_bad_row must be 'raise' or 'skip', not {on_bad_row!r}")
+        if turns not in ("last", "all"):
+            raise UserError(f"PreferenceDataModule: turns must be 'last' or 'all', not {turns!r}")
         if batch_size and max_tokens:
             raise UserError("PreferenceDataModule: give batch_size or max_tokens, and null for the other one")
         if max_tokens and not packed:
@@ -93,7 +99,7 @@ class PreferenceDataModule(LightningDataModule):
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.max_length, self.num_workers = max_length, num_workers
         self.packed = packed
-        self.cut_prompts, self.on_bad_row = cut_prompts, on_bad_row
+        self.cut_prompts, self.turns, self.on_bad_row = cut_prompts, turns, on_bad_row
         self.shuffle, self.seed, self.mismatched = shuffle, seed, mismatched
         if mismatched and batch_size == 1:
             raise UserError(
@@ -174,13 +180,13 @@ class PreferenceDataModule(LightningDataModule):
         return examples
 
     def _keep(self, source: Source, skipped: Counter[str]) -> Iterator[TokenizedExample]:
-        format, cut = self.format, 0
+        reader, cut = Reader(self.tokenizer, self.format, self.max_length, self.cut_prompts, self.turns), 0
         for where, row in source.rows():
             try:
-                known = format or detect(row)
-                whole = tokenize(known(row), self.tokenizer)
-                example = fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
-                self._check_budget(example)
+                settled = reader.settled(row)
+                examples = settled(row)
+                for example in examples:
+                    self._check_budget(example)
             except BadRowError as error:
                 if self.on_bad_row == "raise":
                     raise UserError(
@@ -190,9 +196,9 @@ class PreferenceDataModule(LightningDataModule):
             except UserError as error:
                 raise UserError(f"{where}: {error}") from error
             else:
-                format = known  # a bad row does not decide the format of the others
-                cut += len(example.prompt) < len(whole.prompt)
-                yield example
+                reader = settled  # a bad row does not decide the format of the others
+                cut += sum(example.cut > 0 for example in examples)
+                yield from examples
         if cut:
             rank_zero_info(f"{source}: cut {cut} prompts on the left to fit max_length {self.max_length}")
 

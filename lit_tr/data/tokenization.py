@@ -1,14 +1,18 @@
 """Example -> token ids, the prompt shared by both responses."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
-from jinja2 import TemplateError
-
-from lit_tr.data.formats import Example, Text
+from lit_tr.data.chat import check_special, render, spans
+from lit_tr.data.example import Example, Message, Text
 from lit_tr.errors import BadRowError, UserError
+
+Turns = Literal["last", "all"]
+
+NO_ROOM = "a response leaves no room for a prompt"
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,21 @@ class TokenizedExample:
         chosen: ids of the preferred response, its end-of-sequence token with them; None where there is no such
             response.
         rejected: the same of the other response.
+        margin: by how much the chosen one is rated above the rejected one, in the units of the source.
+        certainty: probability that the label is right.
+        chosen_scored: which ids of the preferred response are scored, the others being context; None scores all.
+        rejected_scored: the same of the other response.
+        cut: how many tokens of the prompt were cut off.
     """
 
     prompt: list[int]
     chosen: list[int] | None
     rejected: list[int] | None
+    margin: float = 0.0
+    certainty: float = 1.0
+    chosen_scored: list[bool] | None = None
+    rejected_scored: list[bool] | None = None
+    cut: int = field(default=0, compare=False)
 
     @property
     def responses(self) -> list[list[int]]:
@@ -32,26 +46,51 @@ class TokenizedExample:
         return [ids for ids in (self.chosen, self.rejected) if ids is not None]
 
 
-def tokenize(example: Example, tokenizer: Any) -> TokenizedExample:
+def tokenize(
+    example: Example, tokenizer: Any, turns: Turns = "last", max_length: int | None = None
+) -> TokenizedExample:
     r"""Tokenize prompt and response together and part them where the tokens of the prompt end.
 
     A token that runs over the seam (`"\n"` and `"\n"` becoming one token) belongs to the response, in both
     responses: so no text is lost, and both see the very same prompt. TRL parts them at the same place. An
     end-of-sequence token closes a response unless the tokenizer or its chat template has put one in already. Special
-    tokens written out in plain text stay text.
+    tokens written out in plain text stay text; a chat message that spells one is refused.
+
+    Of a response of several messages only those of the assistant are scored, and the others are context. Messages
+    behind the last one of the assistant are left out. The assistant's earlier turns in a prompt are never scored: both
+    responses share them, and what they add to a difference of log-probs is 0.
 
     Args:
         example: prompt and responses, as text or as chat messages.
         tokenizer: a Hugging Face tokenizer; for messages it must have a chat template.
+        turns: score the `last` message of the assistant in each response, or `all` of them.
+        max_length: a response of more tokens is refused before its turns are looked for.
+
+    Raises:
+        BadRowError: the example cannot be tokenized.
+        UserError: the rows are chat messages, and the tokenizer has no chat template; or a response has several
+            messages, and the tokenizer is a slow one that cannot tell which tokens are whose.
     """
-    prompt = _encode(example.prompt, None, tokenizer)
-    texts = (example.chosen, example.rejected)
-    wholes = [text if text is None else _encode(example.prompt, text, tokenizer) for text in texts]
+    prompt = _ids(example.prompt, None, tokenizer)
+    pair = (example.chosen, example.rejected)
+    responses = [text if text is None else _up_to_last_turn(text) for text in pair]
+    if responses[0] == responses[1]:
+        raise BadRowError("chosen and rejected are equal")
+    wholes = [text if text is None else _ids(example.prompt, text, tokenizer) for text in responses]
     seam = min(_common_prefix(prompt, whole) for whole in wholes if whole is not None)
     if seam == 0:
         raise BadRowError("the prompt has no tokens of its own", repr(example.prompt)[-80:])
-    responses = [whole if whole is None else _close(whole[seam:], tokenizer) for whole in wholes]
-    return TokenizedExample(prompt[:seam], *responses)
+    longest = max(len(whole) - seam for whole in wholes if whole is not None)
+    if max_length is not None and longest > max_length:
+        raise BadRowError(NO_ROOM, f"{longest} tokens, max_length {max_length}")
+    parts = [
+        (None, None) if text is None or whole is None else _part(example.prompt, text, whole, seam, tokenizer, turns)
+        for text, whole in zip(responses, wholes, strict=True)
+    ]
+    (chosen, chosen_scored), (rejected, rejected_scored) = parts
+    return TokenizedExample(
+        prompt[:seam], chosen, rejected, example.margin, example.certainty, chosen_scored, rejected_scored
+    )
 
 
 def fit(example: TokenizedExample, max_length: int, cut_prompt: bool, bos: int | None) -> TokenizedExample:
@@ -71,10 +110,10 @@ def fit(example: TokenizedExample, max_length: int, cut_prompt: bool, bos: int |
     if len(example.prompt) <= room:
         return example
     if room < 2:
-        raise BadRowError("a response leaves no room for a prompt", f"{response} tokens, max_length {max_length}")
+        raise BadRowError(NO_ROOM, f"{response} tokens, max_length {max_length}")
     if not cut_prompt:
         raise BadRowError("the prompt is too long", f"{len(example.prompt)} tokens, room for {room} of {max_length}")
-    return TokenizedExample(cut_left(example.prompt, room, bos), example.chosen, example.rejected)
+    return replace(example, prompt=cut_left(example.prompt, room, bos), cut=len(example.prompt) - room)
 
 
 def cut_left(prompt: list[int], room: int, bos: int | None) -> list[int]:
@@ -85,22 +124,64 @@ def cut_left(prompt: list[int], room: int, bos: int | None) -> list[int]:
     return head + prompt[len(prompt) - room + len(head) :]
 
 
-def _encode(prompt: Text, response: Text | None, tokenizer: Any) -> list[int]:
+def _ids(prompt: Text, response: Text | None, tokenizer: Any) -> list[int]:
     if isinstance(prompt, str) and not isinstance(response, list):
-        return tokenizer(prompt + (response or ""), split_special_tokens=True)["input_ids"]
+        return _encode(prompt + (response or ""), tokenizer, split_special_tokens=True)
     messages = _as_messages(prompt, "user") + (_as_messages(response, "assistant") if response else [])
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"the rows are chat messages, and the tokenizer of {tokenizer.name_or_path} has no chat template"
-        )
+    check_special(messages, tokenizer)
+    text = render(messages, tokenizer, open_turn=response is None)
+    return _encode(text, tokenizer, add_special_tokens=False)  # the template has put them in
+
+
+def _encode(text: str, tokenizer: Any, **options: bool) -> list[int]:
     try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=response is None, return_dict=True)
-    except TemplateError as error:
-        raise BadRowError("the chat template refuses the messages", str(error)) from error
-    return ids["input_ids"]
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError("the text is no valid Unicode", str(error)[:200]) from error
+    return tokenizer(text, **options)["input_ids"]
 
 
-def _as_messages(text: Text, role: str) -> list[dict[str, str]]:
+def _part(
+    prompt: Text, response: Text, whole: list[int], seam: int, tokenizer: Any, turns: Turns
+) -> tuple[list[int], list[bool] | None]:
+    """Return the ids of a response, closed, and which of them are scored."""
+    if isinstance(response, str) or len(response) == 1:
+        return _close(whole[seam:], tokenizer), None
+    found = _token_spans(_as_messages(prompt, "user"), response, tokenizer, turns)
+    last = max(found[-1][0], seam)
+    ids = whole[seam:last] + _close(whole[last:], tokenizer)
+    scored = [False] * len(ids)
+    for start, end in [*found[:-1], (last, seam + len(ids))]:
+        for i in range(max(start - seam, 0), end - seam):
+            scored[i] = True
+    return ids, scored
+
+
+def _token_spans(prompt: list[Message], response: list[Message], tokenizer: Any, turns: Turns) -> list[tuple[int, int]]:
+    """Return start and end of the assistant's messages in the ids of a chat; a token over a seam belongs behind it."""
+    if not tokenizer.is_fast:
+        raise UserError("a response has several messages: take a fast tokenizer, which can tell which tokens are whose")
+    numbers = [len(prompt) + i for i, message in enumerate(response) if message["role"] == "assistant"]
+    messages, wanted = prompt + response, numbers[-1:] if turns == "last" else numbers
+    whole = render(messages, tokenizer)
+    offsets = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    ends = [end for _, end in offsets]
+    return [
+        (bisect_right(ends, start), bisect_right(ends, end)) for start, end in spans(messages, wanted, whole, tokenizer)
+    ]
+
+
+def _up_to_last_turn(response: Text) -> Text:
+    """Return a response without the messages behind the last one of the assistant."""
+    if isinstance(response, str) or len(response) == 1:
+        return response
+    last = max((i for i, message in enumerate(response) if message["role"] == "assistant"), default=None)
+    if last is None:
+        raise BadRowError("a response has no message of the assistant")
+    return response[: last + 1]
+
+
+def _as_messages(text: Text, role: str) -> list[Message]:
     return text if isinstance(text, list) else [{"role": role, "content": text}]
 
 

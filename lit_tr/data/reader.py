@@ -1,0 +1,78 @@
+"""Reader: raw row -> tokenized examples that fit."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from lit_tr.data.chat import strings
+from lit_tr.data.example import Example, Format, Row, Text
+from lit_tr.data.formats import detect
+from lit_tr.data.tokenization import NO_ROOM, TokenizedExample, Turns, fit, tokenize
+from lit_tr.errors import BadRowError, UserError
+
+TOKEN_CHARACTERS = 100
+"""A response of more characters a token is refused before it is tokenized; text has 4, long lines of one sign 60."""
+
+PROMPT_CHARACTERS = 1_000_000
+"""Tokenizing takes about 1 s and 0.5 GB for so many."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns a row into tokenized examples; it can be pickled, to run in worker processes.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        format: function from a row to one `Example` or several; None detects it from each row's columns.
+        max_length: most tokens of a prompt and one response.
+        cut_prompts: cut a prompt that is too long on the left; if False such a row is a bad row.
+        turns: score the `last` message of the assistant in each response, or `all` of them.
+    """
+
+    tokenizer: Any
+    format: Format | None = None
+    max_length: int = 1024
+    cut_prompts: bool = True
+    turns: Turns = "last"
+
+    def settled(self, row: Row) -> Self:
+        """Return a reader of rows like this one: its format is known, by detection if it was not.
+
+        Raises:
+            BadRowError: the row lacks a value of its format.
+            UserError: no format has its columns.
+        """
+        return self if self.format else replace(self, format=detect(row))
+
+    def __call__(self, row: Row) -> list[TokenizedExample]:
+        """Return the examples of a row: one, or several where its format makes several pairs.
+
+        Raises:
+            BadRowError: the row cannot be trained on; where it makes several pairs, one of them cannot.
+            UserError: no format has its columns, or it needs a chat template that the tokenizer has not.
+        """
+        try:
+            examples = (self.format or detect(row))(row)
+            return [self._read(one) for one in (examples if isinstance(examples, list) else [examples])]
+        except RecursionError as error:
+            raise BadRowError("the row is nested too deeply") from error
+
+    def _read(self, example: Example) -> TokenizedExample:
+        if not isinstance(example, Example):
+            raise UserError(f"data.format gave {type(example).__name__}, and not an Example or a list of them")
+        self._check_size(example)
+        whole = tokenize(example, self.tokenizer, self.turns, self.max_length)
+        return fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
+
+    def _check_size(self, example: Example) -> None:
+        for text in (example.chosen, example.rejected):
+            characters, most = _characters(text), self.max_length * TOKEN_CHARACTERS
+            if characters > most:
+                raise BadRowError(NO_ROOM, f"{characters} characters")
+            if isinstance(text, list) and len(text) > self.max_length:
+                raise BadRowError(NO_ROOM, f"{len(text)} messages")
+        if (characters := _characters(example.prompt)) > PROMPT_CHARACTERS:
+            raise BadRowError("the prompt is too long", f"{characters} characters, at most {PROMPT_CHARACTERS}")
+
+
+def _characters(text: Text | None) -> int:
+    return sum(map(len, strings(text)))
