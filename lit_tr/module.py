@@ -118,6 +118,9 @@ class PreferenceModule(LightningModule):
             self._check(batch)
             self._score_ahead(self.reference, batch)
         values = self._evaluate(batch, with_initial=self._will_be_logged())
+        if batch.blank:
+            self._examples = 0
+            return values["loss"].sum() * 0.0
         means = {f"train/{name}": value.detach().mean() for name, value in values.items() if value.numel()}
         self.log_dict(means, batch_size=len(batch))
         self._examples = values["loss"].numel()

@@ -47,6 +47,10 @@ class File(ABC):
     def skip(self, count: int) -> int:
         """Pass over some rows without reading them; return how many there were."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
 
 def open_file(url: str, place: int = 0) -> File:
     """Open a file of rows, at the start or at a place of before.
@@ -125,6 +129,10 @@ class Lines(File):
             self._ended = True
         return passed
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def _line(self) -> bytes:
         """Return the next line, the first bytes of one that is too long; nothing at the end."""
         if self._ended:
@@ -172,6 +180,10 @@ class Listed(Counted):
             self._rows = json.load(file)
         super().__init__(place)
 
+    def close(self) -> None:
+        """Let the rows go."""
+        self._rows = []
+
     def __next__(self) -> Any:
         """Return the next row."""
         if self.place >= len(self._rows):
@@ -187,7 +199,8 @@ class Table(Counted):
     """CSV with a head of column names; an empty field is one that is not there."""
 
     def __init__(self, file: Any, place: int) -> None:
-        self._rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=""), strict=True)
+        self._text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        self._rows = csv.DictReader(self._text, strict=True)
         super().__init__(place)
 
     def __next__(self) -> Any:
@@ -201,13 +214,23 @@ class Table(Counted):
             raise BadRowError("the row has another number of fields than the head")
         return {name: value or None for name, value in row.items()}
 
+    def close(self) -> None:
+        """Close the file."""
+        self._text.close()
+
 
 class Columnar(File):
     """A file of columns, of which some rows are decoded at a time; a place is the number of a row."""
 
+    _file: Any
+
     def __init__(self, place: int) -> None:
         self.place, self._first = place, 0
         self._batch: Any = ()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     @abstractmethod
     def _reach(self, row: int) -> bool:
@@ -232,14 +255,15 @@ class Parquet(Columnar):
 
     def __init__(self, file: Any, place: int) -> None:
         super().__init__(place)
-        self._file = parquet.ParquetFile(file)
-        groups = range(self._file.num_row_groups)
-        self._ends = list(accumulate(self._file.metadata.row_group(group).num_rows for group in groups))
+        self._file = file
+        self._table = parquet.ParquetFile(file)
+        groups = range(self._table.num_row_groups)
+        self._ends = list(accumulate(self._table.metadata.row_group(group).num_rows for group in groups))
         self._group = -1
 
     def skip(self, count: int) -> int:
         """Pass over some rows."""
-        passed = max(min(count, self._file.metadata.num_rows - self.place), 0)
+        passed = max(min(count, self._table.metadata.num_rows - self.place), 0)
         self.place += passed
         return passed
 
@@ -249,7 +273,7 @@ class Parquet(Columnar):
             return False
         if group != self._group:
             self._group, self._first, self._batch = group, self._ends[group - 1] if group else 0, ()
-            self._batches = self._file.iter_batches(BATCH, row_groups=[group])
+            self._batches = self._table.iter_batches(BATCH, row_groups=[group])
         while row >= self._first + len(self._batch):
             self._first += len(self._batch)
             self._batch = next(self._batches)
@@ -260,13 +284,15 @@ class Arrow(Columnar):
     """Arrow's files and streams, as `datasets` writes them; a row is reached by passing over those before."""
 
     def __init__(self, file: Any, place: int) -> None:
-        super().__init__(place)
+        super().__init__(0)
+        self._file = file
         try:
             whole = ipc.open_file(file)
             self._batches = map(whole.get_batch, range(whole.num_record_batches))
         except pyarrow.ArrowInvalid:
             file.seek(0)
             self._batches = iter(ipc.open_stream(file))
+        self.skip(place)
 
     def skip(self, count: int) -> int:
         """Pass over some rows."""

@@ -166,7 +166,7 @@ class Rows(Source):
         urls = self._urls(found["name"])
         if not found["start"] and not found["stop"]:
             return [Part(url, 0, None) for url in urls]
-        counts = [open_file(url).skip(2**62) for url in urls]
+        counts = [_count(url) for url in urls]
         start, stop = _bound(found["start"] or "0", sum(counts)), _bound(found["stop"] or "100%", sum(counts))
         parts = []
         for url, rows in zip(urls, counts, strict=True):
@@ -255,6 +255,8 @@ class _FileCursor(Cursor):
         return part, self._file
 
     def _leave(self) -> None:
+        if self._file:
+            self._file.close()
         self._at, self._row, self._place, self._file = self._at + 1, 0, None, None
 
 
@@ -274,6 +276,14 @@ def _found(path: str) -> list[str]:
     if not found:
         raise UserError(f"{path}: there is no such file")
     return [url if "://" not in path else system.unstrip_protocol(url) for url in sorted(found)]
+
+
+def _count(url: str) -> int:
+    file = open_file(url)
+    try:
+        return file.skip(2**62)
+    finally:
+        file.close()
 
 
 def _bound(text: str, rows: int) -> int:
