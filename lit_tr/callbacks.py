@@ -19,6 +19,7 @@ class MovingReference(Protocol):
     """A reference that knows how to follow a policy."""
 
     moves: bool
+    hard_only: bool
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move towards the policy by a share alpha; return figures for the log."""
@@ -51,9 +52,11 @@ class ReferenceUpdate(Callback, ABC):
 
     Attributes:
         hard: the reference becomes the policy at each update.
+        foreseen: `next_update` tells for sure when the next one comes.
     """
 
     hard = False
+    foreseen = True
 
     def __init__(
         self,
@@ -109,6 +112,11 @@ class ReferenceUpdate(Callback, ABC):
         elif not reference.moves:
             raise UserError(
                 f"{type(reference).__name__} does not move: leave {type(self).__name__} out, or take another one"
+            )
+        elif reference.hard_only and (self.layers or not self.hard):
+            raise UserError(
+                f"{type(reference).__name__}, as it is configured, takes hard updates of all layers alone: take "
+                "HardReferenceUpdate without layers, or another reference"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -291,11 +299,13 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
         **options: as for `ReferenceUpdate`.
     """
 
+    foreseen = False
+
     def __init__(self, max_kl: float, alpha: float = 1.0, every_n_steps: int = 8, **options: Any) -> None:
         super().__init__(alpha, every_n_steps, **options)
         if not max_kl > 0:
             raise UserError(f"AdaptiveReferenceUpdate: max_kl must be above 0, not {max_kl}")
-        self.max_kl = max_kl
+        self.max_kl, self.hard = max_kl, alpha == 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both modules.

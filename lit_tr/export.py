@@ -16,8 +16,10 @@ from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded import resolve
 from lit_tr.errors import UserError
 from lit_tr.policy.adapter_reference import AdapterReference
-from lit_tr.policy.loading import POLICY_ADAPTER, PretrainedPolicy, base_state_keys, has_adapter, merged, save_adapter
-from lit_tr.policy.reference import CopyReference, FrozenReference, Reference
+from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter
+from lit_tr.policy.copy_reference import CopyReference
+from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.policy.reference import FrozenReference, Reference
 
 
 def export(

@@ -20,10 +20,12 @@ class Update(Protocol):
     Attributes:
         reference: path of the attribute that moves.
         hard: the reference becomes the policy.
+        foreseen: `next_update` tells for sure.
     """
 
     reference: str
     hard: bool
+    foreseen: bool
 
     def next_update(self, step: int) -> int:
         """Return the first optimizer step behind `step` that an update follows."""
@@ -37,7 +39,7 @@ def hard_update(trainer: Trainer, reference: str = "reference") -> Update:
     """
     callbacks = cast(Any, trainer).callbacks
     updates = [callback for callback in callbacks if isinstance(callback, Update) and callback.reference == reference]
-    if len(updates) != 1 or not updates[0].hard:
+    if len(updates) != 1 or not (updates[0].hard and updates[0].foreseen):
         found = " and ".join(type(update).__name__ for update in updates) or "no update of the reference"
         raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {found}: else take CopyReference")
     for hindrance, found in {

@@ -16,7 +16,8 @@ from lit_tr.errors import UserError
 from lit_tr.lookahead import batches_of_steps, check_loader, hard_update, training_batches, validation_batches
 from lit_tr.losses import Labels, Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
-from lit_tr.policy.loading import PretrainedPolicy, base_state_keys
+from lit_tr.policy.adapters import base_state_keys
+from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
 from lit_tr.policy.reference import FrozenReference, Reference
@@ -117,6 +118,9 @@ class PreferenceModule(LightningModule):
             self._check(batch)
             self._score_ahead(self.reference, batch)
         values = self._evaluate(batch, with_initial=self._will_be_logged())
+        if batch.blank:
+            self._examples = 0
+            return values["loss"].sum() * 0.0
         means = {f"train/{name}": value.detach().mean() for name, value in values.items() if value.numel()}
         self.log_dict(means, batch_size=len(batch))
         self._examples = values["loss"].numel()

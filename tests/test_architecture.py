@@ -47,9 +47,9 @@ def test_formats_know_but_each_other(name):
     assert set(imports(ROOT / "data" / f"{name}.py")) == FORMATS[name]
 
 
-def test_peft_and_bitsandbytes_are_known_to_one_file():
+def test_peft_and_bitsandbytes_are_known_to_those_who_load_and_hold():
     for file in ROOT.rglob("*.py"):
-        if file.name != "loading.py":
+        if file.name not in ("loading.py", "adapters.py", "quantization.py"):
             nodes = list(ast.walk(ast.parse(file.read_text())))
             names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
             names += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]

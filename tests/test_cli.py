@@ -228,7 +228,7 @@ def test_a_row_is_named_on_the_command_line(config, capsys, write_rows):
         [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "b"}]
     )
     error = fails(capsys, "fit", f"--config={config}", "--data.train=lit_tr.data.Rows", f"--data.train.path={path}")
-    assert f"{path}, split train, row 1: chosen and rejected are equal" in error
+    assert f"{path}, row 1: chosen and rejected are equal" in error
 
 
 @pytest.mark.slow

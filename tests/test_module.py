@@ -1,5 +1,6 @@
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -221,7 +222,9 @@ UPDATES = {
     ("reference", "policy", "update"),
     [
         *((CopyReference, {}, update) for update in UPDATES),
-        *((CopyReference, {"dtype": "bfloat16"}, update) for update in ("soft",)),
+        (CopyReference, {"dtype": "bfloat16"}, "soft"),
+        (partial(CopyReference, "float32"), {"dtype": "bfloat16"}, "soft"),
+        (partial(CopyReference, dtype="nf4"), {}, "hard"),
         *((AdapterReference, {"lora": LoRA(r=4, dropout=0.1)}, update) for update in UPDATES),
         *((AdapterReference, QLORA, update) for update in UPDATES),
         (FrozenReference, {}, None),
@@ -380,6 +383,11 @@ def test_predict_gives_each_example(llama_dir):
         ({"reference": CopyReference(), **QLORA}, {}, "take AdapterReference"),
         ({"loss": KTO()}, {}, "set data.mismatched"),
         ({"reference": FrozenReference()}, {"callbacks": [SoftReferenceUpdate()]}, "FrozenReference does not move"),
+        (
+            {"reference": CopyReference(dtype="nf4")},
+            {"callbacks": [SoftReferenceUpdate()]},
+            "CopyReference, as it is configured, takes hard updates of all layers alone",
+        ),
     ],
 )
 def test_mistakes_are_named_before_a_step(llama_dir, model, options, message):

@@ -29,6 +29,8 @@ class PairBatch:
         margin: by how much the chosen response of each example is rated above the rejected one, `(examples,)`, float32,
             in the units of the source. Examples are pairs, or unpaired rows, the desirable ones first.
         certainty: probability that the label of each example is right, `(examples,)`, float32.
+        blank: there is nothing to learn: a rank whose rows have ended has this batch while others go on.
+        place: what a stream's loader goes on from behind this batch.
     """
 
     chosen: int
@@ -38,6 +40,8 @@ class PairBatch:
     lengths: Tensor
     margin: Tensor
     certainty: Tensor
+    blank: bool = field(default=False, kw_only=True)
+    place: Any = field(default=None, kw_only=True, repr=False, compare=False)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """Return the batch on a device."""
@@ -50,7 +54,9 @@ class PairBatch:
         return chosen, rejected, mismatched
 
     def __len__(self) -> int:
-        """Number of examples: pairs, or rows of unpaired data."""
+        """Number of examples: pairs, or rows of unpaired data; 0 if it is blank."""
+        if self.blank:
+            return 0
         return self.chosen if self.paired else self.chosen + self.rejected
 
 

@@ -1,7 +1,9 @@
 """PreferenceDataModule: sources -> tokenized examples -> batches."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -11,23 +13,26 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lit_tr.data.batches import Collator, fill
+from lit_tr.data.batches import Collator, PairBatch, fill
 from lit_tr.data.formats import Format
+from lit_tr.data.intake import BadRows, Intake, Layout
 from lit_tr.data.reader import Reader
 from lit_tr.data.sampling import ResumableSampler
 from lit_tr.data.sources import Source
+from lit_tr.data.stream import RankLoader, Stream
 from lit_tr.data.tokenization import TokenizedExample, Turns
 from lit_tr.embedded import resolve
-from lit_tr.errors import BadRowError, UserError
+from lit_tr.errors import UserError
 
 Examples = list[TokenizedExample]
-ALONE = {"num_replicas": 1, "rank": 0}
+BAD_ROWS = "skipped_rows"
 
 
 class PreferenceDataModule(LightningDataModule):
     """Batches of preference pairs, or of unpaired labelled rows, for training and evaluation.
 
-    All rows are read, checked and tokenized in `setup`, so that a bad row is named before any training step.
+    All rows are read, checked and tokenized in `setup`, so that a bad row is named before any training step. Where they
+    are too many for that, `buffer` lets those of training be read as training goes on.
 
     Args:
         tokenizer: folder or hub id of the tokenizer; the command line takes it from `model.policy.path`.
@@ -35,7 +40,7 @@ class PreferenceDataModule(LightningDataModule):
         val: rows to validate on during training.
         test: rows for `test` and `predict`; those of `val` where there are none.
         format: function from a row to an `Example` or a list of them, by import path, or `class_path` with `init_args`;
-            None detects one of `lit_tr.data.formats` from the first good row of each source.
+            None detects one of `lit_tr.data.formats` for each row.
         batch_size: examples (pairs, or unpaired rows) in a batch on each rank; 4 if there is no max_tokens either.
         max_tokens: fill batches up to so many packed tokens instead of counting examples. They are filled once, evenly;
             each epoch brings them in another order. The gradient of a step stays that of the mean over its examples.
@@ -44,13 +49,18 @@ class PreferenceDataModule(LightningDataModule):
         turns: where a response has several messages, score the `last` one of the assistant or `all` of the assistant's;
             the others are context, and so are the assistant's earlier turns in a prompt.
         on_bad_row: what to do with a bad row: `raise` names the first one, `skip` leaves them out and logs how many,
-            by reason.
+            by reason, and lists them in `skipped_rows...jsonl` in the run's folder.
         shuffle: train in a new random order each epoch.
         seed: seed of that order.
         mismatched: add the mismatched rows of KTO's KL baseline to the batches; the command line takes it from the
             loss.
         packed: pack responses behind shared prompts, so that no token is computed twice; False pads each response.
-        num_workers: worker processes that collate batches.
+        num_workers: worker processes that make batches; with a `buffer` they read and tokenize as well.
+        buffer: examples that a reader holds at a time: it reads so many, shuffles them, makes batches of them, and
+            reads on. A checkpoint goes on exactly from where it was. The number of batches is not known beforehand, so
+            `val_check_interval` counts batches. None reads all rows first.
+        bucket_by_length: with a `buffer` and `batch_size`, put examples of about the same length into a batch: less
+            padding for `packed: false`.
     """
 
     def __init__(
@@ -71,6 +81,8 @@ class PreferenceDataModule(LightningDataModule):
         mismatched: bool = False,
         packed: bool = True,
         num_workers: int = 0,
+        buffer: int | None = None,
+        bucket_by_length: bool = False,
     ) -> None:
         super().__init__()
         if on_bad_row not in ("raise", "skip"):
@@ -90,6 +102,7 @@ class PreferenceDataModule(LightningDataModule):
             ("max_tokens", max_tokens, 1),
             ("max_length", max_length, 3),
             ("num_workers", num_workers, 0),
+            ("buffer", buffer, 1),
         ):
             if value is not None and value < least:
                 raise UserError(f"PreferenceDataModule: {name} must be at least {least}, not {value}")
@@ -98,7 +111,13 @@ class PreferenceDataModule(LightningDataModule):
         self.tokenizer_path, self.format = tokenizer, format
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.max_length, self.num_workers = max_length, num_workers
-        self.packed = packed
+        self.packed, self.buffer, self.bucket_by_length = packed, buffer, bucket_by_length
+        self._folder: Path | None = None
+        self._stream: RankLoader | None = None
+        if bucket_by_length and not (buffer and batch_size):
+            raise UserError(
+                "PreferenceDataModule: bucket_by_length sorts what a buffer holds: give buffer and batch_size"
+            )
         self.cut_prompts, self.turns, self.on_bad_row = cut_prompts, turns, on_bad_row
         self.shuffle, self.seed, self.mismatched = shuffle, seed, mismatched
         if mismatched and batch_size == 1:
@@ -107,28 +126,40 @@ class PreferenceDataModule(LightningDataModule):
             )
 
     def setup(self, stage: str) -> None:
-        """Read, check and tokenize the rows that a stage needs.
+        """Read, check and tokenize the rows that a stage needs; with a `buffer`, those of training are left to it.
 
         Raises:
             UserError: a source, a row or the tokenizer is not as it should be.
         """
         self.tokenizer = load_tokenizer(self.tokenizer_path)
+        trainer = self.trainer
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) if trainer else None
         wanted = {"fit": ["train", "val"], "validate": ["val"]}.get(stage, ["test"])
         if self.sources[wanted[0]] is None:
             raise UserError(f"PreferenceDataModule: give data.{wanted[0]} for {stage!r}")
         for name in wanted:
             source = self.sources[name]
-            if source is not None and name not in self.examples:
+            if source is not None and name not in self.examples and not (name == "train" and self.buffer):
                 self.examples[name] = self._read(name, source)
+
+    def teardown(self, stage: str) -> None:
+        """Log which rows of a stream were left out."""
+        if stage == "fit" and self.buffer and self._rank == 0:
+            files = self._folder.glob(f"{BAD_ROWS}.train.*.jsonl") if self._folder else []
+            lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+            self._log_bad_rows("train", Counter(line["reason"] for line in lines))
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader of the training rows."""
-        ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank} if self.trainer else ALONE
+        if self.buffer:
+            self._stream = self._streamed(cast(Source, self.sources["train"]), self.buffer)
+            return self._stream
         rows: Examples | list[Examples] = self.examples["train"]
         if self.max_tokens:
             sizes = [self.collator.tokens(example) for example in self.examples["train"]]
-            packs = fill(sizes, self.max_tokens, ranks["num_replicas"], self.seed)
+            packs = fill(sizes, self.max_tokens, self._ranks, self.seed)
             rows = [[self.examples["train"][i] for i in pack] for pack in packs]
+        ranks = {"num_replicas": self._ranks, "rank": self._rank}
         sampler = ResumableSampler(rows, **ranks, shuffle=self.shuffle, seed=self.seed)
         return self._loader(rows, None if self.max_tokens else self.batch_size, sampler)
 
@@ -144,10 +175,43 @@ class PreferenceDataModule(LightningDataModule):
         """Return the loader of the test rows."""
         return self._in_order("test")
 
+    def on_before_batch_transfer(self, batch: PairBatch, dataloader_idx: int) -> PairBatch:
+        """Tell the stream which batch is being trained on, so that a checkpoint knows where to go on."""
+        if batch.place is not None and self._stream:
+            self._stream.trained(batch)
+        return batch
+
     @property
     def collator(self) -> Collator:
         """What makes batches of examples."""
         return Collator(self.packed, self.mismatched, self.max_length, self.tokenizer.bos_token_id)
+
+    def intake(self, name: str, list_to: Path | None = None) -> Intake:
+        """Return what becomes of the rows of a source.
+
+        Args:
+            name: `train`, `val` or `test`.
+            list_to: folder of the list of bad rows; None lists them nowhere.
+        """
+        reader = Reader(self.tokenizer, self.format, self.max_length, self.cut_prompts, self.turns)
+        layout = Layout(self.collator, self.batch_size, self.max_tokens, self.bucket_by_length)
+        file = list_to / f"{BAD_ROWS}.{name}.jsonl" if list_to else None
+        return Intake(reader, layout, BadRows(self.on_bad_row == "skip", file))
+
+    @property
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    def _streamed(self, source: Source, buffer: int) -> RankLoader:
+        intake = self.intake("train", self._folder)
+        stream = Stream(source, intake, buffer, self.shuffle, self.seed, self._rank, self._ranks)
+        end = [cast(int, self.tokenizer.eos_token_id)]
+        blank = replace(self.collator([TokenizedExample(end, end, end)]), blank=True)
+        return RankLoader(stream, self.num_workers, blank)
 
     def _in_order(self, name: str) -> StatefulDataLoader:
         rows = self.examples[name]
@@ -168,46 +232,20 @@ class PreferenceDataModule(LightningDataModule):
         )
 
     def _read(self, name: str, source: Source) -> Examples:
-        skipped: Counter[str] = Counter()
-        examples = list(self._keep(source, skipped))
-        if skipped:
-            reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.most_common())
-            rank_zero_info(
-                f"data.{name}: skipped {skipped.total()} of {skipped.total() + len(examples)} rows: {reasons}"
-            )
+        intake = self.intake(name, None if self._rank else self._folder)
+        examples = [example for read in source.read() for example in intake(read)]
+        self._log_bad_rows(name, intake.bad_rows.counts)
+        if cut := sum(example.cut > 0 for example in examples):
+            rank_zero_info(f"{source}: cut {cut} prompts on the left to fit max_length {self.max_length}")
         if not examples:
             raise UserError(f"data.{name}: {source} has no rows to train on")
         return examples
 
-    def _keep(self, source: Source, skipped: Counter[str]) -> Iterator[TokenizedExample]:
-        reader, cut = Reader(self.tokenizer, self.format, self.max_length, self.cut_prompts, self.turns), 0
-        for where, row in source.rows():
-            try:
-                settled = reader.settled(row)
-                examples = settled(row)
-                for example in examples:
-                    self._check_budget(example)
-            except BadRowError as error:
-                if self.on_bad_row == "raise":
-                    raise UserError(
-                        f"{where}: {error}; mend the row, or leave such rows out by data.on_bad_row: skip"
-                    ) from error
-                skipped[error.reason] += 1
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from error
-            else:
-                reader = settled  # a bad row does not decide the format of the others
-                cut += sum(example.cut > 0 for example in examples)
-                yield from examples
-        if cut:
-            rank_zero_info(f"{source}: cut {cut} prompts on the left to fit max_length {self.max_length}")
-
-    def _check_budget(self, example: TokenizedExample) -> None:
-        tokens = self.collator.tokens(example)
-        if self.max_tokens and tokens > self.max_tokens:
-            raise BadRowError(
-                "the row passes max_tokens", f"{tokens} tokens with both responses, max_tokens {self.max_tokens}"
-            )
+    def _log_bad_rows(self, name: str, counts: Counter[str]) -> None:
+        if counts:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+            place = f"; they are listed in {self._folder}" if self._folder else ""
+            rank_zero_info(f"data.{name}: skipped {counts.total()} rows: {reasons}{place}")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -1,9 +1,10 @@
 """The policy, its reference, and how the one follows the other."""
 
 from lit_tr.policy.adapter_reference import AdapterReference
+from lit_tr.policy.copy_reference import CopyReference
 from lit_tr.policy.loading import LoRA, PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
-from lit_tr.policy.reference import CopyReference, FrozenReference, Reference
+from lit_tr.policy.reference import FrozenReference, Reference
 from lit_tr.policy.window import WindowReference
 
 __all__ = [

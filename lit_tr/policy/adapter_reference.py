@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import Alpha, blend_tensors, check_alpha
-from lit_tr.policy.loading import (
+from lit_tr.policy.adapters import (
     adapter_parameters,
     adapter_switched,
     add_adapter_copy,
@@ -19,6 +18,7 @@ from lit_tr.policy.loading import (
     lora_factors,
     set_lora_factors,
 )
+from lit_tr.policy.averaging import Alpha, blend_tensors, check_alpha
 from lit_tr.policy.lowrank import LowRank, average, squared_norm, widened
 from lit_tr.policy.reference import Reference
 

@@ -1,6 +1,6 @@
 """Soft and hard updates of weights."""
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,11 @@ def check_alpha(alpha: float) -> float:
 
 
 def blend(
-    policy: nn.Module, reference: nn.Module, alpha: Alpha, lower: MutableMapping[str, Tensor] | None = None
+    policy: nn.Module,
+    reference: nn.Module,
+    alpha: Alpha,
+    kept: MutableMapping[str, Tensor] | None = None,
+    without: Container[str] = (),
 ) -> None:
     """Move a reference model towards a policy: `reference <- alpha * policy + (1 - alpha) * reference`.
 
@@ -38,13 +42,18 @@ def blend(
         policy: the model in training.
         reference: a model of the same architecture.
         alpha: weight of the policy, in (0, 1].
-        lower: as for `blend_tensors`.
+        kept: as for `blend_tensors`.
+        without: names of modules whose own parameters are left out.
 
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
     """
-    plain = {name: param for name, param in _parameters(policy).items() if not _is_packed(param)}
-    blend_tensors(plain, _parameters(reference), alpha, lower)
+    plain = {
+        name: param
+        for name, param in _parameters(policy).items()
+        if not _is_packed(param) and name.rpartition(".")[0] not in without
+    }
+    blend_tensors(plain, _parameters(reference), alpha, kept)
     buffers = _plain(reference.named_buffers())
     for name, buffer in _plain(policy.named_buffers()).items():
         if name in buffers:
@@ -56,34 +65,38 @@ def blend_tensors(
     policy: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
     alpha: Alpha,
-    lower: MutableMapping[str, Tensor] | None = None,
+    kept: MutableMapping[str, Tensor] | None = None,
 ) -> None:
     """Blend tensors by name, as `blend` does; `reference` may hold more names than `policy`.
 
     The sum is taken in the reference's own precision. In bfloat16 a step of less than 1/256 of a weight would be lost:
-    with `lower` the sums are those of float32, for 2 bytes a weight more.
+    with `kept` the sums are those of float32.
 
     Args:
         policy: tensors in training.
         reference: tensors that move.
         alpha: weight of the policy, in (0, 1], or a function from a tensor's name to it, where 0 leaves the tensor.
-        lower: for each bfloat16 tensor of the reference the lower 16 bits of what float32 would hold; those that it
-            lacks are made, and all are kept up to date.
+        kept: for bfloat16 tensors of the reference, by name, the lower 16 bits of what float32 would hold (int16, 2
+            bytes a weight), or that value whole (float32, 4 bytes, on any device). Those that it lacks are made, as
+            lower bits, and all are kept up to date.
     """
     alphas = {name: alpha(name) for name in policy} if callable(alpha) else dict.fromkeys(policy, check_alpha(alpha))
     check_match(policy, reference)
     for name, param in policy.items():
         target, weight = reference[name], alphas[name]
-        if weight == 1 and (lower is None or param.dtype == target.dtype):
+        if kept is None or target.dtype != torch.bfloat16:
+            _lerp(target, param, weight)
+            continue
+        if name not in kept:
+            kept[name] = torch.zeros_like(target, dtype=torch.int16)
+        if kept[name].dtype == torch.float32:
+            _lerp(kept[name], param, weight)
+            target.copy_(kept[name])
+        elif weight == 1 and param.dtype == target.dtype:
             target.copy_(param)
-            if lower is not None and name in lower:
-                lower[name].zero_()
-        elif lower is not None and target.dtype == torch.bfloat16:
-            if name not in lower:
-                lower[name] = torch.zeros_like(target, dtype=torch.int16)
-            _lerp_in_float32(target, lower[name], param, weight)
+            kept[name].zero_()
         else:
-            target.lerp_(param.to(target), weight)
+            _lerp_halves(target, kept[name], param, weight)
 
 
 @torch.no_grad()
@@ -97,7 +110,14 @@ def distance(policy: nn.Module, reference: nn.Module) -> float:
     return squares**0.5
 
 
-def _lerp_in_float32(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> None:
+def _lerp(target: Tensor, goal: Tensor, weight: float) -> None:
+    if weight == 1:
+        target.copy_(goal)
+    else:
+        target.lerp_(goal.to(target), weight)
+
+
+def _lerp_halves(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> None:
     """Move a bfloat16 tensor whose lower halves stand beside it, some rows at a time."""
     upper, lower, goal = (torch.atleast_1d(tensor) for tensor in (upper, lower, goal))
     rows = max(CHUNK * len(upper) // max(upper.numel(), 1), 1)

@@ -1,33 +1,18 @@
-"""Language models from folders and hubs, 4-bit bases and LoRA: the one file that knows peft and bitsandbytes."""
+"""Language models from folders and hubs, on 4-bit bases and with LoRA adapters."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
-
-# at its import, bitsandbytes calls an optional CPU kernel that it does not find a failure
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.embedded import resolve
 from lit_tr.errors import UserError
 from lit_tr.policy import attention
-from lit_tr.policy.lowrank import LowRank
-
-POLICY_ADAPTER = "default"
+from lit_tr.policy.quantization import keep_layout, nf4
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ class PretrainedPolicy:
             UserError: there is no such model or adapter.
         """
         model = self._load_base(device)
-        _keep_4bit_layout(model)
+        keep_layout(model)
         own = model.config._attn_implementation
         if self.attention is None and model._supports_attention_backend and own in attention.REPLACES:
             model.set_attn_implementation(attention.REPLACES[own])
@@ -114,7 +99,7 @@ class PretrainedPolicy:
             return AutoModelForCausalLM.from_pretrained(
                 resolve(self.path),
                 dtype=getattr(torch, self.dtype),
-                quantization_config=_nf4(getattr(torch, self.dtype)) if self.quantize else None,
+                quantization_config=nf4(getattr(torch, self.dtype)) if self.quantize else None,
                 attn_implementation=self.attention,
                 device_map={"": device},
                 trust_remote_code=self.trust_remote_code,
@@ -142,194 +127,3 @@ class PretrainedPolicy:
             return PeftModel.from_pretrained(model, adapter, is_trainable=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{adapter}: no adapter for {self.path} could be loaded ({error})") from error
-
-
-def _nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
-
-
-def _keep_4bit_layout(model: nn.Module) -> None:
-    # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a weight for good at its first forward pass in eval mode,
-    # into a layout whose product has no gradient: what is below that layer would silently stop learning.
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
-def causal_model(policy: nn.Module) -> Any:
-    """Return the causal language model inside an adapter, or the policy itself."""
-    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
-
-
-def has_adapter(policy: nn.Module) -> bool:
-    """Whether a policy trains an adapter on a frozen base."""
-    return isinstance(policy, PeftModel)
-
-
-def adapter_parameters(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, nn.Parameter]:
-    """Return the parameters of one adapter, by names that do not hold the adapter's."""
-    part = f".{adapter}."
-    named = ((f"{name}.", param) for name, param in policy.named_parameters())
-    return {name.replace(part, "."): param for name, param in named if part in name}
-
-
-def is_base(policy: nn.Module) -> bool:
-    """Whether a policy with an adapter still is its bare base: all the adapter's B matrices are zero."""
-    factors = [
-        param for name, param in adapter_parameters(policy).items() if "lora_B" in name or "lora_embedding_B" in name
-    ]
-    return bool(factors) and not any(param.any() for param in factors)
-
-
-PLAIN = (
-    *("use_dora", "lora_bias", "use_qalora", "trainable_token_indices", "target_parameters", "layer_replication"),
-    *("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"),
-)
-"""Fields of a LoRA configuration that are not set where the update is `scaling * B @ A` and nothing else."""
-
-
-def add_adapter_copy(
-    policy: Any, name: str, rank: int | None = None, growth: int = 1, dtype: torch.dtype | None = None
-) -> None:
-    """Add a frozen adapter for a copy of the policy's LoRA adapter; of the same rank it is that copy.
-
-    Args:
-        policy: a policy with an adapter.
-        name: name of the new one.
-        rank: its rank; None takes that of the policy's times `growth`. Scaling stays the same.
-        growth: see `rank`.
-        dtype: its precision; None takes that of the policy's.
-
-    Raises:
-        UserError: the policy's adapter is no plain LoRA, or the rank does not go with the ranks of single layers.
-    """
-    config = deepcopy(policy.peft_config[POLICY_ADAPTER])
-    extras = [field for field in PLAIN if getattr(config, field, None)]
-    if config.peft_type != "LORA" or config.bias != "none" or extras:
-        kind = ", ".join(extras) or (f"bias {config.bias!r}" if config.peft_type == "LORA" else config.peft_type.value)
-        raise UserError(f"a reference beside the policy's adapter needs a plain LoRA adapter, and this one has {kind}")
-    policy.add_adapter(name, _of_rank(config, rank or config.r * growth))
-    copies, same = adapter_parameters(policy, name), rank in (None, config.r) and growth == 1
-    for key, param in adapter_parameters(policy).items():
-        copies[key].data = param.detach().clone() if same else copies[key].data.to(param.device)
-        copies[key].data = copies[key].data.to(dtype or param.dtype)
-        copies[key].requires_grad_(False)
-
-
-def _of_rank(config: LoraConfig, rank: int) -> LoraConfig:
-    """Return the configuration of an adapter of another rank and the same scaling in each layer."""
-    growth = rank / config.r
-    ranks = {pattern: own * growth for pattern, own in (config.rank_pattern or {}).items()}
-    if any(own != int(own) or own < 1 for own in ranks.values()):
-        raise UserError(f"AdapterReference: rank {rank} makes broken ranks of rank_pattern {config.rank_pattern}")
-    scale = growth**0.5 if config.use_rslora else growth
-    config.r, config.lora_alpha = rank, _whole(config.lora_alpha * scale)
-    config.rank_pattern = {pattern: int(own) for pattern, own in ranks.items()}
-    config.alpha_pattern = {pattern: _whole(own * scale) for pattern, own in (config.alpha_pattern or {}).items()}
-    config.init_lora_weights = True  # the policy's initialisation may be one that changes the base
-    return config
-
-
-def _whole(value: float) -> Any:
-    return int(value) if value == int(value) else value
-
-
-def lora_factors(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, LowRank]:
-    """Return the factors of an adapter, by the names of the layers that it is on.
-
-    Raises:
-        UserError: a layer's factors are no matrices.
-    """
-    factors = {}
-    for name, layer in _lora_layers(policy, adapter):
-        a, b = _factors(layer, adapter)
-        if a.ndim != 2:
-            raise UserError(
-                f"{name}: a LoRA adapter of a convolution has no reference here: take it out of the targets"
-            )
-        factors[name] = LowRank(a, b, layer.scaling[adapter])
-    return factors
-
-
-def set_lora_factors(policy: nn.Module, adapter: str, name: str, a: Tensor, b: Tensor) -> None:
-    """Write the factors of an adapter on one layer, named as `lora_factors` does."""
-    ours = _factors(policy.get_submodule(name), adapter)
-    ours[0].copy_(a)
-    ours[1].copy_(b)
-
-
-def _lora_layers(policy: nn.Module, adapter: str) -> Iterator[tuple[str, Any]]:
-    for name, layer in policy.named_modules():
-        if isinstance(layer, LoraLayer) and adapter in layer.scaling:
-            yield name, layer
-
-
-def _factors(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
-    if adapter in layer.lora_A:
-        return layer.lora_A[adapter].weight.data, layer.lora_B[adapter].weight.data
-    return layer.lora_embedding_A[adapter].data, layer.lora_embedding_B[adapter].data
-
-
-@contextmanager
-def adapter_switched(policy: Any, name: str | None) -> Iterator[None]:
-    """Let another adapter be active, or none for name None; what was active and trainable before is so again after."""
-    trainable = [param for param in policy.parameters() if param.requires_grad]
-    try:
-        if name is None:
-            with policy.disable_adapter():
-                yield
-        else:
-            policy.base_model.set_adapter(name, inference_mode=True)
-            yield
-    finally:
-        policy.base_model.set_adapter(POLICY_ADAPTER, inference_mode=True)
-        for param in trainable:
-            param.requires_grad_(True)
-
-
-def base_state_keys(policy: nn.Module) -> set[str]:
-    """Return the keys of the policy's state_dict that training never changes: the base below an adapter."""
-    if not has_adapter(policy):
-        return set()
-    adapters = cast(PeftModel, policy).peft_config
-    return {key for key in policy.state_dict() if not any(f".{name}." in f"{key}." for name in adapters)}
-
-
-def save_adapter(policy: Any, name: str, base: str, folder: Path) -> None:
-    """Write one adapter as a folder that PEFT loads under its default name.
-
-    Args:
-        policy: the policy that holds the adapter.
-        name: the adapter's name.
-        base: path that the folder names its base by.
-        folder: where to write.
-    """
-    config = deepcopy(policy.peft_config[name])
-    config.base_model_name_or_path, config.inference_mode = base, True
-    config.save_pretrained(folder)
-    save_file(_adapter_state(policy, name), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-
-
-def merged(policy: Any, name: str) -> PreTrainedModel:
-    """Return the base with one adapter added to its weights; the policy is used up.
-
-    A 4-bit base is dequantised first: the sum is not rounded to 4 bits again.
-    """
-    config, weights = deepcopy(policy.peft_config[name]), _adapter_state(policy, name)
-    config.base_model_name_or_path, config.init_lora_weights = None, True  # other starts would change the base again
-    base = policy.unload()
-    if getattr(base, "is_quantized", False):
-        base = base.dequantize()
-    model = get_peft_model(base, config)
-    set_peft_model_state_dict(model, weights)
-    return model.merge_and_unload()
-
-
-def _adapter_state(policy: Any, name: str) -> dict[str, Tensor]:
-    state = get_peft_model_state_dict(policy, adapter_name=name, save_embedding_layers=False)
-    return {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}

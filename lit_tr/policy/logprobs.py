@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_tr.data.batches import PackedBatch, PairBatch
-from lit_tr.policy.loading import causal_model
+from lit_tr.policy.adapters import causal_model
 
 CHUNK = 2**23
 """Logits that are held at a time: 32 MB in float32."""

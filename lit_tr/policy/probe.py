@@ -7,7 +7,7 @@ from torch import nn
 
 from lit_tr.data.batches import Collator, PackedBatch
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.policy.loading import causal_model
+from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.reference import scoring
 

@@ -1,14 +1,13 @@
-"""Reference policies: frozen, a second model, a second adapter.
+"""What a reference policy is, and the one that stays as it is.
 
 A reference is built from the policy (`prepare`), scores batches, and follows the policy (`update`). The policy is
 handed to it each time, so that no second handle to it ends up in a state_dict, a copy or a sharding plan.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import Alpha, blend, distance
-from lit_tr.policy.loading import adapter_switched, add_adapter_copy, has_adapter, is_base
+from lit_tr.policy.adapters import adapter_switched, add_adapter_copy, has_adapter, is_base
+from lit_tr.policy.averaging import Alpha
 from lit_tr.policy.logprobs import response_log_probs, vocabulary_log_probs
 
 KL_PLACES = 256
@@ -29,9 +28,11 @@ class Reference(nn.Module, ABC):
     Attributes:
         moves: it can follow the policy. A second model that cannot is made again from the policy's source, so no
             checkpoint holds it.
+        hard_only: it follows by copies of all layers alone.
     """
 
     moves = True
+    hard_only = False
 
     @abstractmethod
     def prepare(self, policy: nn.Module) -> None:
@@ -57,7 +58,7 @@ class Reference(nn.Module, ABC):
         """
 
     def distance(self, policy: nn.Module) -> float | None:
-        """Return how far the policy's weights are from the reference's, a Euclidean norm; None if it holds none."""
+        """Return how far the policy's weights are from the reference's, a Euclidean norm; None if it cannot tell."""
         return None
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
@@ -98,7 +99,7 @@ class FrozenReference(Reference):
     def prepare(self, policy: nn.Module) -> None:
         """Become the policy as it is now."""
         if not has_adapter(policy):
-            self.model = _frozen_copy(policy)
+            self.model = frozen_copy(policy)
         elif not is_base(policy):
             self._adapter = "initial"
             add_adapter_copy(policy, self._adapter)
@@ -121,63 +122,6 @@ class FrozenReference(Reference):
         raise UserError("FrozenReference does not move: take CopyReference or AdapterReference, or no reference update")
 
 
-class CopyReference(Reference):
-    """A second model, for soft and hard updates of full fine-tuning.
-
-    Args:
-        exact: average bfloat16 weights as float32 would, for 2 bytes a weight more; hard updates alone need none of it.
-        dtype: precision that the second model is held in; None takes the policy's.
-        device: where the second model is held and scores, `cpu` say; None follows the policy.
-    """
-
-    def __init__(
-        self,
-        exact: bool = True,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-        device: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.exact, self.dtype, self.device = exact, dtype, device
-        self.model: nn.Module
-        self.lower = nn.Module()  # buffers by the names of weights, with / for dots
-
-    def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
-
-        Raises:
-            UserError: the policy trains an adapter.
-        """
-        if has_adapter(policy):
-            raise UserError("CopyReference would copy the whole base of an adapter: take AdapterReference")
-        self.model = _frozen_copy(policy).to(self.device, getattr(torch, self.dtype or "", None))
-        for name, param in self.model.named_parameters():
-            if self.exact and param.dtype == torch.bfloat16:
-                self.lower.register_buffer(name.replace(".", "/"), torch.zeros_like(param, dtype=torch.int16))
-
-    def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
-        """Return a context whose value is the second model."""
-        return nullcontext(self.model)
-
-    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the second model, `(responses,)`, on the batch's device."""
-        there = batch if self.device is None else batch.to(self.device)
-        return super().log_probs(policy, there).to(batch.lengths.device)
-
-    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Move the second model towards the policy."""
-        lower = {name.replace("/", "."): buffer for name, buffer in self.lower.named_buffers()}
-        blend(policy, self.model, alpha, lower if self.exact else None)
-        return {}
-
-    def distance(self, policy: nn.Module) -> float:
-        """Return the Euclidean norm of the difference of all weights."""
-        return distance(policy, self.model)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Stay where `device` says when the module that holds this one is moved."""
-        return self if self.device else super()._apply(fn, recurse)
-
-
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
     """Switch dropout and gradients off; the mode of each module is as before after."""
@@ -193,8 +137,9 @@ def scoring(model: nn.Module) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def _frozen_copy(policy: nn.Module) -> nn.Module:
-    copy = deepcopy(policy).requires_grad_(False).eval()
+def frozen_copy(policy: nn.Module, make: Callable[[nn.Module], nn.Module] = deepcopy) -> nn.Module:
+    """Return a copy of a policy that is not trained, made by a function that keeps its modules' order."""
+    copy = make(policy).requires_grad_(False).eval()
     for ours, theirs in zip(policy.modules(), copy.modules(), strict=True):
         if ours._compiled_call_impl is not None:  # which a copy loses
             theirs.compile(dynamic=True)

@@ -10,8 +10,8 @@ from torch import Tensor, distributed, nn
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
+from lit_tr.policy.adapters import has_adapter
 from lit_tr.policy.averaging import Alpha
-from lit_tr.policy.loading import has_adapter
 from lit_tr.policy.reference import Reference
 
 
@@ -32,6 +32,8 @@ class WindowReference(Reference):
         until: optimizer step of the next update, up to which the batches are scored.
         scored: log-probs of the responses of each scored batch, `(responses,)`, by the batch's fingerprint.
     """
+
+    hard_only = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -223,7 +223,7 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
     clock = Clock()
     module = PreferenceModule(
         PretrainedPolicy(args.model, dtype="bfloat16", lora=LoRA() if args.lora else None, compile=args.compile),
-        AdapterReference() if args.lora else CopyReference(exact=False),  # plain bfloat16 sums, as TRL makes them
+        AdapterReference() if args.lora else CopyReference("plain"),  # plain bfloat16 sums, as TRL makes them
         DPO(beta=BETA),
         optimizer=lambda params: torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=0.0, fused=True),
         log_initial=False,

@@ -16,7 +16,7 @@ from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows
 from lit_tr.losses import DPO
 from lit_tr.policy import AdapterReference, LoRA, PretrainedPolicy
-from lit_tr.policy.loading import lora_factors
+from lit_tr.policy.adapters import lora_factors
 from lit_tr.policy.lowrank import LowRank, average
 
 ALPHA = 0.6

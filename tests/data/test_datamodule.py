@@ -60,7 +60,7 @@ def test_mismatched_rows_on_demand():
 )
 def test_a_bad_row_is_named_before_training(write_rows, change, message):
     path = write_rows([GOOD, {**GOOD, **change}])
-    with pytest.raises(UserError, match=f"{path}, split train, {message}.*on_bad_row: skip"):
+    with pytest.raises(UserError, match=f"{path}, {message}.*on_bad_row: skip"):
         setup(path, max_length=64)
 
 
@@ -71,7 +71,7 @@ def test_bad_rows_are_skipped_and_counted_where_asked(write_rows, caplog, monkey
     data = setup(write_rows([bad, GOOD, bad, {**GOOD, "chosen": " It is hot."}]), on_bad_row="skip")
     assert len(data.examples["train"]) == 1
     assert said == [
-        "data.train: skipped 3 of 4 rows: 2 x 'rejected' is an empty response; 1 x chosen and rejected are equal"
+        "data.train: skipped 3 rows: 2 x 'rejected' is an empty response; 1 x chosen and rejected are equal"
     ]
 
 
@@ -81,11 +81,11 @@ def test_a_bad_first_row_does_not_decide_the_format(write_rows, bad):
     assert len(data.examples["train"]) == 2
 
 
-def test_ranks_train_on_rows_of_their_own():
+def test_ranks_train_on_rows_of_their_own(tmp_path):
     data = PreferenceDataModule(TINY, SyntheticPairs(8), batch_size=1)
     seen = []
     for rank in (0, 1):
-        data.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank, log_dir=str(tmp_path))
         data.setup("fit")
         seen.append({tuple(batch.input_ids[0].tolist()) for batch in data.train_dataloader()})
     assert len(seen[0]) == len(seen[1]) == 4
@@ -152,7 +152,7 @@ def test_nothing_left_is_an_error(write_rows):
 
 
 def test_unknown_format_names_file_and_keys(write_rows):
-    with pytest.raises(UserError, match=r"rows.jsonl, split train, row 0: unknown format: the keys are \['question'\]"):
+    with pytest.raises(UserError, match=r"rows.jsonl, row 0: unknown format: the keys are \['question'\]"):
         setup(write_rows([{"question": "a"}]))
 
 

@@ -43,8 +43,8 @@ def test_each_kind_of_file_gives_its_rows_in_order(tmp_path, name, write):
 def test_a_split_is_a_slice_and_rows_are_named(write_rows):
     path = write_rows(PAIRS)
     assert [(where, row["prompt"]) for where, row in Rows(path, split="train[2:4]").rows()] == [
-        (f"{path}, split train[2:4], row 0", "p2"),
-        (f"{path}, split train[2:4], row 1", "p3"),
+        (f"{path}, row 2", "p2"),
+        (f"{path}, row 3", "p3"),
     ]
 
 
@@ -73,5 +73,5 @@ def test_an_unknown_kind_of_file_is_named(tmp_path):
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
-    with pytest.raises(UserError, match=r"a.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"a.jsonl, row 1: invalid JSON"):
         list(Rows(str(tmp_path / "a.jsonl")).rows())

@@ -10,7 +10,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
+from lit_tr import (
+    AdaptiveReferenceUpdate,
+    HardReferenceUpdate,
+    PreferenceDataModule,
+    PreferenceModule,
+    SoftReferenceUpdate,
+)
 from lit_tr.data import Collator, SyntheticPairs
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
@@ -254,6 +260,8 @@ SCALED = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
         ([], {}, "not with no update of the reference: else take CopyReference"),
         ([SoftReferenceUpdate()], {}, "goes with one HardReferenceUpdate, not with SoftReferenceUpdate"),
         ([HARD(2), SoftReferenceUpdate()], {}, "not with HardReferenceUpdate and SoftReferenceUpdate"),
+        ([AdaptiveReferenceUpdate(0.1)], {}, "goes with one HardReferenceUpdate, not with AdaptiveReferenceUpdate"),
+        ([HARD(2, layers={"mlp": 0.0})], {}, "hard updates of all layers alone"),
         ([HARD(2)], {"policy": {"lora": LoRA(r=4)}}, "whose second adapter costs next to nothing"),
         ([HARD(2), GradientAccumulationScheduler({0: 2})], {}, "not go with GradientAccumulationScheduler"),
         ([HARD(2)], {"reload_dataloaders_every_n_epochs": 1}, "not go with reload_dataloaders_every_n_epochs"),

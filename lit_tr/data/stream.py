@@ -1,0 +1,207 @@
+"""Batches of a source that is read while training goes on, and goes on exactly after a stop."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from lit_tr.data.batches import PairBatch
+from lit_tr.data.intake import Intake
+from lit_tr.data.sources import Cursor, Source
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.errors import UserError
+
+
+class Stream(IterableDataset):
+    """The batches of one rank, read from a source some thousand examples at a time.
+
+    Readers (each worker of each rank is one) take turns by the rows of the source: with n readers, reader k takes rows
+    k, k + n, ... and passes over the others without decoding them. So no row has two readers, however many files there
+    are, and readers end at most a row apart. Each reader gathers examples, shuffles those it holds, and makes batches
+    of them; then it gathers the next. Its state is where it began to gather and how many batches it has made of that;
+    a reader that goes on gathers the same examples again.
+
+    Args:
+        source: where the rows come from.
+        intake: makes examples of rows; its layout makes batches of them.
+        buffer: how many examples a reader holds at a time, a few more where rows give several.
+        shuffle: let files, and the examples that are held, come in an order of their own in each epoch.
+        seed: seed of that order.
+        rank: number of this rank.
+        ranks: number of ranks.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        intake: Intake,
+        buffer: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        super().__init__()
+        self.source, self.intake, self.buffer = source, intake, buffer
+        self.shuffle, self.seed, self.rank, self.ranks = shuffle, seed, rank, ranks
+        self.epoch = 0
+        self._state: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        """Yield the batches of the epoch, or the rest of it behind a state that was loaded."""
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        reader, readers = self.rank * workers + number, self.ranks * workers
+        state = self._state or {"cursor": None, "row": 0, "block": 0, "done": 0, "carried": []}
+        self._state = None
+        cursor = self.source.read(self.seed + self.epoch if self.shuffle else None, state["cursor"])
+        layout, ended = self.intake.layout, False
+        while not ended:
+            # bad rows are listed when they are first met
+            intake = self._intake(reader, list_bad_rows=not (self.epoch or state["done"]))
+            examples = [TokenizedExample(**one) for one in state["carried"]]
+            row, ended = self._gather(cursor, intake, examples, state["row"], reader, readers)
+            batches = layout.plan(examples, self._draw(state["block"], reader))
+            carried = []
+            if layout.batch_size and batches and not ended and len(batches[-1]) < layout.batch_size:
+                carried = [asdict(examples[i]) for i in batches.pop()]
+            block = state["block"] + 1
+            then = {"cursor": cursor.state(), "row": row, "block": block, "done": 0, "carried": carried}
+            for done in range(state["done"] + 1, len(batches) + 1):
+                self._state = then if done == len(batches) and not ended else {**state, "done": done}
+                yield layout.collator([examples[i] for i in batches[done - 1]])
+            state = then
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where this reader stands behind its last batch."""
+        return {"state": self._state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind that batch at the next `__iter__`."""
+        self._state = state_dict["state"]
+
+    def _gather(
+        self, cursor: Cursor, intake: Intake, examples: list[TokenizedExample], row: int, reader: int, readers: int
+    ) -> tuple[int, bool]:
+        """Add examples of this reader's rows; return the row that comes next, and whether there is none."""
+        while len(examples) < self.buffer:
+            others = (reader - row) % readers
+            if others and cursor.skip(others) < others:
+                return row, True
+            read = next(cursor, None)
+            if read is None:
+                return row, True
+            row += others + 1
+            examples += intake(read)
+        return row, False
+
+    def _intake(self, reader: int, list_bad_rows: bool) -> Intake:
+        bad_rows = self.intake.bad_rows
+        file = bad_rows.file.with_suffix(f".{reader}.jsonl") if bad_rows.file and list_bad_rows else None
+        return replace(self.intake, bad_rows=replace(bad_rows, file=file))
+
+    def _draw(self, block: int, reader: int) -> torch.Generator | None:
+        if not self.shuffle:
+            return None
+        seed = np.random.SeedSequence([self.seed, self.epoch, block, reader]).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(seed))
+
+
+class RankLoader(StatefulDataLoader):
+    """Loads the batches of one rank's stream, as many on every rank, and goes on exactly, also on many ranks.
+
+    Where a rank has no batch left and another one has, it gets `blank` batches, which weigh nothing. The state that is
+    saved is that behind the last batch which was trained on (`trained`), not behind one that was fetched ahead, and it
+    is that of all ranks.
+
+    Args:
+        stream: the stream of this rank.
+        num_workers: worker processes that read, tokenize and make batches; 0 lets the training process do so.
+        blank: a batch that weighs nothing.
+    """
+
+    def __init__(self, stream: Stream, num_workers: int, blank: PairBatch) -> None:
+        super().__init__(
+            stream, batch_size=None, num_workers=num_workers, collate_fn=_same, generator=torch.Generator()
+        )
+        self.stream, self.blank = stream, blank
+        self._epoch, self._resumes = -1, False
+        self._place: Any = None
+        self._group = _cpu_group() if stream.ranks > 1 else None
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        """Yield the batches of the next epoch, or the rest of the one that was loaded."""
+        if not self._resumes:
+            self._epoch, self._place = self._epoch + 1, None
+        self._resumes = False
+        self.stream.epoch = self._epoch
+        batches, place = super().__iter__(), self._place
+        while True:
+            batch, error = None, None
+            try:
+                batch = next(batches, None)
+            except UserError as caught:  # a worker's error comes with the traceback in its message
+                error = UserError(str(caught).rpartition("UserError: ")[2].strip())
+            if not self._any(batch is not None, error):
+                return
+            if batch is not None:
+                place = super().state_dict()
+            yield replace(self.blank if batch is None else batch, place=place)
+
+    def trained(self, batch: PairBatch) -> None:
+        """Take note that a batch is being trained on."""
+        self._place = batch.place
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place of all ranks; to be called on all of them."""
+        places = [self._place]
+        if self._group is not None:
+            places = [None] * self.stream.ranks
+            distributed.all_gather_object(places, self._place, group=self._group)
+        return {"epoch": self._epoch, "workers": self.num_workers, "places": places}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind the last batch that was trained on, at the next `__iter__`.
+
+        Raises:
+            UserError: the ranks or workers were others.
+        """
+        places, workers = state_dict["places"], state_dict["workers"]
+        if (len(places), workers) != (self.stream.ranks, self.num_workers):
+            raise UserError(
+                f"the checkpoint's place in the data is that of {len(places)} ranks with {workers} workers each, and "
+                f"now there are {self.stream.ranks} with {self.num_workers}: go on with as many, for rows would be "
+                "repeated or left out; or export the policy and start a new run from it"
+            )
+        self._epoch, self._place, self._resumes = state_dict["epoch"], places[self.stream.rank], True
+        if self._place is not None:
+            super().load_state_dict(self._place)
+
+    def _any(self, has: bool, error: UserError | None) -> bool:
+        """Return whether any rank has a batch.
+
+        Raises:
+            UserError: a rank has met a row that ends the run.
+        """
+        if self._group is not None:
+            found = torch.tensor([has, error is not None], dtype=torch.int32)
+            distributed.all_reduce(found, op=distributed.ReduceOp.MAX, group=self._group)
+            has, failed = map(bool, found.tolist())
+            if failed and error is None:
+                error = UserError("another rank has met a bad row, and says which")
+        if error is not None:
+            raise error
+        return has
+
+
+def _cpu_group() -> Any:
+    return distributed.new_group(backend="gloo") if distributed.get_backend() != "gloo" else distributed.group.WORLD
+
+
+def _same(batch: PairBatch) -> PairBatch:
+    return batch

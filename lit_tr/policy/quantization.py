@@ -1,0 +1,87 @@
+"""4-bit weights of bitsandbytes."""
+
+import logging
+from copy import deepcopy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+
+# at its import, bitsandbytes calls an optional CPU kernel that it does not find a failure
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
+from bitsandbytes.nn import Linear4bit
+
+BLOCK = 64
+"""Weights that share a scale (QLoRA, arXiv 2305.14314, Sec. 3)."""
+
+
+class NF4Linear(nn.Module):
+    """A linear layer that holds what another one has in 4 bits, and is not trained.
+
+    bitsandbytes' own `Linear4bit` cannot be written a second time, nor be read back by `load_state_dict`.
+
+    Args:
+        linear: the layer to hold; its bias is held as it is.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.shape, self.dtype = linear.weight.shape, linear.weight.dtype
+        self.register_buffer("codes", None)
+        self.register_buffer("scales", None)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+        self.take(linear)
+
+    @torch.no_grad()
+    def take(self, linear: nn.Linear) -> None:
+        """Hold the weights that another layer has now."""
+        self.codes, state = quantize_4bit(linear.weight.contiguous(), blocksize=BLOCK, quant_type="nf4")
+        self.scales = state.absmax
+        if self.bias is not None:
+            self.bias.copy_(linear.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights as they are held, `(out, in)`."""
+        state = QuantState(self.scales, self.shape, blocksize=BLOCK, quant_type="nf4", dtype=self.dtype)
+        return dequantize_4bit(self.codes, state)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input @ weight.T + bias`."""
+        return F.linear(input, self.weight, self.bias)
+
+
+def quantized_copy(model: Any) -> Any:
+    """Return a copy of a model whose linear layers are `NF4Linear`, but for the output head."""
+    head = model.get_output_embeddings()
+    linears = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
+    return deepcopy(model, {id(linear): NF4Linear(linear) for linear in linears})
+
+
+def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return how transformers is to hold a base in 4 bits."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def keep_layout(model: nn.Module) -> None:
+    """Keep the 4-bit layout that has a gradient.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a weight for good at its first forward pass in eval mode, into a
+    layout whose product has none: what is below that layer would silently stop learning.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import LlamaForCausalLM
+
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy.adapters import (
+    adapter_parameters,
+    adapter_switched,
+    add_adapter_copy,
+    base_state_keys,
+    is_base,
+    merged,
+    save_adapter,
+)
+from lit_tr.policy.reference import scoring
+
+IDS = torch.tensor([[5, 17, 300, 41, 8, 99]])
+
+
+def filled(policy):
+    """Give the adapter values, as training would."""
+    torch.manual_seed(1)
+    for param in adapter_parameters(policy).values():
+        param.data.normal_(std=0.2)
+    return policy
+
+
+def test_a_new_adapter_is_the_base_until_it_is_trained(llama_dir):
+    policy = PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load()
+    assert is_base(policy)
+    assert not is_base(filled(policy))
+
+
+def test_switched_adapters_compute_what_they_hold(llama_dir):
+    base = LlamaForCausalLM.from_pretrained(llama_dir)
+    policy = filled(PretrainedPolicy(llama_dir, lora=LoRA(r=4, dropout=0.5)).load())
+    add_adapter_copy(policy, "reference")
+    with scoring(policy):
+        before = policy(IDS).logits
+        for param in adapter_parameters(policy).values():
+            param.data += 0.1
+        after = policy(IDS).logits
+        with adapter_switched(policy, "reference"):
+            assert torch.equal(policy(IDS).logits, before)
+        with adapter_switched(policy, None):
+            torch.testing.assert_close(policy(IDS).logits, base(IDS).logits)
+        assert torch.equal(policy(IDS).logits, after)
+        assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("name", [None, "reference"])
+def test_flags_are_as_before_after_a_switch_even_when_it_fails(llama_dir, name):
+    policy = PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load()
+    add_adapter_copy(policy, "reference")
+    next(iter(adapter_parameters(policy).values())).requires_grad_(False)  # a user's own choice
+    before = {key: param.requires_grad for key, param in policy.named_parameters()}
+    with pytest.raises(ZeroDivisionError), adapter_switched(policy, name):
+        _ = 1 / sum(param.requires_grad for param in policy.parameters())  # none is trainable inside
+    assert {key: param.requires_grad for key, param in policy.named_parameters()} == before
+    assert policy.active_adapters == ["default"]
+
+
+def test_base_keys_are_all_but_the_adapters(llama_dir):
+    policy = PretrainedPolicy(llama_dir, quantize="nf4", lora=LoRA(r=4)).load()
+    kept = policy.state_dict().keys() - base_state_keys(policy)
+    assert kept
+    assert all("lora_" in key for key in kept)
+    assert base_state_keys(PretrainedPolicy(llama_dir).load()) == set()
+
+
+def test_an_adapter_of_another_rank_than_the_policys_is_saved_and_merged_with_its_own(llama_dir, tmp_path):
+    policy = filled(PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load())
+    policy.add_adapter("wide", LoraConfig(r=8, lora_alpha=24, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for param in adapter_parameters(policy, "wide").values():
+        param.data.normal_(std=0.2)
+    policy.base_model.set_adapter("wide")
+    expected = policy(IDS).logits
+    save_adapter(policy, "wide", llama_dir, tmp_path)
+    plain = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(llama_dir), tmp_path)
+    assert (plain.peft_config["default"].r, plain.peft_config["default"].lora_alpha) == (8, 24)
+    torch.testing.assert_close(plain(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged(policy, "wide")(IDS).logits, expected, rtol=1e-4, atol=1e-4)
