@@ -16,7 +16,7 @@ from lit_tr import (
     PreferenceModule,
     SoftReferenceUpdate,
 )
-from lit_tr.data import Rows, SyntheticPairs
+from lit_tr.data import Example, Rows, SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, IPO, KTO, SFT
 from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, LoRA, PretrainedPolicy
@@ -161,6 +161,19 @@ def test_other_losses_train_on_pairs(llama_dir, loss):
     model = module(llama_dir, loss=loss)
     fit(model, llama_dir, mismatched=loss.mismatched, max_steps=16)
     assert sum(model.losses[-4:]) < sum(model.losses[:4])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_margins_and_certainties_reach_the_loss(llama_dir, packed):
+    def format(row):
+        return Example(row["prompt"], row["chosen"], row["rejected"], margin=2.0, certainty=0.75)
+
+    model = module(llama_dir, loss=DPO(beta=0.5, margin_scale=0.5))
+    rows = data(llama_dir, format=format, packed=packed)
+    Trainer(**QUIET, max_steps=1, enable_checkpointing=False).fit(model, rows)
+    # at the start all rewards are 0, so that the loss is that of the offset -0.5 * 2
+    expected = 0.75 * math.log(1 + math.exp(1)) + 0.25 * math.log(1 + math.exp(-1))
+    assert model.losses[0] == pytest.approx(expected)
 
 
 def test_kto_trains_on_unpaired_rows(llama_dir, write_rows, rows):

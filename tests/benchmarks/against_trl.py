@@ -102,7 +102,7 @@ def read(args: argparse.Namespace) -> tuple[list, list[str]]:
         tokenized = tokenize(example, tokenizer)
         if len(tokenized.prompt) + max(map(len, tokenized.responses)) <= MAX_LENGTH:
             examples.append(tokenized)
-            lines.append(json.dumps(vars(example)) + "\n")
+            lines.append(json.dumps({name: getattr(example, name) for name in ("prompt", "chosen", "rejected")}) + "\n")
         if len(lines) == most:
             break
     return examples, lines

@@ -1,3 +1,5 @@
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -6,6 +8,18 @@ from lit_tr.data.tokenization import TokenizedExample
 
 IDS = st.lists(st.integers(1, 50), min_size=1, max_size=6)
 PAIRS = st.lists(st.builds(TokenizedExample, IDS, IDS, IDS), min_size=1, max_size=5)
+
+
+@st.composite
+def scored_pairs(draw):
+    """A pair of whose responses some tokens are scored, at least one in each."""
+    chosen, rejected = draw(IDS), draw(IDS)
+    masks = [
+        draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)).filter(any)) for ids in (chosen, rejected)
+    ]
+    return TokenizedExample(draw(IDS), chosen, rejected, 0.5, 0.9, *masks)
+
+
 LABELLED = st.builds(TokenizedExample, IDS, IDS, st.none()) | st.builds(TokenizedExample, IDS, st.none(), IDS)
 EXAMPLES = PAIRS | st.lists(LABELLED, min_size=1, max_size=5)
 
@@ -83,3 +97,42 @@ def test_fill_gives_the_longest_left_to_the_smallest_batch():
 def test_fill_takes_one_more_batch_where_the_fewest_would_pass_the_budget():
     sizes = [6, 5, 4, 3, 2]  # 20 in all, and no two batches of 10 come out of longest-first
     assert sorted(sorted(sizes[i] for i in batch) for batch in fill(sizes, 10)) == [[2, 5], [3, 4], [6]]
+
+
+def test_scored_tokens_by_hand():
+    pair = TokenizedExample([1, 2], [3, 4, 5], [6, 7], chosen_scored=[True, False, True], rejected_scored=[False, True])
+    padded, packed = Collator(packed=False)([pair]), Collator()([pair])
+    assert padded.input_ids.tolist() == [[1, 2, 3, 4, 5], [1, 2, 6, 7, 0]]
+    assert padded.response_mask.int().tolist() == [[0, 0, 1, 0, 1], [0, 0, 0, 1, 0]]
+    assert packed.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert packed.predictors.tolist() == [1, 3, 5]  # 2 predicts 3, 4 predicts 5, 6 predicts 7
+    assert packed.targets.tolist() == [3, 5, 7]
+    assert padded.lengths.tolist() == packed.lengths.tolist() == [2, 1]
+    assert Collator().tokens(pair) == 7  # context takes its place as well
+
+
+@given(examples=st.lists(scored_pairs(), min_size=1, max_size=4), mismatched=st.booleans())
+def test_a_pack_with_context_padded_is_the_padded_batch(examples, mismatched):
+    padded = Collator(packed=False, mismatched=mismatched)(examples)
+    again = Collator(mismatched=mismatched)(examples).padded()
+    for name, value in vars(padded).items():
+        other = getattr(again, name)
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_labels_of_pairs_are_in_their_order(packed):
+    pairs = [TokenizedExample([1], [2], [3], 0.5, 0.75), TokenizedExample([4], [5], [6], -2.0)]
+    batch = Collator(packed)(pairs).to("cpu")
+    assert batch.margin.dtype == batch.certainty.dtype == torch.float32
+    assert (batch.margin.tolist(), batch.certainty.tolist()) == ([0.5, -2.0], [0.75, 1.0])
+
+
+def test_labels_of_unpaired_rows_are_in_the_order_of_their_responses():
+    rows = [
+        TokenizedExample([1], None, [2], 1.0, 0.5),
+        TokenizedExample([3], [4], None, 2.0, 0.25),
+        TokenizedExample([5], None, [6], 3.0, 1.0),
+    ]
+    batch = Collator()(rows)
+    assert (batch.margin.tolist(), batch.certainty.tolist()) == ([2.0, 1.0, 3.0], [0.25, 0.5, 1.0])

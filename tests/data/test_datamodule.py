@@ -1,11 +1,15 @@
+import copy
 from types import SimpleNamespace
 
 import pytest
+from jsonargparse import ArgumentParser
 from torch.utils.data import SequentialSampler
 
 from lit_tr import PreferenceDataModule
 from lit_tr.data import Rows, SyntheticPairs
-from lit_tr.data.formats import Example
+from lit_tr.data.example import Example
+from lit_tr.data.formats import chat
+from lit_tr.data.rated import Ranking, UltraFeedback
 from lit_tr.embedded import TINY
 from lit_tr.errors import UserError
 
@@ -157,6 +161,46 @@ def test_a_format_of_ones_own(write_rows):
     assert data.tokenizer.decode(data.examples["train"][0].prompt) == "cold"
 
 
+def test_a_row_may_make_several_pairs(write_rows):
+    row = {"prompt": "cold", "responses": [" icy", " warm", " hot"], "ranks": [1, 2, 3]}
+    data = setup(write_rows([row, row]), format=Ranking(pairs="all"), batch_size=6, shuffle=False)
+    (batch,) = data.train_dataloader()
+    assert len(batch) == 6
+    assert batch.margin.tolist() == [1, 2, 1] * 2
+
+
+def test_turns_are_scored_as_asked(write_rows, tmp_path, tokenizer):
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "chat")
+    ask, *said = ({"role": "user", "content": "a"}, *({"role": "assistant", "content": text} for text in "bc"))
+    rows = Rows(write_rows([{"chosen": [ask, said[0], ask, said[1]], "rejected": [ask, said[1], ask, said[1]]}]))
+    lengths = []
+    for turns in ("last", "all"):
+        data = PreferenceDataModule(str(tmp_path / "chat"), rows, turns=turns)
+        data.setup("fit")
+        (batch,) = data.train_dataloader()
+        lengths.append(batch.lengths.tolist())
+    shorter, longer = lengths
+    assert shorter[0] == shorter[1] == len(tokenizer("<assistant>c")["input_ids"]) + 1  # the end of sequence
+    assert longer[0] == shorter[0] + len(tokenizer("<assistant>b")["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("given", "format"),
+    [
+        ("lit_tr.data.formats.chat", chat),
+        ("lit_tr.data.rated.Ranking", Ranking()),
+        ({"class_path": "lit_tr.data.rated.UltraFeedback", "init_args": {"pairs": "all"}}, UltraFeedback(pairs="all")),
+    ],
+)
+def test_formats_are_named_in_yaml(given, format):
+    parser = ArgumentParser()
+    parser.add_class_arguments(PreferenceDataModule, "data")
+    data = {"tokenizer": TINY, "train": {"class_path": "lit_tr.data.SyntheticPairs"}, "format": given}
+    assert parser.instantiate(parser.parse_object({"data": data})).data.format == format
+
+
 def test_unknown_tokenizer_is_named():
     data = PreferenceDataModule("nobody/nothing", SyntheticPairs(2))
     with pytest.raises(UserError, match="nobody/nothing: no tokenizer"):
@@ -170,7 +214,14 @@ def test_a_stage_without_rows_says_what_to_give():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"batch_size": 0}, {"max_tokens": 0}, {"max_length": 2}, {"num_workers": -1}, {"on_bad_row": "ignore"}],
+    [
+        {"batch_size": 0},
+        {"max_tokens": 0},
+        {"max_length": 2},
+        {"num_workers": -1},
+        {"on_bad_row": "ignore"},
+        {"turns": "first"},
+    ],
 )
 def test_bad_arguments_are_named(arguments):
     with pytest.raises(UserError, match=next(iter(arguments))):

@@ -97,6 +97,24 @@ def test_packs_of_any_shape(examples, mismatched):
     assert_equal_layouts(random_model("mistral"), examples, mismatched)
 
 
+def test_packs_are_equal_to_padded_rows_where_some_tokens_are_context():
+    chosen = [True, False, True], [False, False, True]
+    pairs = [
+        TokenizedExample([5, 6, 7], [8, 9, 10], [11, 12], chosen_scored=chosen[0], rejected_scored=[False, True]),
+        TokenizedExample([13], [14, 15, 16], [17], chosen_scored=chosen[1]),
+    ]
+    assert_equal_layouts(random_model("mistral"), pairs, mismatched=True)
+
+
+def test_context_is_seen_and_not_scored():
+    model = random_model("llama")
+    whole = TokenizedExample([5, 6], [7, 8, 9], [10])
+    last = TokenizedExample([5, 6], [7, 8, 9], [10], chosen_scored=[False, False, True])
+    first = TokenizedExample([5, 6], [7, 8], [10])
+    of_whole, of_last, of_first = (response_log_probs(model, Collator()([one]))[0] for one in (whole, last, first))
+    torch.testing.assert_close(of_last, of_whole - of_first)  # log p(9 | 7, 8)
+
+
 @settings(max_examples=30, deadline=None)
 @given(examples=st.lists(st.builds(TokenizedExample, IDS, IDS, IDS), min_size=1, max_size=4), mismatched=st.booleans())
 def test_a_pack_padded_is_the_padded_batch(examples, mismatched):
