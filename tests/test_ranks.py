@@ -214,3 +214,77 @@ def test_each_rank_has_a_window_of_its_own_and_goes_on_with_it(llama_dir, tmp_pa
     output = run(tmp_path, WINDOW_SCRIPT, llama_dir, str(tmp_path / "checkpoints"))
     lines = sorted(line for line in output.splitlines() if line.startswith("alike"))
     assert lines == ["alike 0 True 5 True", "alike 1 True 5 True"]
+
+
+STREAM_SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
+from lit_tr.data import Rows
+from lit_tr.losses import DPO
+from lit_tr.policy import CopyReference, PretrainedPolicy
+
+model, rows, folder, workers = sys.argv[1:]
+
+
+class Recorded(Callback):
+    def __init__(self, stop=None):
+        self.stop, self.seen, self.state = stop, [], None
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen.append([len(batch), outputs["loss"].item(), sorted(batch.targets.tolist())])
+        if len(self.seen) == self.stop:
+            raise RuntimeError("stop")
+
+
+def run(record, ckpt_path=None, epochs=2):
+    torch.manual_seed(0)
+    module = PreferenceModule(
+        PretrainedPolicy(model), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.SGD(params, lr=0.05)
+    )
+    data = PreferenceDataModule(model, Rows(rows), max_tokens=200, buffer=6, num_workers=int(workers))
+    saved = ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=epochs, accumulate_grad_batches=2, logger=False,
+        callbacks=[SoftReferenceUpdate(), record, saved], enable_progress_bar=False, enable_model_summary=False,
+    )
+    try:
+        trainer.fit(module, data, ckpt_path=ckpt_path)
+    except RuntimeError as error:
+        assert str(error) == "stop"
+    total = sum(param.double().sum().item() for param in module.reference.model.parameters())
+    return trainer, total
+
+
+whole, stopped, resumed = Recorded(), Recorded(3), Recorded()
+_, total = run(whole)
+run(stopped)
+trainer, again = run(resumed, folder + "/last.ckpt")
+Path(f"{folder}/seen.{trainer.global_rank}").write_text(json.dumps([whole.seen, resumed.seen, total, again]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ranks_of_a_stream_end_together_and_go_on_exactly(llama_dir, write_rows, tmp_path, workers):
+    """Rank 1 has far longer rows than rank 0, so it has more batches."""
+    long = " and the river runs cold" * 6
+    rows = [
+        {"prompt": f"Tell me about river {i}.", "chosen": f" It is {i} icy.", "rejected": f" Hot{long * (i % 2)}"}
+        for i in range(15)
+    ]
+    run(tmp_path, STREAM_SCRIPT, llama_dir, write_rows(rows), str(tmp_path), workers)
+    seen = [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in (0, 1)]
+    for whole, resumed, total, again in seen:
+        assert resumed == whole[2:]  # step 1, of two batches, was the last before the stop in the third batch
+        assert total == again == seen[0][2]
+    sizes = [[size for size, *_ in whole] for whole, *_ in seen]
+    assert len(sizes[0]) == len(sizes[1])
+    assert sum(sizes[0]) + sum(sizes[1]) == 2 * 15
+    assert 0 in sizes[0]
+    assert 0 not in sizes[1]
+    targets = [targets for whole, *_ in seen for size, _, targets in whole if size]
+    assert sorted(sum(targets[: len(targets)], [])) == sorted(sum(targets, []))

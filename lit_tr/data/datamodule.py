@@ -177,7 +177,7 @@ class PreferenceDataModule(LightningDataModule):
 
     def on_before_batch_transfer(self, batch: PairBatch, dataloader_idx: int) -> PairBatch:
         """Tell the stream which batch is being trained on, so that a checkpoint knows where to go on."""
-        if batch.place is not None and self._stream:
+        if batch.place is not None and self._stream is not None:
             self._stream.trained(batch)
         return batch
 

@@ -1,7 +1,7 @@
 """Batches of a source that is read while training goes on, and goes on exactly after a stop."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,14 +51,15 @@ class Stream(IterableDataset):
         self.shuffle, self.seed, self.rank, self.ranks = shuffle, seed, rank, ranks
         self.epoch = 0
         self._state: dict[str, Any] | None = None
+        self._resume: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[PairBatch]:
         """Yield the batches of the epoch, or the rest of it behind a state that was loaded."""
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         reader, readers = self.rank * workers + number, self.ranks * workers
-        state = self._state or {"cursor": None, "row": 0, "block": 0, "done": 0, "carried": []}
-        self._state = None
+        state = self._resume or {"cursor": None, "row": 0, "block": 0, "done": 0, "carried": []}
+        self._state, self._resume = state, None
         cursor = self.source.read(self.seed + self.epoch if self.shuffle else None, state["cursor"])
         layout, ended = self.intake.layout, False
         while not ended:
@@ -69,7 +70,7 @@ class Stream(IterableDataset):
             batches = layout.plan(examples, self._draw(state["block"], reader))
             carried = []
             if layout.batch_size and batches and not ended and len(batches[-1]) < layout.batch_size:
-                carried = [asdict(examples[i]) for i in batches.pop()]
+                carried = [dict(vars(examples[i])) for i in batches.pop()]
             block = state["block"] + 1
             then = {"cursor": cursor.state(), "row": row, "block": block, "done": 0, "carried": carried}
             for done in range(state["done"] + 1, len(batches) + 1):
@@ -79,17 +80,17 @@ class Stream(IterableDataset):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where this reader stands behind its last batch."""
-        return {"state": self._state}
+        return {"state": self._resume or self._state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind that batch at the next `__iter__`."""
-        self._state = state_dict["state"]
+        self._resume = state_dict["state"]
 
     def _gather(
         self, cursor: Cursor, intake: Intake, examples: list[TokenizedExample], row: int, reader: int, readers: int
     ) -> tuple[int, bool]:
         """Add examples of this reader's rows; return the row that comes next, and whether there is none."""
-        while len(examples) < self.buffer:
+        while len(examples) < max(self.buffer, intake.layout.batch_size or 1):
             others = (reader - row) % readers
             if others and cursor.skip(others) < others:
                 return row, True
@@ -112,6 +113,9 @@ class Stream(IterableDataset):
         return torch.Generator().manual_seed(int(seed))
 
 
+START: dict[str, Any] = {"batches": 0, "state": None}
+
+
 class RankLoader(StatefulDataLoader):
     """Loads the batches of one rank's stream, as many on every rank, and goes on exactly, also on many ranks.
 
@@ -131,14 +135,15 @@ class RankLoader(StatefulDataLoader):
         )
         self.stream, self.blank = stream, blank
         self._epoch, self._resumes = -1, False
-        self._place: Any = None
+        self._place = START
+        self._length: int | None = None
         self._group = _cpu_group() if stream.ranks > 1 else None
 
     def __iter__(self) -> Iterator[PairBatch]:
         """Yield the batches of the next epoch, or the rest of the one that was loaded."""
         if not self._resumes:
-            self._epoch, self._place = self._epoch + 1, None
-        self._resumes = False
+            self._epoch, self._place = self._epoch + 1, START
+        self._resumes, self._length = False, None
         self.stream.epoch = self._epoch
         batches, place = super().__iter__(), self._place
         while True:
@@ -148,9 +153,10 @@ class RankLoader(StatefulDataLoader):
             except UserError as caught:  # a worker's error comes with the traceback in its message
                 error = UserError(str(caught).rpartition("UserError: ")[2].strip())
             if not self._any(batch is not None, error):
+                self._length = place["batches"]
                 return
-            if batch is not None:
-                place = super().state_dict()
+            state = super().state_dict() if batch is not None else place["state"]
+            place = {"batches": place["batches"] + 1, "state": state}
             yield replace(self.blank if batch is None else batch, place=place)
 
     def trained(self, batch: PairBatch) -> None:
@@ -158,8 +164,13 @@ class RankLoader(StatefulDataLoader):
         self._place = batch.place
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place of all ranks; to be called on all of them."""
-        places = [self._place]
+        """Return the place of all ranks; to be called on all of them.
+
+        Behind the last batch of an epoch it is the start of the next one.
+        """
+        if self._place["batches"] == self._length:
+            return {"epoch": self._epoch + 1, "workers": self.num_workers, "places": [START] * self.stream.ranks}
+        places: list[Any] = [self._place]
         if self._group is not None:
             places = [None] * self.stream.ranks
             distributed.all_gather_object(places, self._place, group=self._group)
@@ -179,8 +190,8 @@ class RankLoader(StatefulDataLoader):
                 "repeated or left out; or export the policy and start a new run from it"
             )
         self._epoch, self._place, self._resumes = state_dict["epoch"], places[self.stream.rank], True
-        if self._place is not None:
-            super().load_state_dict(self._place)
+        if self._place["state"] is not None:
+            super().load_state_dict(self._place["state"])
 
     def _any(self, has: bool, error: UserError | None) -> bool:
         """Return whether any rank has a batch.
