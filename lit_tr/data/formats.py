@@ -25,6 +25,7 @@ from lit_tr.data.rated import CodeUltraFeedback, Ranking, UltraFeedback
 from lit_tr.errors import BadRowError, UserError
 
 HH_TURN = "\n\nAssistant:"
+HUMAN = "Human:"
 SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -36,7 +37,8 @@ def explicit_prompt(row: Row) -> Example:
 def implicit_prompt(row: Row) -> Example:
     r"""`{"chosen": dialogue, "rejected": dialogue}`, as Anthropic HH has them.
 
-    The prompt is everything up to and with the last `"\n\nAssistant:"`, and must be the same in both.
+    The response is what the assistant says behind the last turn of the human, in one turn or several; the prompt is
+    everything before, and must be the same in both. A blank response is one that says nothing: some were preferred.
     """
     (prompt, chosen), (other, rejected) = (_split_dialogue(row, key) for key in ("chosen", "rejected"))
     if prompt != other:
@@ -170,12 +172,14 @@ def _of_pairs(row: Row) -> Format:
 
 def _split_dialogue(row: Row, key: str) -> tuple[str, str]:
     dialogue = string(row, key)
-    before, turn, answer = dialogue.rpartition(HH_TURN)
-    if not turn:
+    *before, answer = dialogue.split(HH_TURN)
+    if not before:
         raise BadRowError(f"{key!r} has no {HH_TURN!r}, so its prompt cannot be found")
-    if not answer.strip():
+    while len(before) > 1 and HUMAN not in before[-1]:  # the assistant's turns that follow each other
+        answer = before.pop() + HH_TURN + answer
+    if not answer:
         raise BadRowError(f"{key!r} is an empty response")
-    return before + turn, answer
+    return HH_TURN.join(before) + HH_TURN, answer
 
 
 def _turns(row: Row, key: str) -> list[Message]:

@@ -1,7 +1,7 @@
 """Reader: raw row -> tokenized examples that fit."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from lit_tr.data.chat import strings
 from lit_tr.data.example import Example, Format, Row, Text
@@ -33,15 +33,6 @@ class Reader:
     max_length: int = 1024
     cut_prompts: bool = True
     turns: Turns = "last"
-
-    def settled(self, row: Row) -> Self:
-        """Return a reader of rows like this one: its format is known, by detection if it was not.
-
-        Raises:
-            BadRowError: the row lacks a value of its format.
-            UserError: no format has its columns.
-        """
-        return self if self.format else replace(self, format=detect(row))
 
     def __call__(self, row: Row) -> list[TokenizedExample]:
         """Return the examples of a row: one, or several where its format makes several pairs.

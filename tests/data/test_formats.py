@@ -126,7 +126,12 @@ def test_a_row_of_a_known_format_without_a_value_is_a_bad_row(name):
         ("explicit_prompt", {"rejected": " Hello"}, "chosen and rejected are equal"),
         ("implicit_prompt", {"chosen": "Hello"}, "so its prompt cannot be found"),
         ("implicit_prompt", {"chosen": "\n\nHuman: z\n\nAssistant: yes"}, "do not share a prompt"),
-        ("implicit_prompt", {"chosen": "\n\nHuman: a\n\nAssistant: "}, "'chosen' is an empty response"),
+        ("implicit_prompt", {"chosen": "\n\nHuman: a\n\nAssistant:"}, "'chosen' is an empty response"),
+        (  # a turn of the human within the assistant's
+            "implicit_prompt",
+            {"rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d  Human: e\n\nAssistant: no"},
+            "do not share a prompt",
+        ),
         ("chat", {"chosen": [{"role": "assistant"}]}, "not a list of messages with 'role' and 'content'"),
         ("chat", {"chosen": [{"role": "assistant", "content": [{"image": "a.png"}]}]}, "not a list of messages"),
         ("chat", {"chosen": [{"role": "assistant", "tool_calls": "time"}]}, "not a list of messages"),
@@ -170,3 +175,12 @@ def test_bad_rows_say_why(name, change, reason):
 def test_labels_out_of_range_are_bad(labels, reason):
     with pytest.raises(BadRowError, match=reason):
         Example("a", "b", "c", **labels)
+
+
+def test_turns_of_the_assistant_that_follow_each_other_are_one_response():
+    row = {
+        "chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d\n\nAssistant: e",
+        "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: ",
+    }
+    prompt = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
+    assert formats.implicit_prompt(row) == Example(prompt, " d\n\nAssistant: e", " ")

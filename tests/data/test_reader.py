@@ -22,11 +22,11 @@ def chat_tokenizer():
     return tokenizer
 
 
-def test_the_first_row_settles_the_format(tokenizer):
-    reader = Reader(tokenizer).settled(ROW)
-    assert reader.format is explicit_prompt
-    assert reader.settled({"chosen": [USER], "rejected": [USER]}) is reader
-    assert reader(ROW) == Reader(tokenizer)(ROW)
+def test_each_row_tells_its_format(tokenizer):
+    read = Reader(tokenizer)
+    dialogues = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    assert [len(read(row)) for row in (ROW, dialogues)] == [1, 1]
+    assert read(ROW) == Reader(tokenizer, explicit_prompt)(ROW)
 
 
 def test_a_row_that_makes_several_pairs(tokenizer):
