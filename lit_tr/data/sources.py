@@ -198,9 +198,7 @@ class Rows(Source):
             raise UserError(f"{self.path}: {error}") from error
         files = builder.config.data_files or {}
         if split not in files:
-            raise UserError(
-                f'{self.path}, split {self.split}: Unknown split "{split}". Should be one of {sorted(files)}'
-            )
+            raise UserError(f"{self.path}: there is no split {split!r}; known are {', '.join(sorted(map(str, files)))}")
         return [str(url) for url in files[split]]
 
 

@@ -1,9 +1,10 @@
-import csv
-import gzip
 import json
 
 import datasets
+import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lit_tr.data import Rows
 from lit_tr.errors import UserError
@@ -11,33 +12,79 @@ from lit_tr.errors import UserError
 PAIRS = [{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(5)]
 
 
-def write_jsonl(path):
-    path.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+@pytest.fixture
+def shards(tmp_path):
+    """Files of 0, 1, 3 and 1 rows, in folders."""
+    for name, part in {"a/0": [], "a/1": PAIRS[:1], "b/2": PAIRS[1:4], "b/3": PAIRS[4:]}.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in part))
+    return tmp_path
 
 
-def write_gzip(path):
-    with gzip.open(path, "wt") as file:
-        file.writelines(json.dumps(row) + "\n" for row in PAIRS)
+def prompts(source):
+    return [row["prompt"] for _, row in source.rows()]
 
 
-def write_csv(path):
-    with path.open("w") as file:
-        writer = csv.DictWriter(file, PAIRS[0])
-        writer.writeheader()
-        writer.writerows(PAIRS)
+def test_the_files_of_a_pattern_come_one_after_the_other(shards):
+    assert prompts(Rows(f"{shards}/*/*.jsonl")) == ["p0", "p1", "p2", "p3", "p4"]
+    assert prompts(Rows(f"{shards}/b/?.jsonl")) == ["p1", "p2", "p3", "p4"]
 
 
-def write_parquet(path):
-    datasets.Dataset.from_list(PAIRS).to_parquet(path)
+@given(st.integers(-7, 7) | st.none(), st.integers(-7, 7) | st.none(), st.booleans())
+def test_a_slice_is_that_of_a_list_over_all_files(tmp_path_factory, start, stop, one_file):
+    folder = tmp_path_factory.mktemp("slices")
+    for shard, part in enumerate([PAIRS] if one_file else [PAIRS[:1], [], PAIRS[1:4], PAIRS[4:]]):
+        (folder / f"{shard}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    split = f"train[{'' if start is None else start}:{'' if stop is None else stop}]"
+    assert prompts(Rows(f"{folder}/*.jsonl", split)) == [row["prompt"] for row in PAIRS[start:stop]]
 
 
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [("a.jsonl", write_jsonl), ("a.jsonl.gz", write_gzip), ("a.csv", write_csv), ("a.parquet", write_parquet)],
-)
-def test_each_kind_of_file_gives_its_rows_in_order(tmp_path, name, write):
-    write(tmp_path / name)
-    assert [dict(row) for _, row in Rows(str(tmp_path / name)).rows()] == PAIRS
+def test_percentages(shards):
+    assert prompts(Rows(f"{shards}/*/*.jsonl", "train[:40%]")) == ["p0", "p1"]
+    assert prompts(Rows(f"{shards}/*/*.jsonl", "train[40%:]")) == ["p2", "p3", "p4"]
+
+
+def test_a_folder_has_the_splits_that_datasets_finds(tmp_path):
+    for name, part in {"train-0": PAIRS[:2], "train-1": PAIRS[2:4], "test": PAIRS[4:]}.items():
+        datasets.Dataset.from_list(part).to_parquet(tmp_path / f"{name}.parquet")
+    assert prompts(Rows(str(tmp_path))) == ["p0", "p1", "p2", "p3"]
+    assert prompts(Rows(str(tmp_path), "test")) == ["p4"]
+    with pytest.raises(UserError, match="there is no split 'dev'; known are test, train"):
+        prompts(Rows(str(tmp_path), "dev"))
+
+
+def test_urls_are_read_where_they_lie():
+    system = fsspec.filesystem("memory")
+    for shard in (0, 1):
+        with system.open(f"/bucket/{shard}.jsonl", "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in PAIRS[shard::2])
+    assert prompts(Rows("memory://bucket/*.jsonl")) == ["p0", "p2", "p4", "p1", "p3"]
+    assert prompts(Rows("memory://bucket/1.jsonl")) == ["p1", "p3"]
+    with pytest.raises(UserError, match="memory://bucket/none.jsonl: there is no such file"):
+        prompts(Rows("memory://bucket/none.jsonl"))
+    with pytest.raises(UserError, match="nowhere://bucket/a.jsonl: cannot be reached"):
+        prompts(Rows("nowhere://bucket/a.jsonl"))
+
+
+def test_shares_part_the_rows_by_what_they_say(write_rows):
+    path = write_rows([{"prompt": f"p{i % 50}", "chosen": f"c{i % 200}", "rejected": "r"} for i in range(400)])
+    low, high = (list(Rows(path, share=share).rows()) for share in ((0, 0.25), (0.25, 1)))
+    assert len(low) + len(high) == 400
+    assert 60 < len(low) < 140
+    assert not {row["chosen"] for _, row in low} & {row["chosen"] for _, row in high}
+    by_prompt = [prompts(Rows(path, share=share, share_by="prompt")) for share in ((0, 0.25), (0.25, 1))]
+    assert not set(by_prompt[0]) & set(by_prompt[1])
+    assert set(by_prompt[0]) | set(by_prompt[1]) == {f"p{i}" for i in range(50)}
+    assert prompts(Rows(path, share=(0, 0.25), share_seed=1)) != [row["prompt"] for _, row in low]
+
+
+def test_files_come_in_an_order_of_their_own_and_rows_do_not(shards):
+    source = Rows(f"{shards}/*/*.jsonl")
+    orders = {tuple(read.row["prompt"] for read in source.read(order)) for order in range(12)}
+    assert len(orders) > 2
+    assert all(sorted(order) == ["p0", "p1", "p2", "p3", "p4"] for order in orders)
+    assert all("p1 p2 p3" in " ".join(order) for order in orders)
 
 
 def test_a_split_is_a_slice_and_rows_are_named(write_rows):
@@ -63,6 +110,19 @@ def test_what_is_not_there_is_named(tmp_path, make, message):
 def test_an_unknown_split_is_named(write_rows):
     with pytest.raises(UserError, match="validation"):
         list(Rows(write_rows(PAIRS), split="validation").rows())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "train[2"}, "is not like train"),
+        ({"share": (0.5, 0.5)}, "must be two numbers"),
+        ({"share": (0, 2)}, "share"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Rows("a.jsonl", **arguments)
 
 
 def test_an_unknown_kind_of_file_is_named(tmp_path):
