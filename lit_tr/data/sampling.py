@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.utils.data import DistributedSampler
 
+from lit_tr.errors import UserError
+
 
 class ResumableSampler(DistributedSampler):
     """A DistributedSampler that counts its epochs itself, and goes on in the middle of one after a resume.
@@ -32,9 +34,21 @@ class ResumableSampler(DistributedSampler):
         """Leave the count as it is."""
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of indices that were taken from it."""
-        return self._resume or {"epoch": self.epoch, "position": self._position}
+        """Return the epoch, the number of indices that were taken from it, and that of ranks."""
+        return self._resume or {"epoch": self.epoch, "position": self._position, "ranks": self.num_replicas}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on behind the last index that was taken, at the next `__iter__`."""
-        self._resume = state_dict
+        """Go on behind the last index that was taken, at the next `__iter__`.
+
+        Raises:
+            UserError: within an epoch, and there were another number of ranks.
+        """
+        ranks, taken = state_dict.get("ranks", self.num_replicas), state_dict["position"]
+        if ranks != self.num_replicas and 0 < taken < -(-len(self.dataset) // ranks):  # type: ignore[arg-type]
+            raise UserError(
+                f"the checkpoint was saved on {ranks} ranks in the middle of an epoch, and now there are "
+                f"{self.num_replicas}: rows would come twice or not at all; go on with as many ranks, or from a "
+                "checkpoint of an epoch's end"
+            )
+        taken = min(taken, self.num_samples) if ranks == self.num_replicas else (self.num_samples if taken else 0)
+        self._resume = {"epoch": state_dict["epoch"], "position": taken, "ranks": self.num_replicas}

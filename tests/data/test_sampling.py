@@ -1,7 +1,9 @@
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lit_tr.data.sampling import ResumableSampler
+from lit_tr.errors import UserError
 
 
 @given(size=st.integers(1, 20), ranks=st.integers(1, 4), seed=st.integers(0, 3))
@@ -35,3 +37,19 @@ def test_resumed_is_uninterrupted_also_a_second_and_third_time(size, stops, shuf
         resumed += take(sampler, stop)
         state = sampler.state_dict()
     assert resumed == whole
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (3, 2)])
+def test_another_number_of_ranks_goes_on_at_an_epochs_end_and_not_within_one(before, now):
+    sampler = ResumableSampler(range(11), before, 0)
+    order = iter(sampler)
+    next(order)
+    with pytest.raises(UserError, match=f"saved on {before} ranks .* now there are {now}"):
+        ResumableSampler(range(11), now, 0).load_state_dict(sampler.state_dict())
+    list(order)
+    others = [ResumableSampler(range(11), now, rank) for rank in range(now)]
+    for other in others:
+        other.load_state_dict(sampler.state_dict())
+        assert list(other) == []
+    assert {index for other in others for index in other} == set(range(11))
+    assert {other.epoch for other in others} == {1}
