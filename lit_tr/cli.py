@@ -1,5 +1,6 @@
 """`lit-tr`: the LightningCLI of PreferenceModule and PreferenceDataModule, and `export` beside its verbs."""
 
+import argparse
 import json
 import os
 import pickle
@@ -19,9 +20,11 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
 
 from lit_tr.callbacks import ReferenceUpdate
 from lit_tr.data.datamodule import PreferenceDataModule
+from lit_tr.data.inspection import draw, inspect, report
 from lit_tr.errors import UserError
 from lit_tr.export import export
 from lit_tr.module import PreferenceModule
@@ -124,6 +127,7 @@ class LitTRCLI(LightningCLI):
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 EXPECTED_WARNINGS = (
+    "LightningCLI's args parameter is intended to run from within Python",
     r"Found \d+ module\(s\) in eval mode",  # the references
     "Precision bf16-mixed is not supported by the model summary",
     "'set_vital' is deprecated",  # torchdata 0.11 with torch 2.13
@@ -142,6 +146,10 @@ def main(args: ArgsType = None) -> None:
     try:
         if isinstance(given, list) and given[:1] == ["export"]:
             _export(given[1:])
+        elif isinstance(given, list) and given[:1] == ["data"]:
+            if given[1:2] != ["inspect"]:
+                raise UserError("`lit-tr data` has one verb: `lit-tr data inspect --config ...`")
+            _inspect(given[2:])
         else:
             _lightning(args)
     except (ValueError, ImportError, MisconfigurationException) as error:
@@ -159,9 +167,51 @@ def _lightning(args: ArgsType) -> None:
         PreferenceDataModule,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"epilog": "One verb more: `lit-tr export` makes a Hugging Face folder of a checkpoint."},
+        parser_kwargs={
+            "epilog": "Two verbs more: `lit-tr data inspect` says what would be trained on, `lit-tr export` makes a "
+            "Hugging Face folder of a checkpoint."
+        },
         args=args,
     )
+
+
+class _DataCLI(LitTRCLI):
+    """Takes what `fit` takes, and makes neither a trainer nor weights."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        return None
+
+    def after_instantiate_classes(self) -> None:
+        pass
+
+
+def _inspect(args: list[str]) -> None:
+    own = argparse.ArgumentParser(
+        prog="lit-tr data inspect",
+        description="Say what `lit-tr fit` with the same options would train on, without a model; all rows are read.",
+        epilog="All other options are those of `lit-tr fit`.",
+    )
+    own.add_argument("--examples", type=int, default=3, help="how many examples to show")
+    own.add_argument("--output", type=Path, help="folder of the pictures; default: trainer.default_root_dir")
+    options, others = own.parse_known_args(args)
+    cli = _DataCLI(
+        PreferenceModule,
+        PreferenceDataModule,
+        run=False,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        args=others,
+    )
+    data, console = cli.datamodule, Console()
+    folder = options.output or Path(cli.config.trainer.default_root_dir or ".")
+    for name, source in data.sources.items():
+        if source is None or (name == "test" and source is data.sources["val"]):
+            continue
+        found = inspect(name, source, data.intake(name), options.examples)
+        report(found, source, data.tokenizer, data.on_bad_row == "raise", console)
+        if found.examples:
+            draw(found, data.max_length, folder / f"lengths.{name}.png")
+            console.print(f"The lengths are drawn in {folder / f'lengths.{name}.png'}", soft_wrap=True)
 
 
 def _export(args: list[str]) -> None:

@@ -293,3 +293,20 @@ def test_quickstart_raises_the_gold_reward(tmp_path):
     assert report["reference updates"] == 8
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "metrics.csv").exists()
+
+
+def test_data_are_inspected_without_a_model(config, tmp_path, capsys, write_rows, tokenizer):
+    rows = [{"prompt": f"River {i}?", "chosen": " Cold.", "rejected": " Hot." if i else ""} for i in range(5)]
+    tokenizer.save_pretrained(tmp_path / "no_model")
+    path = write_rows(rows)
+    options = ["--model.policy.path", str(tmp_path / "no_model"), "--data.train", "Rows", "--data.train.path", path]
+    main(["data", "inspect", "--config", config, *options, "--data.val", "null", "--examples", "1"])
+    said = capsys.readouterr().out
+    assert "5 rows: 4 kept, 1 bad" in said
+    assert "[chosen] ⟦" in said
+    assert "data.val" not in said
+    assert (tmp_path / "run" / "lengths.train.png").exists()
+
+
+def test_data_has_one_verb(capsys):
+    assert "lit-tr data inspect --config" in fails(capsys, "data", "look")

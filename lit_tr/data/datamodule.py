@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -131,7 +132,7 @@ class PreferenceDataModule(LightningDataModule):
         Raises:
             UserError: a source, a row or the tokenizer is not as it should be.
         """
-        self.tokenizer = load_tokenizer(self.tokenizer_path)
+        assert self.tokenizer
         trainer = self.trainer
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) if trainer else None
         wanted = {"fit": ["train", "val"], "validate": ["val"]}.get(stage, ["test"])
@@ -180,6 +181,11 @@ class PreferenceDataModule(LightningDataModule):
         if batch.place is not None and self._stream is not None:
             self._stream.trained(batch)
         return batch
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the policy."""
+        return load_tokenizer(self.tokenizer_path)
 
     @property
     def collator(self) -> Collator:

@@ -147,6 +147,10 @@ class Rows(Source):
         if not 0 <= low < high <= 1:
             raise UserError(f"{self.path}: share {self.share} must be two numbers in [0, 1], the first one lower")
 
+    def __str__(self) -> str:
+        """Return path and split."""
+        return f"{self.path}, split {self.split}"
+
     def read(self, order: int | None = None, state: Any = None) -> Cursor:
         """Return a cursor; the order is that of the files."""
         parts = self.parts()

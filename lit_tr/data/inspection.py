@@ -1,0 +1,233 @@
+"""What will be trained on: rows kept and left out, lengths, duplicates, packs, and some examples as they are scored."""
+
+from array import array
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lit_tr.data.batches import fill
+from lit_tr.data.intake import BadRows, Intake, Layout
+from lit_tr.data.sources import Source
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.errors import BadRowError
+
+PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
+OPEN, CLOSE = "⟦", "⟧"
+
+
+@dataclass
+class Tally(BadRows):
+    """Counts bad rows, whatever is done with them in training.
+
+    Args:
+        first: where the first one of each reason stands, and what is particular to it.
+    """
+
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, where: str, error: BadRowError) -> None:
+        """Count one."""
+        self.counts[error.reason] += 1
+        self.first.setdefault(error.reason, f"{where}{f' ({error.detail})' if error.detail else ''}")
+
+
+@dataclass
+class Inspection:
+    """What was found in the rows of a source.
+
+    Args:
+        name: `train`, `val` or `test`.
+        layout: how batches are made.
+        bad: the rows that are left out.
+        rows: rows that are kept.
+        lengths: tokens of each example's prompt, chosen and rejected response, and of the example in a pack.
+        duplicates: examples that say what one before them said.
+        conflicts: examples whose responses one before them held in the other order.
+        cut: examples whose prompt was cut.
+        weighed: examples with a margin, or a label that is not certain.
+        padded: tokens of the examples in padded batches, where these have a size.
+        shown: the first examples.
+    """
+
+    name: str
+    layout: Layout
+    bad: Tally
+    rows: int = 0
+    lengths: dict[str, array] = field(
+        default_factory=lambda: {name: array("l") for name in ("prompt", "chosen", "rejected", "example")}
+    )
+    duplicates: int = 0
+    conflicts: int = 0
+    cut: int = 0
+    weighed: int = 0
+    padded: int = 0
+    shown: list[TokenizedExample] = field(default_factory=list)
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+        return len(self.lengths["example"])
+
+    def packs(self) -> list[list[int]]:
+        """Return the examples of each batch where batches are filled by tokens."""
+        return fill(self.lengths["example"], self.layout.max_tokens) if self.layout.max_tokens else []
+
+
+def inspect(name: str, source: Source, intake: Intake, show: int) -> Inspection:
+    """Go through the rows of a source once; of the texts, hashes are held.
+
+    Args:
+        name: `train`, `val` or `test`.
+        source: where the rows come from.
+        intake: what becomes of them in training.
+        show: how many examples to keep.
+    """
+    found = Inspection(name, intake.layout, Tally(True))
+    intake = replace(intake, bad_rows=found.bad)
+    seen: set[bytes] = set()
+    batch: list[TokenizedExample] = []
+    for read in source.read():
+        examples = intake(read)
+        found.rows += bool(examples)
+        for example in examples:
+            _count(found, example, seen)
+            if len(found.shown) < show:
+                found.shown.append(example)
+            batch.append(example)
+            if len(batch) == intake.layout.batch_size:
+                found.padded += _padded_tokens(batch)
+                batch = []
+    if batch and intake.layout.batch_size:
+        found.padded += _padded_tokens(batch)
+    return found
+
+
+def _count(found: Inspection, example: TokenizedExample, seen: set[bytes]) -> None:
+    for name, ids in (("prompt", example.prompt), ("chosen", example.chosen), ("rejected", example.rejected)):
+        if ids is not None:
+            found.lengths[name].append(len(ids))
+    found.lengths["example"].append(found.layout.collator.tokens(example))
+    said, exchanged = (_hash(example.prompt, *pair) for pair in _orders(example))
+    found.duplicates += said in seen
+    found.conflicts += exchanged in seen
+    seen.add(said)
+    found.cut += example.cut > 0
+    found.weighed += example.margin != 0 or example.certainty != 1
+
+
+def _orders(example: TokenizedExample) -> Any:
+    return (example.chosen, example.rejected), (example.rejected, example.chosen)
+
+
+def _hash(*parts: list[int] | None) -> bytes:
+    return blake2b(repr(parts).encode(), digest_size=8).digest()
+
+
+def _padded_tokens(batch: list[TokenizedExample]) -> int:
+    rows = [len(example.prompt) + len(ids) for example in batch for ids in example.responses]
+    return len(rows) * max(rows)
+
+
+def report(found: Inspection, source: Source, tokenizer: Any, raises: bool, console: Console) -> None:
+    """Print what was found.
+
+    Args:
+        found: what was found.
+        source: where it was found.
+        tokenizer: the tokenizer of the examples.
+        raises: training would stop at a bad row.
+        console: where to print.
+    """
+    console.rule(f"data.{found.name}")
+    print_line = _plain(console)
+    print_line(f"{source}")
+    several = f", {found.examples} examples" if found.examples != found.rows else ""
+    print_line(
+        f"{found.rows + found.bad.counts.total()} rows: {found.rows} kept{several}, {found.bad.counts.total()} bad"
+    )
+    for reason, count in found.bad.counts.most_common():
+        print_line(f"  {count} x {reason}; first: {found.bad.first[reason]}")
+    if raises and found.bad.counts:
+        print_line("  fit stops at the first of them, but for data.on_bad_row: skip")
+    if not found.examples:
+        return
+    console.print(_percentiles(found))
+    print_line(f"{found.cut} prompts cut")
+    print_line(
+        f"{found.duplicates} duplicates; {found.conflicts} conflicts: chosen and rejected of one before, exchanged"
+    )
+    if found.weighed:
+        print_line(f"{found.weighed} examples have a margin or a label that is not certain")
+    tokens = sum(found.lengths["example"])
+    if packs := found.packs():
+        share = tokens / (len(packs) * (found.layout.max_tokens or 1))
+        print_line(f"{len(packs)} packs of up to {found.layout.max_tokens} tokens, {share:.1%} full")
+    if found.padded:
+        batches, times = f"batches of {found.layout.batch_size}", found.padded / tokens
+        print_line(f"{batches}: {tokens:,} tokens in packs; padded {found.padded:,}, {times:.2f} times as many")
+    for number, example in enumerate(found.shown):
+        console.rule(f"example {number}", style="dim")
+        print_line(tokenizer.decode(example.prompt))
+        pair = (
+            ("chosen", example.chosen, example.chosen_scored),
+            ("rejected", example.rejected, example.rejected_scored),
+        )
+        for title, ids, scored in pair:
+            if ids is not None:
+                print_line(f"[{title}] {rendered(ids, scored, tokenizer)}")
+
+
+def rendered(response: list[int], scored: list[bool] | None, tokenizer: Any) -> str:
+    """Return a response as the model reads it; scored tokens stand in brackets, parted by bars."""
+    marks = [True] * len(response) if scored is None else scored
+    text = ""
+    for is_scored, group in groupby(zip(response, marks, strict=True), key=lambda pair: pair[1]):
+        ids = [token for token, _ in group]
+        text += f"{OPEN}{_parted(ids, tokenizer)}{CLOSE}" if is_scored else tokenizer.decode(ids)
+    return text
+
+
+def _parted(ids: list[int], tokenizer: Any) -> str:
+    pieces = [tokenizer.decode([token]) for token in ids]
+    # a character of several tokens cannot be parted
+    return tokenizer.decode(ids) if any("\ufffd" in piece for piece in pieces) else "|".join(pieces)
+
+
+def _percentiles(found: Inspection) -> Table:
+    table = Table("tokens", *(f"{percent} %" if percent < 100 else "most" for percent in PERCENTILES), "mean")
+    for name, lengths in found.lengths.items():
+        if lengths:
+            values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+            table.add_row(name, *(f"{value:.0f}" for value in values), f"{np.mean(lengths):.0f}")
+    return table
+
+
+def _plain(console: Console) -> Any:
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def draw(found: Inspection, max_length: int, path: Path) -> None:
+    """Draw how long prompts and responses are, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    lengths = {name: found.lengths[name] for name in ("prompt", "chosen", "rejected") if found.lengths[name]}
+    most = max(max(values) for values in lengths.values())
+    bins = np.linspace(0, most + 1, 60)
+    for name, values in lengths.items():
+        axes.hist(
+            values, bins.tolist(), histtype="step", linewidth=1.5, label=f"{name} (median {np.median(values):.0f})"
+        )
+    if most > max_length / 2:
+        axes.axvline(max_length, color="black", linestyle=":", label=f"max_length {max_length}")
+    axes.set(xlabel="tokens", ylabel="examples", title=f"data.{found.name}: {found.examples} examples", yscale="log")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
