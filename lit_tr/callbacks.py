@@ -3,15 +3,17 @@
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from lit_tr.errors import UserError
-from lit_tr.policy.averaging import Alpha, blend, check_alpha, check_models, distance
+from lit_tr.errors import DriftError, UserError
+from lit_tr.policy.averaging import Alpha, blend, check_alpha, check_models, checksum, distance
 
 
 @runtime_checkable
@@ -27,6 +29,10 @@ class MovingReference(Protocol):
 
     def distance(self, policy: nn.Module) -> float | None:
         """Return how far the policy's weights are; None if the reference holds none."""
+        ...
+
+    def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
+        """Return what an update changes."""
         ...
 
 
@@ -45,6 +51,8 @@ class ReferenceUpdate(Callback, ABC):
         layers: factors on alpha by regular expression, for the parameters whose name the expression is found in; the
             first one that is found counts, and 0 leaves a parameter as it is. Layers that move at rates of their own
             are those of adaptive model averaging.
+        compare_every: at every n-th update the ranks compare a checksum of the trained weights and the reference, and
+            stop if they have drifted apart; 0 never. Ranks that hold shards of the weights do not compare.
         policy: path of the attribute of the LightningModule that is trained.
         reference: path of the attribute that follows: a lit_tr reference, or any module with the policy's parameter
             names. The bfloat16 weights of the latter are averaged as float32 would; the halves that this takes are in
@@ -63,6 +71,7 @@ class ReferenceUpdate(Callback, ABC):
         every_n_steps: int = 1,
         start_step: int = 0,
         layers: dict[str, float] | None = None,
+        compare_every: int = 1,
         policy: str = "policy",
         reference: str = "reference",
     ) -> None:
@@ -71,7 +80,10 @@ class ReferenceUpdate(Callback, ABC):
             raise UserError(f"{name}: every_n_steps must be at least 1, not {every_n_steps}")
         if start_step < 0:
             raise UserError(f"{name}: start_step must not be negative, and is {start_step}")
+        if compare_every < 0:
+            raise UserError(f"{name}: compare_every must not be negative, and is {compare_every}")
         self.every_n_steps, self.start_step, self.layers = every_n_steps, start_step, dict(layers or {})
+        self.compare_every = compare_every
         for pattern, factor in self.layers.items():
             if factor < 0:
                 raise UserError(f"{name}: the factor of layers {pattern!r} must not be negative, and is {factor}")
@@ -174,9 +186,27 @@ class ReferenceUpdate(Callback, ABC):
             figures = {}
             blend(policy, reference, weights, self._lower)
         self.updates += 1
+        if self.compare_every and self.updates % self.compare_every == 0 and trainer.world_size > 1:
+            self._compare_ranks(trainer, policy, reference, step)
         figures = {"alpha": alpha, **figures, **self._compared(before, pl_module, batch)}
         for logger in pl_module.loggers:
             logger.log_metrics({f"{self.reference}/{name}": value for name, value in figures.items()}, step=step)
+
+    def _compare_ranks(self, trainer: Trainer, policy: nn.Module, reference: nn.Module, step: int) -> None:
+        trained = [param for param in policy.parameters() if param.requires_grad]
+        if any(isinstance(param, DTensor) for param in trained):
+            return
+        follows = reference.tensors(policy) if isinstance(reference, MovingReference) else reference.parameters()
+        own = torch.stack([checksum(trained), checksum(follows).to(trained[0].device)])
+        sums = cast(Tensor, trainer.strategy.all_gather(own))
+        for held, of_ranks in zip((self.policy, self.reference), sums.unbind(-1), strict=True):
+            others = (of_ranks != of_ranks[0]).nonzero().flatten().tolist()
+            if others:
+                raise DriftError(
+                    f"the ranks have drifted apart: after step {step} the weights of {held!r} on rank {others[0]} are "
+                    "not those on rank 0. Something draws random numbers, reads data or skips steps on one rank alone; "
+                    "go on from a checkpoint of before"
+                )
 
     def _by_layer(self, alpha: float) -> Alpha:
         def weight(name: str) -> float:

@@ -1,4 +1,4 @@
-"""The errors that a user can mend."""
+"""The errors that a user meets."""
 
 
 class UserError(ValueError):
@@ -6,6 +6,10 @@ class UserError(ValueError):
 
     The message names it and says what to do; `lit-tr` prints the message without a traceback.
     """
+
+
+class DriftError(RuntimeError):
+    """Ranks that must hold the same weights do not."""
 
 
 class BadRowError(UserError):

@@ -87,6 +87,8 @@ class PreferenceModule(LightningModule):
         self.reference.prepare(self.policy)
         if self.initial:
             self.initial.prepare(self.policy)
+        # or DistributedDataParallel would send all buffers, a reference's among them, before each forward pass
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer of the trained parameters, and its schedule."""

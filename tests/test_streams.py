@@ -14,7 +14,12 @@ from lit_tr.errors import UserError
 from lit_tr.losses import DPO, KTO
 from lit_tr.policy import CopyReference, PretrainedPolicy, WindowReference
 
-QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 class Crash(Callback):
@@ -49,7 +54,9 @@ def fit(path, rows, callbacks, ckpt_path=None, workers=0, reference=None, update
         **size,
         **options.pop("data", {}),
     )
-    trainer = Trainer(callbacks=[update or SoftReferenceUpdate(), *callbacks], **{**QUIET, "max_epochs": 2, **options})
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    options = {**QUIET, "max_epochs": 2, "enable_checkpointing": saves, **options}
+    trainer = Trainer(callbacks=[update or SoftReferenceUpdate(), *callbacks], **options)
     trainer.fit(model, data, ckpt_path=ckpt_path)
     return model, trainer
 
@@ -105,7 +112,7 @@ def test_bad_rows_of_a_stream_are_listed_and_logged(llama_dir, rows, write_rows,
     bad = [{**rows[0], "rejected": ""}, rows[1], {"question": 1} | {**rows[2], "chosen": None}, *rows[3:9]]
     path = write_rows(bad)
     logger = CSVLogger(tmp_path)
-    fit(llama_dir, Rows(path), [], logger=logger, data={"on_bad_row": "skip"}, enable_checkpointing=False)
+    fit(llama_dir, Rows(path), [], logger=logger, data={"on_bad_row": "skip"})
     listed = [json.loads(line) for line in (tmp_path / "lightning_logs/version_0/skipped_rows.train.0.jsonl").open()]
     assert [(row["where"], row["reason"]) for row in listed] == [
         (f"{path}, row 0", "'rejected' is an empty response"),
@@ -118,12 +125,12 @@ def test_bad_rows_of_a_stream_are_listed_and_logged(llama_dir, rows, write_rows,
 def test_a_bad_row_of_a_stream_ends_training_with_its_place(llama_dir, rows, write_rows):
     path = write_rows([*rows[:5], {**rows[5], "rejected": ""}])
     with pytest.raises(UserError, match=f"^{path}, row 5: 'rejected' is an empty response; mend the row"):
-        fit(llama_dir, Rows(path), [], workers=1, enable_checkpointing=False)
+        fit(llama_dir, Rows(path), [], workers=1)
 
 
 def test_kto_of_a_stream(llama_dir, shards):
     record = Crash()
-    fit(llama_dir, shards, [record], loss=KTO(), batch_size=5, data={"mismatched": True}, enable_checkpointing=False)
+    fit(llama_dir, shards, [record], loss=KTO(), batch_size=5, data={"mismatched": True})
     assert len(record.seen) == 2 * 6
 
 
@@ -133,7 +140,7 @@ def test_a_resume_with_other_workers_is_refused(llama_dir, shards, tmp_path, giv
     with pytest.raises(RuntimeError, match="crash"):
         fit(llama_dir, shards, [Crash(3), saved])
     with pytest.raises(UserError, match="go on with as many"):
-        fit(llama_dir, shards, [], tmp_path / "last.ckpt", **given, enable_checkpointing=False)
+        fit(llama_dir, shards, [], tmp_path / "last.ckpt", **given)
 
 
 def test_a_window_reference_wants_rows_that_are_held(llama_dir, shards):

@@ -1,6 +1,6 @@
 """AdapterReference: a reference that is a second LoRA adapter on the policy's own base."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -92,6 +92,10 @@ class AdapterReference(Reference):
         exact = self._exact(policy, weights) if self.log_error else None
         blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.ADAPTER), alpha)
         return {} if exact is None else {"relative_error": self._distance(policy, exact)}
+
+    def tensors(self, policy: nn.Module) -> Iterable[torch.Tensor]:
+        """Return the parameters of the reference's adapter."""
+        return adapter_parameters(policy, self.ADAPTER).values()
 
     @torch.no_grad()
     def distance(self, policy: nn.Module) -> float:

@@ -5,9 +5,10 @@ handed to it each time, so that no second handle to it ends up in a state_dict, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,10 @@ class Reference(nn.Module, ABC):
     def distance(self, policy: nn.Module) -> float | None:
         """Return how far the policy's weights are from the reference's, a Euclidean norm; None if it cannot tell."""
         return None
+
+    def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
+        """Return what an update changes; equal on all ranks where each of them holds all of it."""
+        return chain(self.parameters(), self.buffers())
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
         """Return the log-probs of the responses under the reference, `(rows,)`, without gradient and dropout."""
