@@ -13,13 +13,13 @@ from types import FrameType
 from typing import Any
 from zipfile import is_zipfile
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from rich.console import Console
 
 from lit_tr.callbacks import ReferenceUpdate
@@ -178,11 +178,13 @@ def _lightning(args: ArgsType) -> None:
 class _DataCLI(LitTRCLI):
     """Takes what `fit` takes, and makes neither a trainer nor weights."""
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        return None
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
 
-    def after_instantiate_classes(self) -> None:
-        pass
+    def instantiate_classes(self) -> None:
+        made = self.parser.instantiate_classes(Namespace(model=self.config.model, data=self.config.data))
+        self.model, self.datamodule = made.model, made.data
 
 
 def _inspect(args: list[str]) -> None:
@@ -202,12 +204,15 @@ def _inspect(args: list[str]) -> None:
         save_config_callback=None,
         args=others,
     )
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return
     data, console = cli.datamodule, Console()
+    order = data.seed if data.buffer and data.shuffle else None
     folder = options.output or Path(cli.config.trainer.default_root_dir or ".")
     for name, source in data.sources.items():
         if source is None or (name == "test" and source is data.sources["val"]):
             continue
-        found = inspect(name, source, data.intake(name), options.examples)
+        found = inspect(name, source, data.intake(name), options.examples, order if name == "train" else None)
         report(found, source, data.tokenizer, data.on_bad_row == "raise", console)
         if found.examples:
             draw(found, data.max_length, folder / f"lengths.{name}.png")

@@ -308,5 +308,15 @@ def test_data_are_inspected_without_a_model(config, tmp_path, capsys, write_rows
     assert (tmp_path / "run" / "lengths.train.png").exists()
 
 
+def test_the_saved_config_of_a_run_can_be_inspected_and_nothing_but_data_is_made(config, tmp_path, capsys):
+    main(["fit", "--config", config])
+    saved = next((tmp_path / "run").rglob("config.yaml"))
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "logs")}}
+    (tmp_path / "gpu.yaml").write_text(yaml.dump({"trainer": {"accelerator": "gpu", "devices": 8, "logger": logger}}))
+    main(["data", "inspect", "--config", str(saved), "--config", str(tmp_path / "gpu.yaml"), "--output", str(tmp_path)])
+    assert "16 rows: 16 kept, 0 bad" in capsys.readouterr().out
+    assert not (tmp_path / "logs").exists()
+
+
 def test_data_has_one_verb(capsys):
     assert "lit-tr data inspect --config" in fails(capsys, "data", "look")

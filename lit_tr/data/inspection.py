@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +19,9 @@ from lit_tr.errors import BadRowError
 
 PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
 OPEN, CLOSE = "⟦", "⟧"
+WHOLE = "prompt and longer response"
+CONTEXT = 4
+"""Tokens before one that are decoded with it, for its spaces."""
 
 
 @dataclass
@@ -46,12 +49,14 @@ class Inspection:
         layout: how batches are made.
         bad: the rows that are left out.
         rows: rows that are kept.
-        lengths: tokens of each example's prompt, chosen and rejected response, and of the example in a pack.
-        duplicates: examples that say what one before them said.
-        conflicts: examples whose responses one before them held in the other order.
+        lengths: tokens of each example's prompt, chosen and rejected response, of the prompt with the longer one, and
+            of the example in a pack.
+        duplicates: where the examples stand that say what one before them said.
+        conflicts: where those stand whose responses one before them held in the other order.
         cut: examples whose prompt was cut.
         weighed: examples with a margin, or a label that is not certain.
-        padded: tokens of the examples in padded batches, where these have a size.
+        packed: tokens of batches of `batch_size` in packs.
+        padded: tokens of the same batches, padded.
         shown: the first examples.
     """
 
@@ -60,12 +65,13 @@ class Inspection:
     bad: Tally
     rows: int = 0
     lengths: dict[str, array] = field(
-        default_factory=lambda: {name: array("l") for name in ("prompt", "chosen", "rejected", "example")}
+        default_factory=lambda: {name: array("l") for name in ("prompt", "chosen", "rejected", WHOLE, "example")}
     )
-    duplicates: int = 0
-    conflicts: int = 0
+    duplicates: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
     cut: int = 0
     weighed: int = 0
+    packed: int = 0
     padded: int = 0
     shown: list[TokenizedExample] = field(default_factory=list)
 
@@ -79,7 +85,7 @@ class Inspection:
         return fill(self.lengths["example"], self.layout.max_tokens) if self.layout.max_tokens else []
 
 
-def inspect(name: str, source: Source, intake: Intake, show: int) -> Inspection:
+def inspect(name: str, source: Source, intake: Intake, show: int, order: int | None = None) -> Inspection:
     """Go through the rows of a source once; of the texts, hashes are held.
 
     Args:
@@ -87,35 +93,39 @@ def inspect(name: str, source: Source, intake: Intake, show: int) -> Inspection:
         source: where the rows come from.
         intake: what becomes of them in training.
         show: how many examples to keep.
+        order: as for `Source.read`.
     """
     found = Inspection(name, intake.layout, Tally(True))
     intake = replace(intake, bad_rows=found.bad)
     seen: set[bytes] = set()
     batch: list[TokenizedExample] = []
-    for read in source.read():
+    for read in source.read(order):
         examples = intake(read)
         found.rows += bool(examples)
         for example in examples:
-            _count(found, example, seen)
+            _count(found, read.where, example, seen)
             if len(found.shown) < show:
                 found.shown.append(example)
             batch.append(example)
             if len(batch) == intake.layout.batch_size:
-                found.padded += _padded_tokens(batch)
+                _lay_out(found, batch)
                 batch = []
     if batch and intake.layout.batch_size:
-        found.padded += _padded_tokens(batch)
+        _lay_out(found, batch)
     return found
 
 
-def _count(found: Inspection, example: TokenizedExample, seen: set[bytes]) -> None:
+def _count(found: Inspection, where: str, example: TokenizedExample, seen: set[bytes]) -> None:
     for name, ids in (("prompt", example.prompt), ("chosen", example.chosen), ("rejected", example.rejected)):
         if ids is not None:
             found.lengths[name].append(len(ids))
+    found.lengths[WHOLE].append(len(example.prompt) + max(map(len, example.responses)))
     found.lengths["example"].append(found.layout.collator.tokens(example))
     said, exchanged = (_hash(example.prompt, *pair) for pair in _orders(example))
-    found.duplicates += said in seen
-    found.conflicts += exchanged in seen
+    if said in seen:
+        found.duplicates.append(where)
+    if exchanged in seen:
+        found.conflicts.append(where)
     seen.add(said)
     found.cut += example.cut > 0
     found.weighed += example.margin != 0 or example.certainty != 1
@@ -129,9 +139,10 @@ def _hash(*parts: list[int] | None) -> bytes:
     return blake2b(repr(parts).encode(), digest_size=8).digest()
 
 
-def _padded_tokens(batch: list[TokenizedExample]) -> int:
-    rows = [len(example.prompt) + len(ids) for example in batch for ids in example.responses]
-    return len(rows) * max(rows)
+def _lay_out(found: Inspection, batch: list[TokenizedExample]) -> None:
+    packed, padded = (cast(Any, replace(found.layout.collator, packed=one)(batch)) for one in (True, False))
+    found.packed += packed.input_ids.numel()
+    found.padded += padded.input_ids.numel()
 
 
 def report(found: Inspection, source: Source, tokenizer: Any, raises: bool, console: Console) -> None:
@@ -159,44 +170,55 @@ def report(found: Inspection, source: Source, tokenizer: Any, raises: bool, cons
         return
     console.print(_percentiles(found))
     print_line(f"{found.cut} prompts cut")
-    print_line(
-        f"{found.duplicates} duplicates; {found.conflicts} conflicts: chosen and rejected of one before, exchanged"
-    )
+    for title, places in (("duplicates", found.duplicates), ("conflicts: one before, exchanged", found.conflicts)):
+        print_line(f"{len(places)} {title}{f'; first: {places[0]}' if places else ''}")
     if found.weighed:
         print_line(f"{found.weighed} examples have a margin or a label that is not certain")
-    tokens = sum(found.lengths["example"])
     if packs := found.packs():
-        share = tokens / (len(packs) * (found.layout.max_tokens or 1))
+        share = sum(found.lengths["example"]) / (len(packs) * (found.layout.max_tokens or 1))
         print_line(f"{len(packs)} packs of up to {found.layout.max_tokens} tokens, {share:.1%} full")
     if found.padded:
-        batches, times = f"batches of {found.layout.batch_size}", found.padded / tokens
-        print_line(f"{batches}: {tokens:,} tokens in packs; padded {found.padded:,}, {times:.2f} times as many")
+        batches, times = f"batches of {found.layout.batch_size}", found.padded / found.packed
+        print_line(f"{batches}: {found.packed:,} tokens in packs; padded {found.padded:,}, {times:.2f} times as many")
     for number, example in enumerate(found.shown):
         console.rule(f"example {number}", style="dim")
-        print_line(tokenizer.decode(example.prompt))
+        print_line(_printable(tokenizer.decode(example.prompt)))
         pair = (
             ("chosen", example.chosen, example.chosen_scored),
             ("rejected", example.rejected, example.rejected_scored),
         )
         for title, ids, scored in pair:
             if ids is not None:
-                print_line(f"[{title}] {rendered(ids, scored, tokenizer)}")
+                print_line(f"[{title}] {rendered(example.prompt, ids, scored, tokenizer)}")
 
 
-def rendered(response: list[int], scored: list[bool] | None, tokenizer: Any) -> str:
+def rendered(prompt: list[int], response: list[int], scored: list[bool] | None, tokenizer: Any) -> str:
     """Return a response as the model reads it; scored tokens stand in brackets, parted by bars."""
     marks = [True] * len(response) if scored is None else scored
-    text = ""
+    text, before = "", prompt[-CONTEXT:]
     for is_scored, group in groupby(zip(response, marks, strict=True), key=lambda pair: pair[1]):
         ids = [token for token, _ in group]
-        text += f"{OPEN}{_parted(ids, tokenizer)}{CLOSE}" if is_scored else tokenizer.decode(ids)
-    return text
+        text += f"{OPEN}{_parted(before, ids, tokenizer)}{CLOSE}" if is_scored else _behind(before, ids, tokenizer)
+        before = (before + ids)[-CONTEXT:]
+    return _printable(text)
 
 
-def _parted(ids: list[int], tokenizer: Any) -> str:
-    pieces = [tokenizer.decode([token]) for token in ids]
+def _parted(before: list[int], ids: list[int], tokenizer: Any) -> str:
+    whole = before + ids
+    pieces = [
+        _behind(whole[max(i - CONTEXT, 0) : i], whole[i : i + 1], tokenizer) for i in range(len(before), len(whole))
+    ]
     # a character of several tokens cannot be parted
-    return tokenizer.decode(ids) if any("\ufffd" in piece for piece in pieces) else "|".join(pieces)
+    return _behind(before, ids, tokenizer) if any("\ufffd" in piece for piece in pieces) else "|".join(pieces)
+
+
+def _behind(before: list[int], ids: list[int], tokenizer: Any) -> str:
+    """Return the text of tokens behind others: some tokenizers leave out the space before the first token."""
+    return tokenizer.decode(before + ids)[len(tokenizer.decode(before)) :]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _percentiles(found: Inspection) -> Table:
@@ -218,7 +240,7 @@ def draw(found: Inspection, max_length: int, path: Path) -> None:
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    lengths = {name: found.lengths[name] for name in ("prompt", "chosen", "rejected") if found.lengths[name]}
+    lengths = {name: values for name, values in found.lengths.items() if values and name != "example"}
     most = max(max(values) for values in lengths.values())
     bins = np.linspace(0, most + 1, 60)
     for name, values in lengths.items():

@@ -2,13 +2,13 @@ import io
 
 import pytest
 from rich.console import Console
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from lit_tr.data import Collator, Rows
 from lit_tr.data.inspection import draw, inspect, rendered, report
 from lit_tr.data.intake import BadRows, Intake, Layout
 from lit_tr.data.reader import Reader
-
-WORDS = ["cold", "warm", "big"]
 
 
 def row(prompt, chosen, rejected, **more):
@@ -45,7 +45,9 @@ def text(found, tokenizer, raises=False):
 
 def test_rows_are_counted_by_what_becomes_of_them(write_rows, tokenizer):
     one, source = found(write_rows, tokenizer)
-    assert (one.rows, one.examples, one.cut, one.duplicates, one.conflicts) == (4, 4, 1, 1, 1)
+    assert (one.rows, one.examples, one.cut) == (4, 4, 1)
+    assert one.duplicates == [f"{source.path}, row 1"]
+    assert one.conflicts == [f"{source.path}, row 2"]
     assert one.bad.counts == {"chosen and rejected are equal": 1, "no 'chosen'": 2}
     assert one.bad.first["no 'chosen'"] == f"{source.path}, row 5"
     assert len(one.shown) == 2
@@ -59,6 +61,8 @@ def test_lengths_are_those_of_the_examples_and_batches(write_rows, tokenizer):
     assert list(one.lengths["chosen"]) == [chosen, chosen, rejected, chosen]
     assert list(one.lengths["example"])[0] == prompt + chosen + rejected
     assert one.padded == 6 * (prompt + max(chosen, rejected)) + 2 * 32
+    # three pairs answer one prompt, which stands in their pack once
+    assert one.packed == prompt + 3 * (chosen + rejected) + one.lengths["example"][3]
     packed, _ = found(write_rows, tokenizer, max_tokens=60)
     assert sorted(sum(packed.packs(), [])) == [0, 1, 2, 3]
     assert packed.padded == 0
@@ -70,7 +74,7 @@ def test_the_report_says_where_fit_would_stop(write_rows, tokenizer):
     assert "7 rows: 4 kept, 3 bad" in said
     assert f"2 x no 'chosen'; first: {one[1].path}, row 5" in said
     assert "fit stops at the first of them" in said
-    assert "1 duplicates; 1 conflicts" in said
+    assert f"1 duplicates; first: {one[1].path}, row 1" in said
     assert "fit stops" not in text(one, tokenizer)
     share = sum(one[0].lengths["example"]) / (60 * 2)
     assert f"2 packs of up to 60 tokens, {share:.1%} full" in text(
@@ -81,10 +85,19 @@ def test_the_report_says_where_fit_would_stop(write_rows, tokenizer):
 def test_scored_tokens_are_marked(tokenizer):
     ids = tokenizer(" It is cold.").input_ids
     parted = "|".join(tokenizer.decode([token]) for token in ids)
-    assert rendered(ids, None, tokenizer) == f"⟦{parted}⟧"
+    assert rendered([], ids, None, tokenizer) == f"⟦{parted}⟧"
     half = [False] * 2 + [True] * (len(ids) - 2)
-    assert rendered(ids, half, tokenizer) == " It is⟦ cold|.⟧"
-    assert rendered(tokenizer("☃").input_ids, None, tokenizer) == "⟦☃⟧"  # one character of several tokens
+    assert rendered([], ids, half, tokenizer) == " It is⟦ cold|.⟧"
+    assert rendered([], tokenizer("☃").input_ids, None, tokenizer) == "⟦☃⟧"  # one character of several tokens
+    escape = tokenizer("\x1b[31m").input_ids
+    assert rendered([], escape, [False] * len(escape), tokenizer) == "\\x1b[31m"
+
+
+def test_a_tokenizer_that_leaves_out_a_first_space():
+    backend = Tokenizer(models.WordLevel({"▁River": 0, "▁is": 1, "▁cold": 2}))
+    backend.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert rendered([0], [1, 2], None, tokenizer) == "⟦ is| cold⟧"
 
 
 @pytest.mark.parametrize("rows", [ROWS[:1], [{"prompt": "Hi", "completion": " Hello", "label": True}]])
