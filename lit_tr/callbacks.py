@@ -349,10 +349,7 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
 
     def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
         """Return whether the divergence passes the bound."""
-        counts = not getattr(batch, "blank", False)  # the batch of a rank whose rows have ended says nothing
-        own = torch.as_tensor(cast(Any, pl_module).kl_to_reference(batch)).item()
-        measured = torch.tensor([own * counts, counts], dtype=torch.float32, device=pl_module.device)
-        total, ranks = trainer.strategy.reduce(measured, reduce_op="sum").tolist()
-        kl = total / max(ranks, 1)
+        measured = torch.as_tensor(cast(Any, pl_module).kl_to_reference(batch), device=pl_module.device)
+        kl = trainer.strategy.reduce(measured, reduce_op="mean").item()
         pl_module.log(f"{self.reference}/kl", kl)
         return kl > self.max_kl

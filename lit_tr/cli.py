@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 from zipfile import is_zipfile
 
 from jsonargparse import ArgumentParser, Namespace
@@ -184,7 +184,7 @@ class _DataCLI(LitTRCLI):
 
     def instantiate_classes(self) -> None:
         made = self.parser.instantiate_classes(Namespace(model=self.config.model, data=self.config.data))
-        self.model, self.datamodule = made.model, made.data
+        self.model, self.datamodule, self.trainer = made.model, made.data, cast(Any, None)
 
 
 def _inspect(args: list[str]) -> None:

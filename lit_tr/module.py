@@ -220,8 +220,12 @@ class PreferenceModule(LightningModule):
         return self.initial if self.reference.moves else self.reference
 
     def kl_to_reference(self, batch: PairBatch) -> Tensor:
-        """Return the KL divergence of the policy from the reference on a batch, in nats a response token."""
-        return self.reference.kl(self.policy, self._laid_out(batch))
+        """Return the KL divergence of the policy from the reference on the batches of all ranks, in nats a token."""
+        kl, places = self.reference.kl(self.policy, self._laid_out(batch))
+        total = torch.stack([kl, kl.new_tensor(places)]) * (not batch.blank)
+        if self._trainer:
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        return total[0] / total[1].clamp(min=1)
 
     def reference_margin(self, batch: PairBatch) -> float:
         """Return what the reference takes off the mean reward margin of a batch of pairs; unpaired rows have none: nan.

@@ -88,9 +88,9 @@ class Recorded(AdaptiveReferenceUpdate):
     seen = []
 
     def is_due(self, trainer, pl_module, batch):
-        own = pl_module.kl_to_reference(batch).item()
+        kl, places = pl_module.reference.kl(pl_module.policy, batch)
         due = super().is_due(trainer, pl_module, batch)
-        self.seen.append([own, due])
+        self.seen.append([kl.item(), places, due])
         return due
 
 
@@ -130,10 +130,11 @@ def test_a_step_is_the_mean_over_the_pairs_of_all_ranks(llama_dir, tmp_path):
 def test_an_adaptive_update_comes_at_the_same_step_on_all_ranks(llama_dir, tmp_path):
     run(tmp_path, ADAPTIVE_SCRIPT, llama_dir, str(tmp_path / "seen"))
     (first, total), (second, other) = (json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in (0, 1))
-    assert [due for _, due in first] == [due for _, due in second]
+    alone = [[kl / places > 0.01 for kl, places, _ in seen] for seen in (first, second)]
     pairs = list(zip(first, second, strict=True))
-    assert [due for _, due in first] == [(ours + theirs) / 2 > 0.01 for (ours, _), (theirs, _) in pairs]
-    assert any((ours > 0.01) != (theirs > 0.01) for (ours, _), (theirs, _) in pairs)  # alone they would have parted
+    both = [(kl + other_kl) / (places + others) > 0.01 for (kl, places, _), (other_kl, others, _) in pairs]
+    assert [due for *_, due in first] == [due for *_, due in second] == both
+    assert alone[0] != alone[1]  # alone they would have parted
     assert total == other
 
 

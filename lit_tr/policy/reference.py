@@ -71,12 +71,12 @@ class Reference(nn.Module, ABC):
         with self.active(policy) as model, scoring(model):
             return response_log_probs(model, batch)
 
-    def kl(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the KL divergence of the policy from the reference, a mean over response tokens, in nats.
+    def kl(self, policy: nn.Module, batch: PairBatch) -> tuple[Tensor, int]:
+        """Return the KL divergence of the policy from the reference, a sum over some response tokens, and their number.
 
-        It is summed over the whole vocabulary at up to 256 places, evenly spaced over the batch's responses: no token
-        is sampled, so it is never negative, and 0 only where the two agree. The contexts are those of the data: how far
-        the policies differ on text of the policy's own it does not say.
+        It is in nats, over the whole vocabulary, at up to 256 places, evenly spaced over the batch's responses: no
+        token is sampled, so it is never negative, and 0 only where the two agree. The contexts are those of the data:
+        how far the policies differ on text of the policy's own it does not say.
         """
         total = int(batch.lengths.sum())
         places = torch.linspace(0, total - 1, min(total, KL_PLACES), device=batch.lengths.device).long()
@@ -84,7 +84,7 @@ class Reference(nn.Module, ABC):
             ours = vocabulary_log_probs(policy, batch, places)
         with self.active(policy) as model, scoring(model):
             theirs = vocabulary_log_probs(model, batch, places)
-        return F.kl_div(theirs, ours, log_target=True, reduction="sum") / len(places)
+        return F.kl_div(theirs, ours, log_target=True, reduction="sum"), len(places)
 
 
 class FrozenReference(Reference):

@@ -1,0 +1,228 @@
+"""DDP in real processes with gloo against one process with the same global batch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+COMMON = """
+import json, os, sys
+from pathlib import Path
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lit_tr import AdaptiveReferenceUpdate, HardReferenceUpdate, SoftReferenceUpdate
+from lit_tr import PreferenceDataModule, PreferenceModule
+from lit_tr.data import SyntheticPairs
+from lit_tr.losses import DPO
+from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy, WindowReference
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        loss = trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")
+        self.steps.append(loss.item())
+"""
+
+MATRIX = (
+    COMMON
+    + """
+model, ranks, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+UPDATES = {
+    "soft": lambda: SoftReferenceUpdate(0.6, every_n_steps=2),
+    "hard": lambda: HardReferenceUpdate(every_n_steps=3),
+    "adaptive": lambda: AdaptiveReferenceUpdate(max_kl=0.02, alpha=0.7, every_n_steps=1),
+    "window": lambda: HardReferenceUpdate(every_n_steps=3),
+}
+POLICIES = {
+    "full": ({}, CopyReference),
+    "lora": ({"lora": LoRA(r=4)}, AdapterReference),
+    "nf4 lora": ({"lora": LoRA(r=4), "quantize": "nf4"}, AdapterReference),
+}
+seen = {}
+for policy, (options, reference) in POLICIES.items():
+    for update, make in UPDATES.items():
+        if update == "window":
+            if policy != "full":
+                continue
+            reference = WindowReference
+        torch.manual_seed(0)
+        module = PreferenceModule(
+            PretrainedPolicy(model, **options), reference(), DPO(beta=0.5),
+            lambda params: torch.optim.SGD(params, lr=0.05), log_initial=False,
+        )
+        losses, callback = Losses(), make()
+        trainer = Trainer(
+            accelerator="cpu", devices=ranks, strategy="ddp", max_steps=10, callbacks=[callback, losses],
+            enable_checkpointing=False, gradient_clip_val=1.0, **QUIET,
+        )
+        data = PreferenceDataModule(model, SyntheticPairs(32), batch_size=8 // ranks, shuffle=False)
+        trainer.fit(module, data)
+        state = module.state_dict().items()
+        weights = {name: value for name, value in state if getattr(value, "dtype", None) == torch.float32}
+        seen[f"{policy} {update}"] = {
+            "losses": losses.steps, "updates": callback.updates,
+            "weights": {name: value for name, value in weights.items() if "base_layer" not in name},
+        }
+torch.save(seen, f"{output}.{ranks}.{trainer.global_rank}")
+"""
+)
+
+
+def run(tmp_path, script, *arguments, check=True, **environment):
+    (tmp_path / "script.py").write_text(script)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert not (check and done.returncode), done.stderr[-3000:]
+    return done
+
+
+def test_ranks_train_as_one_process_with_the_same_global_batch(llama_dir, tmp_path):
+    for ranks in (1, 2, 4):
+        run(tmp_path, MATRIX, llama_dir, ranks, tmp_path / "seen")
+    one = torch.load(tmp_path / "seen.1.0")
+    for ranks in (2, 4):
+        for rank in range(ranks):
+            many = torch.load(tmp_path / f"seen.{ranks}.{rank}")
+            assert many.keys() == one.keys()
+            for kind, (ours, theirs) in {kind: (many[kind], one[kind]) for kind in one}.items():
+                assert ours["updates"] == theirs["updates"] > 0, kind
+                assert ours["losses"] == pytest.approx(theirs["losses"], rel=2e-5, abs=2e-6), kind
+                for name, weight in theirs["weights"].items():
+                    torch.testing.assert_close(
+                        ours["weights"][name],
+                        weight,
+                        rtol=1e-4,
+                        atol=1e-5,
+                        msg=lambda text, k=kind, n=name: f"{k} {n} {text}",
+                    )
+    adaptive = [one[kind]["updates"] for kind in one if "adaptive" in kind]
+    assert any(updates < 10 for updates in adaptive)
+
+
+DRIFT = (
+    COMMON
+    + """
+class Drift(Callback):
+    def on_before_zero_grad(self, trainer, module, optimizer):
+        if trainer.global_rank == 1 and trainer.global_step == 3:
+            next(param for param in module.policy.parameters() if param.requires_grad).data[0] += 1e-6
+
+
+module = PreferenceModule(
+    PretrainedPolicy(sys.argv[1], **({"lora": LoRA(r=4)} if sys.argv[2] == "lora" else {})),
+    AdapterReference() if sys.argv[2] == "lora" else CopyReference(), DPO(beta=0.5),
+    lambda params: torch.optim.SGD(params, lr=0.05),
+)
+update = SoftReferenceUpdate(0.6, every_n_steps=2, compare_every=int(sys.argv[3]))
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_steps=8, callbacks=[Drift(), update], enable_checkpointing=False,
+    **QUIET,
+)
+trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(32), batch_size=2))
+print("trained", trainer.global_step)
+"""
+)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_ranks_that_drift_apart_stop(llama_dir, tmp_path, kind):
+    stopped = run(tmp_path, DRIFT, llama_dir, kind, 1, check=False)
+    assert stopped.returncode != 0
+    assert "the ranks have drifted apart: after step 4 the weights of 'policy' on rank 1 are not those on rank 0" in (
+        stopped.stderr
+    )
+    assert "trained" not in stopped.stdout
+    assert "trained 8" in run(tmp_path, DRIFT, llama_dir, kind, 0).stdout  # where they do not compare
+
+
+KILLED = (
+    COMMON
+    + """
+class Progress(Losses):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        (folder / f"pid.{trainer.global_rank}").write_text(str(os.getpid()))
+        if trainer.is_global_zero:
+            (folder / "step").write_text(str(trainer.global_step))
+
+
+model, folder, ckpt_path = sys.argv[1], Path(sys.argv[2]), sys.argv[3] or None
+torch.manual_seed(0)
+module = PreferenceModule(
+    PretrainedPolicy(model), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.AdamW(params, lr=0.003)
+)
+progress = Progress()
+saved = ModelCheckpoint(folder, filename="last", every_n_train_steps=3, enable_version_counter=False)
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_steps=int(sys.argv[4]),
+    callbacks=[SoftReferenceUpdate(0.6, every_n_steps=2), progress, saved], **QUIET,
+)
+trainer.fit(module, PreferenceDataModule(model, SyntheticPairs(400), batch_size=2), ckpt_path=ckpt_path)
+if trainer.is_global_zero:
+    (folder / "losses.json").write_text(json.dumps(progress.steps))
+"""
+)
+
+
+def test_a_killed_rank_ends_the_others_and_leaves_a_checkpoint_that_resumes(llama_dir, tmp_path):
+    (tmp_path / "script.py").write_text(KILLED)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), llama_dir, str(tmp_path), "", "100"]
+    started = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.time() + 120
+    while not (tmp_path / "step").exists() or int((tmp_path / "step").read_text() or 0) < 8:
+        assert time.time() < deadline
+        assert started.poll() is None
+        time.sleep(0.02)
+    os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGKILL)
+    began = time.time()
+    assert started.wait(timeout=60) != 0
+    assert time.time() - began < 60
+    step = torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
+    assert step >= 6
+    run(tmp_path, KILLED, llama_dir, tmp_path, tmp_path / "last.ckpt", step + 5)
+    resumed = json.loads((tmp_path / "losses.json").read_text())
+    run(tmp_path, KILLED, llama_dir, tmp_path, "", step + 5)
+    assert resumed == json.loads((tmp_path / "losses.json").read_text())[step:]
+    assert len(resumed) == 5
+
+
+def test_two_nodes_find_each_other_by_torchrun(llama_dir, tmp_path):
+    """Two agents with a rendezvous of their own on the loopback, one process each."""
+    script = MATRIX.replace("devices=ranks, strategy=", "devices=1, num_nodes=ranks, strategy=")
+    script = script.replace('"lora": (', '"no": (').replace("POLICIES.items()", "[('full', POLICIES['full'])]")
+    (tmp_path / "script.py").write_text(script)
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"]
+            + ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:29517", "--rdzv-id=pairs", "--local-addr=localhost"]
+            + [str(tmp_path / "script.py"), llama_dir, "2", str(tmp_path / "nodes")],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    for agent in agents:
+        output, _ = agent.communicate(timeout=240)
+        assert agent.returncode == 0, output[-3000:]
+    run(tmp_path, script, llama_dir, 1, tmp_path / "one")
+    one, both = torch.load(tmp_path / "one.1.0"), torch.load(tmp_path / "nodes.2.0")
+    for kind in one:
+        assert both[kind]["losses"] == pytest.approx(one[kind]["losses"], rel=2e-5, abs=2e-6), kind
