@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
@@ -21,6 +22,7 @@ from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
 from lit_tr.policy.reference import FrozenReference, Reference
+from lit_tr.policy.sharding import shard
 from lit_tr.policy.window import WindowReference
 
 
@@ -63,8 +65,9 @@ class PreferenceModule(LightningModule):
         self._takes_packs: bool | None = None
         self._examples = self._step_examples = 0
         self._random_state: dict[str, Tensor] | None = None
-        # the base below an adapter is not in a checkpoint; `on_load_checkpoint` sees to the rest
+        # a state_dict is without what training never changes; `on_load_checkpoint` sees to the rest
         self.strict_loading = False
+        self.register_state_dict_post_hook(_without_fixed)
 
     def setup(self, stage: str) -> None:
         """Check what goes with the kind of reference.
@@ -87,6 +90,8 @@ class PreferenceModule(LightningModule):
         self.reference.prepare(self.policy)
         if self.initial:
             self.initial.prepare(self.policy)
+        if self.device_mesh is not None:
+            self._shard(self.device_mesh)
         # or DistributedDataParallel would send all buffers, a reference's among them, before each forward pass
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
@@ -186,15 +191,10 @@ class PreferenceModule(LightningModule):
         self.log("train/response_tokens_per_second", tokens / seconds)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what training never changes: the base below an adapter, and frozen copies of the start.
-
-        The random state that dropout draws from is kept, that of each rank.
-        """
+        """Keep the random states that dropout draws from, and the windows, of all ranks."""
         checkpoint["random_states"] = _of_all_ranks(_random_state(self.device))
         if isinstance(self.reference, WindowReference):
             checkpoint["state_dict"]["reference._extra_state"] = self.reference.windows()
-        fixed = self._fixed_keys()
-        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key not in fixed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds all that is not left out.
@@ -205,7 +205,9 @@ class PreferenceModule(LightningModule):
         states = checkpoint.get("random_states", [])
         if self._trainer and len(states) == self.trainer.world_size:
             self._random_state = states[self.global_rank]
-        missing = self.state_dict().keys() - self._fixed_keys() - checkpoint["state_dict"].keys()
+        if "state_dict" not in checkpoint:  # in shards, which the strategy reads and checks
+            return
+        missing = self.state_dict().keys() - checkpoint["state_dict"].keys()
         unknown = checkpoint["state_dict"].keys() - self.state_dict().keys()
         if missing or unknown:
             raise UserError(
@@ -287,6 +289,17 @@ class PreferenceModule(LightningModule):
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return (total[0] / total[1].clamp(min=1)).clamp(min=0)
 
+    def _shard(self, mesh: DeviceMesh) -> None:
+        if mesh["tensor_parallel"].size() > 1:
+            raise UserError(
+                "lit_tr parts weights by FSDP2 and not by tensors: give ModelParallelStrategy data_parallel_size N and "
+                "tensor_parallel_size 1"
+            )
+        for held in (self.reference, self.initial):
+            if held:
+                held.shard(mesh["data_parallel"])
+        shard(self.policy, mesh["data_parallel"])
+
     def _has_shared_steps(self) -> bool:
         return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1
 
@@ -296,9 +309,18 @@ class PreferenceModule(LightningModule):
         return bool(every) and last_of_step and (self.global_step + 1) % every == 0
 
     def _fixed_keys(self) -> set[str]:
+        """Return the keys of what training never changes: the base below an adapter, frozen copies of the start."""
         fixed = {f"policy.{key}" for key in base_state_keys(self.policy)}
-        frozen = {name for name in ("reference", "initial") if isinstance(getattr(self, name), FrozenReference)}
-        return fixed | {key for key in self.state_dict() if key.partition(".")[0] in frozen}
+        for name in ("reference", "initial"):
+            if isinstance(held := getattr(self, name), FrozenReference):
+                fixed |= {f"{name}.{key}" for key in held.state_dict()}
+        return fixed
+
+
+def _without_fixed(module: Any, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    if hasattr(module, "policy"):
+        for key in module._fixed_keys():
+            state.pop(prefix + key, None)
 
 
 def _scores(batch: PairBatch, policy: Tensor, reference: Tensor) -> tuple[Scores, Scores, Scores]:

@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lit_tr import AdaptiveReferenceUpdate, HardReferenceUpdate, SoftReferenceUpdate
 from lit_tr import PreferenceDataModule, PreferenceModule
 from lit_tr.data import SyntheticPairs
 from lit_tr.losses import DPO
+from lit_tr.policy.sharding import whole
 from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy, WindowReference
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -40,6 +42,13 @@ MATRIX = (
     COMMON
     + """
 model, ranks, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+sharded = len(sys.argv) > 4
+
+
+def strategy(ranks):
+    return ModelParallelStrategy(ranks, 1) if sharded else "ddp"
+
+
 UPDATES = {
     "soft": lambda: SoftReferenceUpdate(0.6, every_n_steps=2),
     "hard": lambda: HardReferenceUpdate(every_n_steps=3),
@@ -54,6 +63,8 @@ POLICIES = {
 seen = {}
 for policy, (options, reference) in POLICIES.items():
     for update, make in UPDATES.items():
+        if sharded and "quantize" in options:
+            continue
         if update == "window":
             if policy != "full":
                 continue
@@ -65,13 +76,13 @@ for policy, (options, reference) in POLICIES.items():
         )
         losses, callback = Losses(), make()
         trainer = Trainer(
-            accelerator="cpu", devices=ranks, strategy="ddp", max_steps=10, callbacks=[callback, losses],
+            accelerator="cpu", devices=ranks, strategy=strategy(ranks), max_steps=10, callbacks=[callback, losses],
             enable_checkpointing=False, gradient_clip_val=1.0, **QUIET,
         )
         data = PreferenceDataModule(model, SyntheticPairs(32), batch_size=8 // ranks, shuffle=False)
         trainer.fit(module, data)
         state = module.state_dict().items()
-        weights = {name: value for name, value in state if getattr(value, "dtype", None) == torch.float32}
+        weights = {name: whole(value) for name, value in state if getattr(value, "dtype", None) == torch.float32}
         seen[f"{policy} {update}"] = {
             "losses": losses.steps, "updates": callback.updates,
             "weights": {name: value for name, value in weights.items() if "base_layer" not in name},
@@ -96,21 +107,34 @@ def test_ranks_train_as_one_process_with_the_same_global_batch(llama_dir, tmp_pa
     one = torch.load(tmp_path / "seen.1.0")
     for ranks in (2, 4):
         for rank in range(ranks):
-            many = torch.load(tmp_path / f"seen.{ranks}.{rank}")
-            assert many.keys() == one.keys()
-            for kind, (ours, theirs) in {kind: (many[kind], one[kind]) for kind in one}.items():
-                assert ours["updates"] == theirs["updates"] > 0, kind
-                assert ours["losses"] == pytest.approx(theirs["losses"], rel=2e-5, abs=2e-6), kind
-                for name, weight in theirs["weights"].items():
-                    torch.testing.assert_close(
-                        ours["weights"][name],
-                        weight,
-                        rtol=1e-4,
-                        atol=1e-5,
-                        msg=lambda text, k=kind, n=name: f"{k} {n} {text}",
-                    )
+            assert_alike(torch.load(tmp_path / f"seen.{ranks}.{rank}"), one)
     adaptive = [one[kind]["updates"] for kind in one if "adaptive" in kind]
     assert any(updates < 10 for updates in adaptive)
+
+
+def test_shards_train_as_one_process(llama_dir, tmp_path):
+    run(tmp_path, MATRIX, llama_dir, 1, tmp_path / "seen")
+    run(tmp_path, MATRIX, llama_dir, 2, tmp_path / "seen", "sharded")
+    one = torch.load(tmp_path / "seen.1.0")
+    expected = {kind: seen for kind, seen in one.items() if "nf4" not in kind}
+    assert len(expected) == 7
+    for rank in (0, 1):
+        assert_alike(torch.load(tmp_path / f"seen.2.{rank}"), expected)
+
+
+def assert_alike(many, one):
+    assert many.keys() == one.keys()
+    for kind, (ours, theirs) in {kind: (many[kind], one[kind]) for kind in one}.items():
+        assert ours["updates"] == theirs["updates"] > 0, kind
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=2e-5, abs=2e-6), kind
+        for name, weight in theirs["weights"].items():
+            torch.testing.assert_close(
+                ours["weights"][name],
+                weight,
+                rtol=1e-4,
+                atol=1e-5,
+                msg=lambda text, k=kind, n=name: f"{k} {n} {text}",
+            )
 
 
 DRIFT = (

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import (
@@ -21,6 +22,7 @@ from lit_tr.policy.adapters import (
 from lit_tr.policy.averaging import Alpha, blend_tensors, check_alpha
 from lit_tr.policy.lowrank import LowRank, average, squared_norm, widened
 from lit_tr.policy.reference import Reference
+from lit_tr.policy.sharding import whole
 
 
 class AdapterReference(Reference):
@@ -102,14 +104,14 @@ class AdapterReference(Reference):
         """Return the Frobenius norm of the difference of what the two adapters add to the weights."""
         theirs = lora_factors(policy, self.ADAPTER)
         ours = lora_factors(policy).items()
-        squares = [squared_norm(one, replace(theirs[name], b=-theirs[name].b)) for name, one in ours]
+        squares = [_squared_distance(one, theirs[name]) for name, one in ours]
         return torch.stack(squares).sum().sqrt().item()
 
     @torch.no_grad()
     def _copy(self, policy: nn.Module) -> None:
         theirs = lora_factors(policy, self.ADAPTER)
         for name, ours in lora_factors(policy).items():
-            set_lora_factors(policy, self.ADAPTER, name, *widened(ours, theirs[name]))
+            set_lora_factors(policy, self.ADAPTER, name, *widened(_whole(ours), theirs[name]))
         self._blend_others(policy, lambda name: 1.0)
 
     def _blend_others(self, policy: nn.Module, weights: Alpha) -> None:
@@ -124,11 +126,20 @@ class AdapterReference(Reference):
         ours, theirs = lora_factors(policy), lora_factors(policy, self.ADAPTER)
         groups: dict[tuple, list[str]] = {}
         for name, one in ours.items():
-            key = (one.a.shape, one.b.shape, one.scaling, theirs[name].a.shape, theirs[name].scaling, weights(name))
+            key: tuple = (
+                one.a.shape,
+                one.b.shape,
+                one.scaling,
+                theirs[name].a.shape,
+                theirs[name].scaling,
+                weights(name),
+            )
+            if isinstance(one.a, DTensor):
+                key += (name,)  # what lies in shards is gathered a layer at a time
             groups.setdefault(key, []).append(name)
         lost, whole = [], []
-        for key, names in groups.items():
-            a, b, cut, total = average(_stack(ours, names), _stack(theirs, names), key[-1])
+        for names in groups.values():
+            a, b, cut, total = average(_stack(ours, names), _stack(theirs, names), weights(names[0]))
             for name, one, other in zip(names, a, b, strict=True):
                 set_lora_factors(policy, self.ADAPTER, name, one, other)
             lost.append(cut.sum())
@@ -141,7 +152,7 @@ class AdapterReference(Reference):
         assert callable(weights)
         theirs, exact = lora_factors(policy, self.ADAPTER), {}
         for name, one in lora_factors(policy).items():
-            weight, other = weights(name), theirs[name]
+            weight, other, one = weights(name), _whole(theirs[name]), _whole(one)
             b = torch.cat([weight * one.scaling * one.b, (1 - weight) * other.scaling * other.b], dim=-1)
             exact[name] = LowRank(torch.cat([one.a, other.a], dim=-2), b, 1.0)
         return exact
@@ -150,7 +161,7 @@ class AdapterReference(Reference):
     def _distance(self, policy: nn.Module, exact: dict[str, LowRank]) -> float:
         """Return how far the reference's weights are from some matrices, relative to these."""
         theirs = lora_factors(policy, self.ADAPTER)
-        ways = [squared_norm(one, replace(theirs[name], b=-theirs[name].b)) for name, one in exact.items()]
+        ways = [_squared_distance(one, theirs[name]) for name, one in exact.items()]
         return _ratio(torch.stack(ways).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
 
 
@@ -159,8 +170,17 @@ def _same(alpha: float, name: str) -> float:
 
 
 def _stack(factors: dict[str, LowRank], names: list[str]) -> LowRank:
-    parts = [factors[name] for name in names]
+    parts = [_whole(factors[name]) for name in names]
     return LowRank(torch.stack([part.a for part in parts]), torch.stack([part.b for part in parts]), parts[0].scaling)
+
+
+def _whole(one: LowRank) -> LowRank:
+    return replace(one, a=whole(one.a), b=whole(one.b))
+
+
+def _squared_distance(one: LowRank, other: LowRank) -> torch.Tensor:
+    other = _whole(other)
+    return squared_norm(_whole(one), replace(other, b=-other.b))
 
 
 def _ratio(lost: torch.Tensor, whole: torch.Tensor) -> float:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lit_tr.errors import UserError
 from lit_tr.policy.lowrank import LowRank
+from lit_tr.policy.sharding import write
 
 POLICY_ADAPTER = "default"
 
@@ -99,7 +100,7 @@ def _whole(value: float) -> Any:
 
 
 def lora_factors(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, LowRank]:
-    """Return the factors of an adapter, by the names of the layers that it is on.
+    """Return the factors of an adapter, by the names of the layers that it is on; in shards where the weights are.
 
     Raises:
         UserError: a layer's factors are no matrices.
@@ -118,8 +119,8 @@ def lora_factors(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, 
 def set_lora_factors(policy: nn.Module, adapter: str, name: str, a: Tensor, b: Tensor) -> None:
     """Write the factors of an adapter on one layer, named as `lora_factors` does."""
     ours = _factors(policy.get_submodule(name), adapter)
-    ours[0].copy_(a)
-    ours[1].copy_(b)
+    write(ours[0], a)
+    write(ours[1], b)
 
 
 def _lora_layers(policy: nn.Module, adapter: str) -> Iterator[tuple[str, Any]]:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import UserError
+from lit_tr.policy.sharding import local
 
 Alpha = float | Callable[[str], float]
 """Weight of the policy in an update: one for all parameters, or by the name of each."""
@@ -69,8 +71,8 @@ def blend_tensors(
 ) -> None:
     """Blend tensors by name, as `blend` does; `reference` may hold more names than `policy`.
 
-    The sum is taken in the reference's own precision. In bfloat16 a step of less than 1/256 of a weight would be lost:
-    with `kept` the sums are those of float32.
+    Of weights in shards each rank blends its own. The sum is taken in the reference's own precision. In bfloat16 a step
+    of less than 1/256 of a weight would be lost: with `kept` the sums are those of float32.
 
     Args:
         policy: tensors in training.
@@ -82,32 +84,39 @@ def blend_tensors(
     """
     alphas = {name: alpha(name) for name in policy} if callable(alpha) else dict.fromkeys(policy, check_alpha(alpha))
     check_match(policy, reference)
-    for name, param in policy.items():
-        target, weight = reference[name], alphas[name]
+    for name, whole in policy.items():
+        target, param, weight = local(reference[name]), local(whole), alphas[name]
         if kept is None or target.dtype != torch.bfloat16:
             _lerp(target, param, weight)
             continue
         if name not in kept:
-            kept[name] = torch.zeros_like(target, dtype=torch.int16)
-        if kept[name].dtype == torch.float32:
-            _lerp(kept[name], param, weight)
-            target.copy_(kept[name])
+            kept[name] = torch.zeros_like(reference[name], dtype=torch.int16)
+        more = local(kept[name])
+        if more.dtype == torch.float32:
+            _lerp(more, param, weight)
+            target.copy_(more)
         elif weight == 1 and param.dtype == target.dtype:
             target.copy_(param)
-            kept[name].zero_()
+            more.zero_()
         else:
-            _lerp_halves(target, kept[name], param, weight)
+            _lerp_halves(target, more, param, weight)
 
 
 @torch.no_grad()
 def distance(policy: nn.Module, reference: nn.Module) -> float:
     """Return the Euclidean norm of policy - reference over all parameters that `blend` moves."""
-    theirs, squares = _parameters(reference), 0.0
+    theirs, squares, mesh = _parameters(reference), torch.zeros((), dtype=torch.float64), None
     for name, param in _parameters(policy).items():
         if not _is_packed(param):
-            way = param - theirs[name].to(param)
-            squares += torch.linalg.vector_norm(way, dtype=torch.promote_types(way.dtype, torch.float32)).item() ** 2
-    return squares**0.5
+            mesh = param.device_mesh if isinstance(param, DTensor) else mesh
+            way = local(param) - local(theirs[name]).to(local(param))
+            norm = torch.linalg.vector_norm(way, dtype=torch.promote_types(way.dtype, torch.float32))
+            squares += norm.to("cpu", torch.float64).square()
+    if mesh is not None:
+        summed = squares.to(mesh.device_type)
+        distributed.all_reduce(summed, group=mesh.get_group())
+        squares = summed.cpu()
+    return squares.sqrt().item()
 
 
 @torch.no_grad()

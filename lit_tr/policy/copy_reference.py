@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
@@ -13,6 +14,7 @@ from lit_tr.policy.adapters import has_adapter
 from lit_tr.policy.averaging import Alpha, blend, distance
 from lit_tr.policy.quantization import NF4Linear, quantized_copy
 from lit_tr.policy.reference import Reference, frozen_copy
+from lit_tr.policy.sharding import shard
 
 
 class Sums(nn.Module):
@@ -80,6 +82,23 @@ class CopyReference(Reference):
             raise UserError("CopyReference would copy the whole base of an adapter: take AdapterReference")
         dtype = None if self.hard_only else getattr(torch, self.dtype or "", None)
         self.model = frozen_copy(policy, quantized_copy if self.hard_only else deepcopy).to(self.device, dtype)
+        self._keep_sums()
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Part the weights of the second model among devices, as those of the policy are.
+
+        Raises:
+            UserError: it is held in 4 bits, or on a device of its own.
+        """
+        if self.hard_only or self.device:
+            raise UserError(
+                "CopyReference: a model in shards lies beside the policy's, and not in 4 bits: leave dtype "
+                "nf4 and device out"
+            )
+        shard(self.model, mesh)
+        self._keep_sums()
+
+    def _keep_sums(self) -> None:
         if self.kind == "plain" or self.hard_only:
             return
         for name, param in self.model.named_parameters():

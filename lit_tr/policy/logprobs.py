@@ -10,11 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.policy.adapters import causal_model
+from lit_tr.policy.sharding import gathers
 
 CHUNK = 2**23
 """Logits that are held at a time: 32 MB in float32."""
 
 
+@gathers
 def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
     """Return the log-prob of each response given its prompt, `(responses,)`, float32, in nats summed over its tokens.
 
@@ -26,6 +28,7 @@ def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
     return torch.stack([part.sum() for part in log_probs.split(batch.lengths.tolist())])
 
 
+@gathers
 def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> Tensor:
     """Return the log-probs of all next tokens at the places of some response tokens, `(tokens, vocabulary)`, float32.
 

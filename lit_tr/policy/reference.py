@@ -13,12 +13,14 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import adapter_switched, add_adapter_copy, has_adapter, is_base
 from lit_tr.policy.averaging import Alpha
 from lit_tr.policy.logprobs import response_log_probs, vocabulary_log_probs
+from lit_tr.policy.sharding import shard
 
 KL_PLACES = 256
 
@@ -42,6 +44,9 @@ class Reference(nn.Module, ABC):
         Raises:
             UserError: this kind of reference cannot serve this kind of policy.
         """
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Part the weights of a second model, if there is one, among devices."""
 
     @abstractmethod
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
@@ -108,6 +113,11 @@ class FrozenReference(Reference):
         elif not is_base(policy):
             self._adapter = "initial"
             add_adapter_copy(policy, self._adapter)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Part the weights of the second model among devices."""
+        if self.model is not None:
+            shard(self.model, mesh)
 
     @contextmanager
     def active(self, policy: nn.Module) -> Iterator[nn.Module]:

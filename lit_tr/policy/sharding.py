@@ -1,0 +1,78 @@
+"""Weights in shards: FSDP2 (`fully_shard`) on a policy and its references, each layer a unit."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lit_tr.errors import UserError
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard a model's weights, layer by layer, in place.
+
+    Args:
+        model: a causal language model, with an adapter or without.
+        mesh: the devices among which each weight is parted.
+
+    Raises:
+        UserError: it holds 4-bit weights.
+    """
+    if any(hasattr(param, "quant_state") for param in model.parameters()):
+        raise UserError(
+            "4-bit weights cannot be sharded: FSDP2 loses what says how to read them. Take trainer.strategy ddp, which "
+            "holds the 4-bit base on each device, or model.policy.quantize null"
+        )
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
+            fully_shard(layer, mesh=mesh)
+    # FSDP2 would leave embeddings and head gathered behind a forward pass, and an update would meet them whole
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for part in model.modules():
+        # at its first gathering FSDP2 notes for good which weights are trained, and a reference is scored first
+        if isinstance(part, FSDPModule):
+            part.unshard()
+            part.reshard()
+    return model
+
+
+def gathers(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function that runs parts of its first argument, a model, find the model's own shards gathered.
+
+    FSDP2 gathers what no layer holds, embeddings and head, when the model itself is called. The function becomes a
+    method of the model that counts as its call.
+    """
+    name = f"_lit_tr_{score.__name__}"
+
+    @wraps(score)
+    def called(model: Any, *args: Any) -> Tensor:
+        if not isinstance(model, FSDPModule):
+            return score(model, *args)
+        if name not in vars(model):
+            vars(model)[name] = score.__get__(model)
+            register_fsdp_forward_method(cast(nn.Module, model), name)
+        return vars(model)[name](*args)
+
+    return called
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor, or the tensor if it is whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor whole, on each rank; to be called on all of them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def write(target: Tensor, value: Tensor) -> None:
+    """Write a whole value to a tensor, or to this rank's shard of it."""
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value.to(target.dtype), target.device_mesh, target.placements, src_data_rank=None)
+    target.copy_(value)
