@@ -246,7 +246,8 @@ def _needs_mismatched(model: PreferenceModule) -> bool:
 def _last_checkpoint(root: Path) -> str:
     """Return the newest checkpoint below a folder; one that a kill has cut short is passed over, with a warning."""
     for path in sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if is_zipfile(path):  # the table of contents stands at the end of the file
+        # a file ends with its table of contents; a folder of shards gets its own when all of them are written
+        if is_zipfile(path) or (path / "meta.pt").exists():
             return str(path)
         rank_zero_warn(f"{path} was cut short when it was written; an older checkpoint is looked for")
     raise UserError(f"--ckpt_path last: there is no whole checkpoint below {root} (trainer.default_root_dir)")

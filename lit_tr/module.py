@@ -194,7 +194,7 @@ class PreferenceModule(LightningModule):
         """Keep the random states that dropout draws from, and the windows, of all ranks."""
         checkpoint["random_states"] = _of_all_ranks(_random_state(self.device))
         if isinstance(self.reference, WindowReference):
-            checkpoint["state_dict"]["reference._extra_state"] = self.reference.windows()
+            checkpoint["windows"] = self.reference.windows()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds all that is not left out.
@@ -205,9 +205,13 @@ class PreferenceModule(LightningModule):
         states = checkpoint.get("random_states", [])
         if self._trainer and len(states) == self.trainer.world_size:
             self._random_state = states[self.global_rank]
+        if isinstance(self.reference, WindowReference) and "windows" in checkpoint:
+            self.reference.load_windows(checkpoint["windows"])
         if "state_dict" not in checkpoint:  # in shards, which the strategy reads and checks
             return
         missing = self.state_dict().keys() - checkpoint["state_dict"].keys()
+        if isinstance(self.reference, WindowReference) and "windows" not in checkpoint:
+            missing.add("windows")
         unknown = checkpoint["state_dict"].keys() - self.state_dict().keys()
         if missing or unknown:
             raise UserError(

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,10 +67,34 @@ def test_every_shipped_config_is_instantiated(path, monkeypatch):
         PreferenceDataModule,
         auto_configure_optimizers=False,
         run=False,
-        args=[f"--config={path}", "--trainer.accelerator=cpu"],
+        args=[*commanded(path), "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1"],
     )
     assert cli.datamodule.tokenizer_path == cli.model.source.path
-    assert f"lit-tr fit --config configs/{path.name}" in path.read_text()
+
+
+def commanded(path):
+    """The --config options of the command in a config's head, which is the last of them."""
+    command, *_ = re.findall("^#   lit-tr fit (.*)", path.read_text(), re.MULTILINE)
+    options = command.split()
+    assert options[-1] == f"configs/{path.name}"
+    return [option.replace("configs/", f"{path.parent}/") for option in options]
+
+
+def test_overlays_say_what_they_are_named_after(monkeypatch):
+    configs = {path.stem: path for path in CONFIGS}
+    monkeypatch.setattr(sys, "argv", ["lit-tr"])
+    found = {}
+    for name in ("qlora_1gpu", "qlora_ddp", "lora_fsdp2", "full_fsdp2"):
+        args = [*commanded(configs[name]), "--trainer.accelerator=cpu"]
+        cli = LitTRCLI(PreferenceModule, PreferenceDataModule, auto_configure_optimizers=False, run=False, args=args)
+        source, strategy = cli.model.source, type(cli.trainer.strategy).__name__
+        found[name] = (source.quantize, source.lora is not None, type(cli.model.reference).__name__, strategy)
+    assert found == {
+        "qlora_1gpu": ("nf4", True, "AdapterReference", "SingleDeviceStrategy"),
+        "qlora_ddp": ("nf4", True, "AdapterReference", "DDPStrategy"),
+        "lora_fsdp2": (None, True, "AdapterReference", "ModelParallelStrategy"),
+        "full_fsdp2": (None, False, "CopyReference", "ModelParallelStrategy"),
+    }
 
 
 @pytest.mark.parametrize("name", ["hh_tr_dpo.yaml", "hh_tr_dpo_qlora.yaml"])

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemReader
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ from lit_tr import AdaptiveReferenceUpdate, HardReferenceUpdate, SoftReferenceUp
 from lit_tr import PreferenceDataModule, PreferenceModule
 from lit_tr.data import SyntheticPairs
 from lit_tr.losses import DPO
-from lit_tr.policy.sharding import whole
+from lit_tr.policy.sharding import local, whole
 from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy, WindowReference
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -250,3 +251,63 @@ def test_two_nodes_find_each_other_by_torchrun(llama_dir, tmp_path):
     one, both = torch.load(tmp_path / "one.1.0"), torch.load(tmp_path / "nodes.2.0")
     for kind in one:
         assert both[kind]["losses"] == pytest.approx(one[kind]["losses"], rel=2e-5, abs=2e-6), kind
+
+
+RESUMED = (
+    COMMON
+    + """
+model, folder = sys.argv[1], Path(sys.argv[2])
+KINDS = {
+    "full": ({}, CopyReference, SoftReferenceUpdate),
+    "bfloat16": ({"dtype": "bfloat16"}, CopyReference, SoftReferenceUpdate),
+    "lora": ({"lora": LoRA(r=4, dropout=0.1)}, AdapterReference, SoftReferenceUpdate),
+    "window": ({}, WindowReference, lambda every_n_steps: HardReferenceUpdate(3)),
+}
+
+
+def fit(kind, steps, name, ckpt_path=None):
+    options, reference, update = KINDS[kind]
+    torch.manual_seed(0)
+    module = PreferenceModule(
+        PretrainedPolicy(model, **options), reference(), DPO(beta=0.5),
+        lambda params: torch.optim.AdamW(params, lr=0.003), log_initial=False,
+    )
+    losses = Losses()
+    saved = ModelCheckpoint(folder / kind, filename=name, every_n_train_steps=1, enable_version_counter=False)
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy=ModelParallelStrategy(2, 1), max_steps=steps, accumulate_grad_batches=2,
+        callbacks=[update(every_n_steps=2), losses, saved], gradient_clip_val=1.0, **QUIET,
+    )
+    data = PreferenceDataModule(model, SyntheticPairs(36), batch_size=2)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    state = {name: local(value) for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    return losses.steps, state, trainer
+
+
+for kind in KINDS:
+    losses, state, trainer = fit(kind, 8, "whole")
+    fit(kind, 4, "half")
+    resumed, again, _ = fit(kind, 8, "resumed", folder / kind / "half.ckpt")
+    shards = sorted(path.name for path in (folder / kind / "half.ckpt").iterdir())
+    differ = [name for name in state if not torch.equal(state[name], again[name])]
+    line = [kind, resumed == losses[-len(resumed):], len(resumed), differ, shards]
+    with open(folder / f"resumed.{trainer.global_rank}", "a") as file:
+        file.write(json.dumps(line) + "\\n")
+"""
+)
+
+
+def test_shards_go_on_from_a_distributed_checkpoint(llama_dir, tmp_path):
+    run(tmp_path, RESUMED, llama_dir, tmp_path)
+    for rank in (0, 1):
+        lines = [json.loads(line) for line in (tmp_path / f"resumed.{rank}").read_text().splitlines()]
+        assert [line[0] for line in lines] == ["full", "bfloat16", "lora", "window"]
+        for kind, alike, batches, differ, shards in lines:
+            assert alike, kind
+            assert 0 < batches < 16, kind
+            assert not differ, kind
+            assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"], kind
+    held = FileSystemReader(tmp_path / "lora" / "half.ckpt").read_metadata().state_dict_metadata
+    weights = [key for key in held if key.startswith("state_dict")]
+    assert weights
+    assert all("lora_" in key for key in weights)  # adapters without the base

@@ -107,30 +107,26 @@ class WindowReference(Reference):
             )
         return found.to(batch.lengths.device)
 
-    def get_extra_state(self) -> list[dict[str, Any]]:
-        """Return what a checkpoint holds of this rank's window, in a list of one."""
-        return [{"live": self.live, "until": self.until, "scored": self.scored}]
+    def windows(self) -> list[dict[str, Any]]:
+        """Return what a checkpoint holds of the windows of all ranks; to be called on all of them."""
+        own = {"live": self.live, "until": self.until, "scored": self.scored}
+        if not distributed.is_initialized():
+            return [own]
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, own)
+        return gathered
 
-    def set_extra_state(self, state: list[dict[str, Any]]) -> None:
+    def load_windows(self, windows: list[dict[str, Any]]) -> None:
         """Restore this rank's window.
 
         Raises:
             UserError: the windows are those of another number of ranks.
         """
         rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-        if len(state) != ranks and not state[0]["live"]:
-            raise UserError(f"the checkpoint's window was scored on {len(state)} ranks, and now there are {ranks}")
-        own = state[rank % len(state)]
+        if len(windows) != ranks and not windows[0]["live"]:
+            raise UserError(f"the checkpoint's window was scored on {len(windows)} ranks, and now there are {ranks}")
+        own = windows[rank % len(windows)]
         self.live, self.until, self.scored = own["live"], own["until"], own["scored"]
-
-    def windows(self) -> list[dict[str, Any]]:
-        """Return the windows of all ranks, for a checkpoint; to be called on all of them."""
-        windows = self.get_extra_state()
-        if not distributed.is_initialized():
-            return windows
-        gathered: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(gathered, windows[0])
-        return gathered
 
     def _restart(self) -> None:
         self.live, self.until, self.scored = True, 0, {}

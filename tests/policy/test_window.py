@@ -194,10 +194,9 @@ def in_window(llama_dir, tmp_path_factory):
 
 
 def test_a_checkpoint_holds_log_probs_and_no_second_model(in_window):
-    weights = torch.load(in_window, weights_only=True)["state_dict"]
-    assert {key.split(".")[0] for key in weights} == {"policy", "reference"}
-    (window,) = weights.pop("reference._extra_state")
-    assert not any(key.startswith("reference") for key in weights)
+    checkpoint = torch.load(in_window, weights_only=True)
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"policy"}
+    (window,) = checkpoint["windows"]
     # steps 6 to 8 hold 8 batches, 9 and 10 6 of the next epoch; 3 of validation, behind batch 21
     assert [len(log_probs) for log_probs in window["scored"].values()] == [4] * 14 + [4, 4, 2]
     assert (window["live"], window["until"]) == (False, 10)
