@@ -1,18 +1,19 @@
 """Language models from folders and hubs, on 4-bit bases and with LoRA adapters."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.embedded import resolve
 from lit_tr.errors import UserError
 from lit_tr.policy import attention
-from lit_tr.policy.quantization import keep_layout, nf4
+from lit_tr.policy.quantization import keep_layout, nf4, outline_nf4
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,52 @@ class PretrainedPolicy:
         Raises:
             UserError: there is no such model or adapter.
         """
-        model = self._load_base(device)
+        model = self._prepared(self._load_base(device))
+        if self.lora:
+            model = self._add_adapter(model, self.lora)
+        if self.adapter:
+            model = self._load_adapter(model, self.adapter)
+        return model.train()
+
+    def outline(self) -> nn.Module:
+        """Return the policy on the meta device: its weights have shapes and no values, and none is read.
+
+        Raises:
+            UserError: there is no configuration of such a model or adapter.
+        """
+        try:
+            config = AutoConfig.from_pretrained(resolve(self.path), trust_remote_code=self.trust_remote_code)
+            with torch.device("meta"), no_init_weights():
+                model = AutoModelForCausalLM.from_config(
+                    config,
+                    dtype=getattr(torch, self.dtype),
+                    attn_implementation=self.attention,
+                    trust_remote_code=self.trust_remote_code,
+                )
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                f"{self.path}: no configuration of a causal language model in this folder or hub id ({error})"
+            ) from error
+        model.tie_weights()
+        with torch.device("meta"):
+            if self.quantize:
+                outline_nf4(model)
+            model = self._prepared(model)
+            if self.lora:
+                model = self._add_adapter(model, self.lora)
+            if self.adapter:
+                model = get_peft_model(model, self._adapter_config(self.adapter))
+        return model.train()
+
+    def _adapter_config(self, adapter: str) -> PeftConfig:
+        try:
+            config = PeftConfig.from_pretrained(adapter)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{adapter}: no configuration of an adapter ({error})") from error
+        config.inference_mode = False
+        return config
+
+    def _prepared(self, model: PreTrainedModel) -> Any:
         keep_layout(model)
         own = model.config._attn_implementation
         if self.attention is None and model._supports_attention_backend and own in attention.REPLACES:
@@ -88,11 +134,7 @@ class PretrainedPolicy:
             for layer in model.modules():
                 if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
                     layer.compile(dynamic=True)
-        if self.lora:
-            model = self._add_adapter(model, self.lora)
-        if self.adapter:
-            model = self._load_adapter(model, self.adapter)
-        return model.train()
+        return model
 
     def _load_base(self, device: torch.device | str) -> PreTrainedModel:
         try:

@@ -59,7 +59,7 @@ def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options).logits[
         :, : len(columns)
     ]
-    return logits[mask[:, columns]].float(), batch.input_ids[:, 1:][mask]
+    return logits[mask[:, columns].nonzero(as_tuple=True)].float(), batch.input_ids[:, 1:][mask]
 
 
 def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:

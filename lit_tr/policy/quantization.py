@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
 
 # at its import, bitsandbytes calls an optional CPU kernel that it does not find a failure
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
 
 BLOCK = 64
 """Weights that share a scale (QLoRA, arXiv 2305.14314, Sec. 3)."""
@@ -74,6 +76,23 @@ def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+@torch.no_grad()
+def outline_nf4(model: Any) -> None:
+    """Give a model without weights the 4-bit layers that transformers would give it: all but those at its output."""
+    config = nf4(model.dtype)
+    replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            weight = torch.empty(module.weight.shape, dtype=model.dtype)
+            codes, state = quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
+            module.weight = Params4bit(codes, quant_state=state, bnb_quantized=True, module=module)
+            module.quant_state = state
+            if module.bias is not None:
+                module.bias = nn.Parameter(torch.empty(module.bias.shape, dtype=model.dtype), requires_grad=False)
+    model.requires_grad_(False)
+    model.is_loaded_in_4bit = model.is_quantized = True
 
 
 def keep_layout(model: nn.Module) -> None:

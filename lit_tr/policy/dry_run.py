@@ -1,0 +1,237 @@
+"""What a training step allocates and computes, found out by running it on tensors without values.
+
+The step that is run is that of the real code. Nothing is allocated and nothing computed, so a model of any size takes seconds.
+"""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import AttentionInterface
+
+from lit_tr.data.batches import PairBatch
+from lit_tr.policy.logprobs import response_log_probs
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _attention_backward_flops(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
+
+
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    torch.ops.bitsandbytes.gemm_4bit: lambda inputs, *args, out_val, **kwargs: 2 * inputs.numel() * out_val.shape[-1],
+}
+"""Floating-point operations of an operation, from its arguments and result."""
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes that are live and the FLOPs of all operations under it.
+
+    Attributes:
+        live: bytes of the tensors that were made under it and are not freed.
+        peak: most bytes that were live at a time.
+        logits: bytes of `live` in tensors whose last dimension is the vocabulary.
+        at_peak: bytes of `logits` and of `gradients` when the peak was reached.
+        gradients: bytes of the gradients of parameters, which the caller counts.
+        flops: floating-point operations of matrix products and attention.
+    """
+
+    def __init__(self, vocabulary: int = 0) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.live = self.peak = self.logits = self.gradients = self.flops = 0
+        self.at_peak = (0, 0)
+        self._known: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count what it makes."""
+        given = tree_leaves((args, kwargs))
+        self._known.update(tensor.untyped_storage() for tensor in given if isinstance(tensor, Tensor))
+        out = func(*args, **(kwargs or {}))
+        if (count := FLOPS.get(func._overloadpacket)) is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor)
+        return out
+
+    def reset_peak(self) -> None:
+        """Let the peak be what is live now."""
+        gc.collect()
+        self.peak, self.at_peak, self.flops = self.live, (self.logits, self.gradients), 0
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        logits = size if tensor.ndim > 1 and tensor.shape[-1] == self.vocabulary else 0
+        self._move(size, logits)
+        weakref.finalize(storage, self._move, -size, -logits)
+
+    def _move(self, size: int, logits: int) -> None:
+        self.live += size
+        self.logits += logits
+        if self.live > self.peak:
+            self.peak, self.at_peak = self.live, (self.logits, self.gradients)
+
+
+def fused_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Take what a fused kernel on a GPU takes, which holds neither masks nor keys for each query head."""
+    one, heads, tokens, size = query.shape
+    out = F.scaled_dot_product_attention(query.reshape(one, key.shape[1], -1, size), key, value)
+    return out.reshape(one, heads, tokens, -1).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("fused_without_values", fused_attention)
+
+
+def give_fake_tensors(model: nn.Module, ledger: Ledger) -> None:
+    """Put tensors that act as if they lay on the CPU in the place of those of a model on the meta device."""
+    with FakeTensorMode(allow_non_fake_inputs=True), ledger:
+        made: dict[int, Any] = {}
+        for module in model.modules():
+            for named in (module._parameters, module._buffers):
+                for name, tensor in named.items():
+                    if tensor is not None:
+                        if id(tensor) not in made:
+                            made[id(tensor)] = _faked(tensor)
+                        named[name] = made[id(tensor)]
+
+
+def _faked(tensor: Tensor) -> Any:
+    fake = torch.empty_like(tensor, device="cpu")
+    if not isinstance(tensor, nn.Parameter):
+        return fake
+    fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+    if (state := getattr(tensor, "quant_state", None)) is not None:
+        fake.quant_state = _faked_state(state)  # type: ignore[attr-defined]
+    return fake
+
+
+def _faked_state(state: Any) -> Any:
+    state = copy(state)
+    for name, value in vars(state).items():
+        if isinstance(value, Tensor):
+            setattr(state, name, _faked(value))
+    state.state2 = _faked_state(state.state2) if state.state2 else None
+    return state
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step takes.
+
+    Args:
+        activations: bytes at the peak that are neither logits nor gradients.
+        logits: bytes of logits then.
+        gradients: bytes of gradients then.
+        forward: FLOPs of the forward pass.
+        flops: FLOPs of forward and backward pass.
+    """
+
+    activations: int
+    logits: int
+    gradients: int
+    forward: int
+    flops: int
+
+    @property
+    def peak(self) -> int:
+        """Most bytes that are live at a time, beside what is held between steps."""
+        return self.activations + self.logits + self.gradients
+
+
+def run_step(
+    policy: nn.Module,
+    batch: PairBatch,
+    ledger: Ledger,
+    *,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+    accumulated: bool = False,
+) -> Step:
+    """Run forward and backward pass of a policy without values.
+
+    Args:
+        policy: parameters are fake tensors, made under the ledger.
+        batch: what it scores.
+        ledger: counts.
+        precision: makes the context of the forward pass.
+        accumulated: gradients of another batch are there already.
+    """
+    trained = [param for param in policy.parameters() if param.requires_grad]
+    if accumulated:
+        for param in trained:
+            param.grad = torch.empty_like(param)
+    ledger.gradients = sum(param.nbytes for param in trained) if accumulated else 0
+
+    def count(param: Tensor) -> None:
+        ledger.gradients += 0 if accumulated else param.nbytes
+
+    hooks = [param.register_post_accumulate_grad_hook(count) for param in trained]
+    ledger.reset_peak()
+    before = ledger.live - ledger.gradients
+    with ledger:
+        with precision():
+            loss = response_log_probs(policy, batch).sum()
+        forward = ledger.flops
+        loss.backward()
+    logits, gradients = ledger.at_peak
+    step = Step(ledger.peak - before - logits - gradients, logits, gradients, forward, ledger.flops)
+    for hook in hooks:
+        hook.remove()
+    for param in trained:
+        param.grad = None
+    ledger.gradients = 0
+    return step
+
+
+def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], together: bool) -> tuple[float, float, float]:
+    """Ask an optimizer what it holds, by letting it step on small parameters.
+
+    Args:
+        make: makes the optimizer.
+        together: it steps on all parameters at a time where it can, as on a GPU.
+
+    Returns:
+        State, by the bytes of the parameters; what a step takes beside, by the bytes of all and of the largest one.
+    """
+    (state, two), (_, three) = (_trial(make, together, count) for count in (2, 3))
+    return state, max(three - two, 0.0), max(3 * two - 2 * three, 0.0)
+
+
+def _trial(make: Callable[[Iterable[nn.Parameter]], Any], together: bool, count: int) -> tuple[float, float]:
+    params = [nn.Parameter(torch.zeros(256, 256)) for _ in range(count)]
+    optimizer = make(iter(params))
+    for group in optimizer.param_groups:
+        if together and not group.get("fused") and "foreach" in group:
+            group["foreach"] = True
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    ledger = Ledger()
+    with ledger:
+        optimizer.step()
+    size = params[0].nbytes
+    states = [value for value in tree_leaves(list(optimizer.state.values())) if isinstance(value, Tensor)]
+    return sum(value.nbytes for value in states if value.numel() > 1) / (count * size), ledger.peak / size
