@@ -103,7 +103,8 @@ def fused_attention(
     return out.reshape(one, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register("fused_without_values", fused_attention)
+FUSED = "fused_without_values"
+AttentionInterface.register(FUSED, fused_attention)
 
 
 def give_fake_tensors(model: nn.Module, ledger: Ledger) -> None:

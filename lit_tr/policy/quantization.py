@@ -85,14 +85,31 @@ def outline_nf4(model: Any) -> None:
     replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            weight = torch.empty(module.weight.shape, dtype=model.dtype)
-            codes, state = quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
+            state = _outline_state(module.weight.shape, model.dtype)
+            codes = torch.empty((module.weight.numel() + 1) // 2, 1, dtype=torch.uint8)
             module.weight = Params4bit(codes, quant_state=state, bnb_quantized=True, module=module)
             module.quant_state = state
             if module.bias is not None:
                 module.bias = nn.Parameter(torch.empty(module.bias.shape, dtype=model.dtype), requires_grad=False)
     model.requires_grad_(False)
     model.is_loaded_in_4bit = model.is_quantized = True
+
+
+def _outline_state(shape: torch.Size, dtype: torch.dtype) -> QuantState:
+    blocks = -(-shape.numel() // BLOCK)
+    scales = QuantState(
+        torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32
+    )  # the scales are held in 8 bits, with a scale for 256 of them
+    return QuantState(
+        torch.empty(blocks, dtype=torch.uint8),
+        shape=shape,
+        code=torch.empty(16),
+        blocksize=BLOCK,
+        quant_type="nf4",
+        dtype=dtype,
+        offset=torch.empty(()),
+        state2=scales,
+    )
 
 
 def keep_layout(model: nn.Module) -> None:

@@ -1,0 +1,282 @@
+"""What a run will take: memory by part, the batch that fits, steps and hours; found out without any weights.
+
+The policy and the references are made on the meta device, and a training step is run on tensors without values.
+"""
+
+import gc
+import math
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import astuple, dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lit_tr.data.batches import Collator, PairBatch
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.errors import UserError
+from lit_tr.policy.adapter_reference import AdapterReference
+from lit_tr.policy.adapters import causal_model, has_adapter
+from lit_tr.policy.copy_reference import CopyReference
+from lit_tr.policy.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step
+from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.policy.reference import FrozenReference, Reference
+from lit_tr.policy.window import WindowReference
+
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the peak.
+
+    Args:
+        weights: the policy's, and its buffers.
+        adapters: the trained adapter's weights.
+        reference: what the reference holds.
+        initial: what is held to log against the initial policy.
+        optimizer: the optimizer's state.
+        gradients: of the trained weights, as many as there are at the peak.
+        buckets: copies of gradients that ranks exchange, or what is gathered from them.
+        activations: what the backward pass needs, casts of weights, and what the optimizer's step takes beside.
+        logits: of the logits.
+    """
+
+    weights: int = 0
+    adapters: int = 0
+    reference: int = 0
+    initial: int = 0
+    optimizer: int = 0
+    gradients: int = 0
+    buckets: int = 0
+    activations: int = 0
+    logits: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of an example: of the prompt and of each of its two responses."""
+
+    prompt: int
+    response: int
+
+    def examples(self, count: int) -> list[TokenizedExample]:
+        """Return so many examples, with different prompts."""
+        return [
+            TokenizedExample([1 + i % 2**10, *[0] * (self.prompt - 1)], [0] * self.response, [0] * self.response)
+            for i in range(count)
+        ]
+
+    def pack(self, tokens: int, collator: Collator) -> list[TokenizedExample]:
+        """Return examples that fill a pack of so many tokens."""
+        size = collator.tokens(self.examples(1)[0])
+        examples, left = self.examples(tokens // size), tokens % size
+        share = 4 if collator.mismatched else 2
+        if left > share:
+            prompt = max(left * self.prompt // size, 1)
+            examples += Lengths(prompt, (left - prompt) // share).examples(1)
+        return examples
+
+
+@dataclass(frozen=True)
+class Run:
+    """What memory and time depend on.
+
+    Args:
+        source: the policy.
+        reference: the reference.
+        optimizer: makes the optimizer.
+        log_initial: as for `PreferenceModule`.
+        precision: the trainer's.
+        devices: number of devices.
+        sharded: the weights are divided among them.
+        accumulate: batches of a step on each device.
+        cpu: devices are CPUs, whose attention holds masks and whose optimizer steps on one parameter after the other.
+    """
+
+    source: PretrainedPolicy
+    reference: Reference
+    optimizer: Callable[..., Any] = torch.optim.AdamW
+    log_initial: bool | None = None
+    precision: str = "32-true"
+    devices: int = 1
+    sharded: bool = False
+    accumulate: int = 1
+    cpu: bool = False
+
+    def context(self) -> AbstractContextManager:
+        """Return the context of the forward pass."""
+        if self.precision in ("bf16-mixed", "16-mixed"):
+            return MixedPrecision(self.precision, "cpu").forward_context()  # type: ignore[arg-type]
+        return nullcontext()
+
+    def kinds(self) -> dict[str, Reference]:
+        """Return references of all kinds that go with the policy, by name."""
+        if self.source.lora or self.source.adapter:
+            return {"Frozen": FrozenReference(), "Adapter": AdapterReference()}
+        kinds: dict[str, Reference] = {"Frozen": FrozenReference(), "Copy": CopyReference()}
+        if self.source.dtype == "bfloat16":
+            kinds |= {f"Copy, {sums} sums": CopyReference(sums) for sums in ("float32", "plain")}  # type: ignore[arg-type]
+        else:
+            kinds["Copy in bfloat16"] = CopyReference(dtype="bfloat16")
+        return kinds | {"Copy in nf4": CopyReference(dtype="nf4"), "Window": WindowReference()}
+
+
+class Plan:
+    """What a run takes.
+
+    Args:
+        run: what is planned.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._ledger = Ledger()
+        with self._ledger:
+            self.policy = _cast(run, run.source.outline())
+        gc.collect()
+        self.weights = self._ledger.live
+        trained = [param for param in self.policy.parameters() if param.requires_grad]
+        self.parameters = causal_model(self.policy).num_parameters()
+        self.trained = sum(param.nbytes for param in trained)
+        self.largest = max(param.nbytes for param in trained)
+        self.optimizer = optimizer_costs(run.optimizer, together=not run.cpu)
+
+    def held_by(self, reference: Reference) -> int:
+        """Return the bytes that a reference holds beside the policy on its device."""
+        source = self.run.source
+        if isinstance(reference, FrozenReference) and source.lora:
+            return 0  # the new adapter switched off
+        if isinstance(reference, FrozenReference) and source.adapter:
+            reference = AdapterReference("factors")  # as large as the policy's
+        if getattr(reference, "device", None):
+            return 0
+        reference = deepcopy(reference)
+        if isinstance(reference, CopyReference) and reference.sums.device:
+            reference.kind = "plain"
+        ledger = Ledger()
+        with ledger, torch.device("meta"):
+            policy = source.outline()
+            reference.prepare(policy)
+            _cast(self.run, nn.ModuleList([policy, reference]))
+        gc.collect()
+        return ledger.live - self.weights
+
+    def between_steps(self, reference: Reference) -> Memory:
+        """Return what is held between steps, on one device."""
+        run = self.run
+        logs = not isinstance(reference, WindowReference) if run.log_initial is None else run.log_initial
+        adapters = self.trained if has_adapter(self.policy) else 0
+        memory = Memory(
+            weights=self.weights - adapters,
+            adapters=adapters,
+            reference=self.held_by(reference),
+            initial=self.held_by(FrozenReference()) if logs and reference.moves else 0,
+            optimizer=round(self.optimizer[0] * self.trained),
+        )
+        if run.sharded and run.devices > 1:
+            shares = (math.ceil(part / run.devices) for part in astuple(memory))
+            return replace(Memory(*shares), buckets=self._gathered)
+        return replace(memory, buckets=self.trained if run.devices > 1 else 0)
+
+    def at_peak(self, held: Memory, step: Step) -> Memory:
+        """Return the memory at the peak of a step: in its backward pass, or in that of the optimizer."""
+        shares = self.run.devices if self.run.sharded else 1
+        backward = replace(
+            held, gradients=step.gradients // shares, activations=step.activations, logits=step.logits
+        )
+        beside = self.optimizer[1] * self.trained / shares + self.optimizer[2] * self.largest
+        stepping = replace(held, gradients=self.trained // shares, activations=round(beside))
+        return max(backward, stepping, key=lambda memory: memory.total)
+
+    def step(self, batch: PairBatch, fused: bool | None = None) -> Step:
+        """Return what a training step on a batch takes.
+
+        Args:
+            batch: the batch.
+            fused: attention as on a GPU; None takes that of the run's device.
+        """
+        policy, ledger = self._fake
+        causal = causal_model(policy)
+        if fused is None:
+            fused = not self.run.cpu
+        own = causal.config._attn_implementation
+        if fused and causal._supports_attention_backend:
+            causal.set_attn_implementation(FUSED)
+        try:
+            accumulated = self.run.accumulate > 1
+            return run_step(policy, batch, ledger, precision=self.run.context, accumulated=accumulated)
+        finally:
+            causal.set_attn_implementation(own)
+
+    def largest_pack(self, held: Memory, lengths: Lengths, collator: Collator, memory: int) -> int:
+        """Return how many tokens of a pack fit into a memory; 0 if none do.
+
+        Args:
+            held: what is held between steps.
+            lengths: those of the examples in a pack.
+            collator: makes packs.
+            memory: bytes of a device.
+        """
+
+        def peak(tokens: int) -> int:
+            return self.at_peak(held, self.step(collator(lengths.pack(tokens, collator)))).total
+
+        one = collator.tokens(lengths.examples(1)[0])
+        low, high = (max(2**11, one), peak(max(2**11, one))), (2 * max(2**11, one), peak(2 * max(2**11, one)))
+        for _ in range(4):  # memory is nearly a line in tokens
+            slope = max((high[1] - low[1]) / (high[0] - low[0]), 1.0)
+            tokens = int((high[0] + (memory - high[1]) / slope) * 0.998) // 64 * 64
+            if tokens < 64 or tokens == high[0]:
+                break
+            low, high = sorted([high, (tokens, peak(tokens))])
+            if abs((low if low[0] == tokens else high)[1] - memory) < memory / 100:
+                break
+        best = [tokens for tokens, bytes_ in (low, high) if bytes_ <= memory]
+        return max(best, default=0)
+
+    @cached_property
+    def _fake(self) -> tuple[Any, Ledger]:
+        policy = self.policy
+        ledger = Ledger(causal_model(policy).config.get_text_config().vocab_size)
+        give_fake_tensors(policy, ledger)
+        return policy, ledger
+
+    @cached_property
+    def _gathered(self) -> int:
+        """Bytes of one layer and of what is in none, with its gradients: what sharding brings together at a time."""
+        layers = [module for module in self.policy.modules() if isinstance(module, GradientCheckpointingLayer)]
+        sizes = [sum(param.nbytes * (1 + param.requires_grad) for param in layer.parameters()) for layer in layers]
+        total = sum(param.nbytes * (1 + param.requires_grad) for param in self.policy.parameters())
+        return total - sum(sizes) + max(sizes, default=0)
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of a size such as `80GiB`.
+
+    Raises:
+        UserError: it is none.
+    """
+    found = re.fullmatch(r"([\d.]+)\s*([KMGT]i?|)B?", text.strip())
+    if not found:
+        raise UserError(f"--memory: {text!r} is no size; write 80GiB, say, or 24GB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def _cast(run: Run, module: Any) -> Any:
+    """Cast as Lightning does for a precision of weights."""
+    return nn.Module._apply(module, lambda t: t.to(TRUE[run.precision]) if t.is_floating_point() else t) if (
+        run.precision in TRUE
+    ) else module
