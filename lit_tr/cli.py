@@ -28,6 +28,9 @@ from lit_tr.data.inspection import draw, inspect, report
 from lit_tr.errors import UserError
 from lit_tr.export import export
 from lit_tr.module import PreferenceModule
+from lit_tr.plan import parse_bytes
+from lit_tr.plan_report import Asked, planned_run
+from lit_tr.plan_report import report as plan_report
 
 
 class GracefulInterrupt(Callback):
@@ -146,6 +149,8 @@ def main(args: ArgsType = None) -> None:
     try:
         if isinstance(given, list) and given[:1] == ["export"]:
             _export(given[1:])
+        elif isinstance(given, list) and given[:1] == ["plan"]:
+            _plan(given[1:])
         elif isinstance(given, list) and given[:1] == ["data"]:
             if given[1:2] != ["inspect"]:
                 raise UserError("`lit-tr data` has one verb: `lit-tr data inspect --config ...`")
@@ -168,8 +173,8 @@ def _lightning(args: ArgsType) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
-            "epilog": "Two verbs more: `lit-tr data inspect` says what would be trained on, `lit-tr export` makes a "
-            "Hugging Face folder of a checkpoint."
+            "epilog": "Three verbs more: `lit-tr plan` says what memory and time training would take, `lit-tr data inspect` "
+            "what would be trained on; `lit-tr export` makes a Hugging Face folder of a checkpoint."
         },
         args=args,
     )
@@ -196,14 +201,7 @@ def _inspect(args: list[str]) -> None:
     own.add_argument("--examples", type=int, default=3, help="how many examples to show")
     own.add_argument("--output", type=Path, help="folder of the pictures; default: trainer.default_root_dir")
     options, others = own.parse_known_args(args)
-    cli = _DataCLI(
-        PreferenceModule,
-        PreferenceDataModule,
-        run=False,
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-        args=others,
-    )
+    cli = _configured(others)
     if getattr(rank_zero_only, "rank", 0) != 0:
         return
     data, console = cli.datamodule, Console()
@@ -217,6 +215,34 @@ def _inspect(args: list[str]) -> None:
         if found.examples:
             draw(found, data.max_length, folder / f"lengths.{name}.png")
             console.print(f"The lengths are drawn in {folder / f'lengths.{name}.png'}", soft_wrap=True)
+
+
+def _plan(args: list[str]) -> None:
+    own = argparse.ArgumentParser(
+        prog="lit-tr plan",
+        description="Say what memory `lit-tr fit` with the same options would take, and how long; no weights are read.",
+        epilog="All other options are those of `lit-tr fit`.",
+    )
+    own.add_argument("--memory", type=str, help="memory of a device, 80GiB say: does it fit, and the largest pack")
+    own.add_argument("--devices", type=int, help="number of devices; default: trainer.devices")
+    own.add_argument("--flops", type=float, help="FLOP/s that a device achieves, 4e14 say, for the hours")
+    own.add_argument("--rows", type=int, help="examples to train on; default: counted, if they are on this machine")
+    options, others = own.parse_known_args(args)
+    asked = Asked(options.memory and parse_bytes(options.memory), options.devices, options.flops, options.rows)
+    cli = _configured(others)
+    run = planned_run(cli.model, cli.config.trainer, cli.config.model.log_initial, asked.devices)
+    plan_report(run, cli.datamodule, cli.config.trainer, asked, Console())
+
+
+def _configured(args: list[str]) -> _DataCLI:
+    return _DataCLI(
+        PreferenceModule,
+        PreferenceDataModule,
+        run=False,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        args=args,
+    )
 
 
 def _export(args: list[str]) -> None:

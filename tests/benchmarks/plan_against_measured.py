@@ -1,6 +1,6 @@
 """The memory that `lit-tr plan` foretells against what training takes on the CPU.
 
-usage: python tests/benchmarks/plan_against_measured.py --model DIR [--pairs 4] [--words 150] [--steps 3] [--only NAME]
+usage: python tests/benchmarks/plan_against_measured.py --model DIR [--pairs 4] [--words 60] [--steps 2] [--only NAME]
 
 Each run trains in a process of its own, on pairs of one length. Measured is the peak of what is resident, less what the
 process held when all was imported and the rows were read.
@@ -31,8 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--words", type=int, default=150, help="of a prompt and of each response")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--words", type=int, default=60, help="of a prompt and of each response")
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--only", choices=list(RUNS))
     parser.add_argument("--worker", choices=("plan", "train"))
     args = parser.parse_args()

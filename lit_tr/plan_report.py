@@ -1,0 +1,164 @@
+"""`lit-tr plan`: what `fit` with the same options would take, printed."""
+
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lit_tr.data.batches import Collator
+from lit_tr.data.datamodule import PreferenceDataModule
+from lit_tr.data.intake import BadRows
+from lit_tr.errors import UserError
+from lit_tr.module import PreferenceModule
+from lit_tr.plan import Lengths, Memory, Plan, Run
+from lit_tr.policy.window import WindowReference
+
+SAMPLE = 256
+"""Rows whose lengths are taken for those of all."""
+SHORT = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "None": "32-true"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for beside the configuration.
+
+    Args:
+        memory: bytes of a device.
+        devices: number of devices; None takes the trainer's.
+        flops: FLOP/s that a device achieves.
+        rows: examples to train on; None counts those of a source that is local.
+    """
+
+    memory: int | None = None
+    devices: int | None = None
+    flops: float | None = None
+    rows: int | None = None
+
+
+def planned_run(module: PreferenceModule, trainer: Any, log_initial: bool | None, devices: int | None) -> Run:
+    """Return what is to be planned, from a module and the configuration of its trainer."""
+    own = trainer.devices
+    own = len(own) if isinstance(own, list) else int(own) if str(own).isdigit() else 1
+    precision = str(trainer.precision)
+    strategy = str(trainer.strategy).lower()
+    return Run(
+        module.source,
+        module.reference,
+        module.optimizer,
+        log_initial,
+        precision=SHORT.get(precision, precision),
+        devices=devices or own * trainer.num_nodes,
+        sharded="fsdp" in strategy or "modelparallel" in strategy,
+        accumulate=trainer.accumulate_grad_batches,
+        cpu=trainer.accelerator == "cpu",
+    )
+
+
+def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, console: Console) -> None:
+    """Print memory, and steps and hours as far as they are asked for.
+
+    Args:
+        run: what is planned.
+        data: makes the batches; its source is read where it is local.
+        trainer: the trainer's configuration.
+        asked: what is asked for.
+        console: where to print.
+    """
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    plan, longest = Plan(run), Lengths(1, data.max_length - 1)
+    size = data.batch_size or 1
+    line(f"{run.source.path}: {plan.parameters:,} parameters; trained: {_size(plan.trained)} of weights")
+    line(
+        f"{run.devices} device(s){', sharded' if run.sharded else ''}, {run.precision}; examples of {longest.prompt} + 2 x "
+        f"{longest.response} tokens, the most that data.max_length allows; what the process and the driver hold "
+        "beside is not counted"
+    )
+    steps = {}
+    for packed in (True, False):
+        collator = Collator(packed, data.mismatched, data.max_length)
+        full = data.max_tokens and packed
+        examples = longest.pack(data.max_tokens or 0, collator) if full else longest.examples(max(size, 1))
+        steps[packed] = plan.step(collator(examples))
+    kinds = {f"configured: {type(run.reference).__name__}": run.reference, **run.kinds()}
+    held = {name: plan.between_steps(reference) for name, reference in kinds.items()}
+    for packed, step in steps.items():
+        peaks = {name: plan.at_peak(memory, step) for name, memory in held.items()}
+        full = f"{data.max_tokens} tokens" if data.max_tokens and packed else f"{size} examples"
+        console.print(_table(peaks, f"{'packs' if packed else 'padded rows'} of {full}, each device", asked.memory))
+    if asked.memory:
+        collator = Collator(True, data.mismatched, data.max_length)
+        most = plan.largest_pack(next(iter(held.values())), longest, collator, asked.memory)
+        line(
+            f"largest pack in {_size(asked.memory)} with the configured reference: data.max_tokens {most}"
+            if most
+            else f"no pack fits into {_size(asked.memory)} with the configured reference"
+        )
+    _time(plan, run, data, trainer, asked, line)
+
+
+def _table(peaks: dict[str, Memory], title: str, memory: int | None) -> Table:
+    names = [field.name for field in fields(Memory) if any(getattr(peak, field.name) for peak in peaks.values())]
+    table = Table("reference", *names, "peak", *(["fits"] if memory else []), title=title, title_justify="left")
+    for name, peak in peaks.items():
+        fits = ["yes" if peak.total <= memory else "no"] if memory else []
+        table.add_row(name, *(_size(getattr(peak, part)) for part in names), _size(peak.total), *fits)
+    return table
+
+
+def _time(plan: Plan, run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, line: Any) -> None:
+    lengths, known = _mean_lengths(data)
+    rows = asked.rows or (_count(data) if known else None)
+    if rows is None:
+        line("steps are not known: the source is not on this machine; give --rows")
+        return
+    collator = Collator(data.packed, data.mismatched, data.max_length)
+    one = collator.tokens(lengths.examples(1)[0])
+    size = data.batch_size or max((data.max_tokens or 0) // one, 1)
+    epochs = trainer.max_epochs or (1000 if trainer.max_steps in (None, -1) else None)
+    steps = -(-rows // (size * run.devices * run.accumulate)) * (epochs or 1)
+    if trainer.max_steps not in (None, -1):
+        steps = min(steps, trainer.max_steps) if epochs and epochs > 0 else trainer.max_steps
+    where = f"the mean of {SAMPLE} rows" if known else "the most that data.max_length allows"
+    line(f"{rows} examples of {lengths.prompt} + 2 x {lengths.response} tokens ({where}): {steps} steps")
+    if not asked.flops:
+        return
+    step = plan.step(collator(lengths.examples(size)), fused=False)
+    flops = (step.flops + step.forward) * run.accumulate  # one more forward pass is the reference's
+    if not isinstance(run.reference, WindowReference) and run.log_initial is not False and run.reference.moves:
+        flops += step.forward / (trainer.log_every_n_steps or 50)
+    hours = steps * flops / asked.flops / 3600
+    line(f"{flops:.3g} FLOPs a step on each device; at {asked.flops:.3g} FLOP/s: {hours:.3g} hours of training")
+
+
+def _is_local(source: Any) -> bool:
+    if parts := getattr(source, "sources", None):
+        return all(map(_is_local, parts))
+    return not hasattr(source, "path") or Path(source.path).exists()
+
+
+def _mean_lengths(data: PreferenceDataModule) -> tuple[Lengths, bool]:
+    """Return the mean lengths of the first rows, and True; the longest ones, and False, where rows are not local."""
+    source = data.sources["train"]
+    if source is None or not _is_local(source):
+        return Lengths(1, data.max_length - 1), False
+    intake = replace(data.intake("train"), bad_rows=BadRows(True))
+    examples = [example for read in islice(source.read(), SAMPLE) for example in intake(read)]
+    if not examples:
+        raise UserError(f"data.train: {source} has no rows to train on")
+    responses = [len(ids) for example in examples for ids in example.responses]
+    prompts = sum(len(example.prompt) for example in examples)
+    return Lengths(max(prompts // len(examples), 1), max(sum(responses) // len(responses), 1)), True
+
+
+def _count(data: PreferenceDataModule) -> int:
+    return sum(read.row is not None for read in data.sources["train"].read())  # type: ignore[union-attr]
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 5e6 else f"{size / 1e6:.2f} MB" if size else "-"
