@@ -234,18 +234,18 @@ class Plan:
         def peak(tokens: int) -> int:
             return self.at_peak(held, self.step(collator(lengths.pack(tokens, collator)))).total
 
-        one = collator.tokens(lengths.examples(1)[0])
-        low, high = (max(2**11, one), peak(max(2**11, one))), (2 * max(2**11, one), peak(2 * max(2**11, one)))
-        for _ in range(4):  # memory is nearly a line in tokens
-            slope = max((high[1] - low[1]) / (high[0] - low[0]), 1.0)
-            tokens = int((high[0] + (memory - high[1]) / slope) * 0.998) // 64 * 64
-            if tokens < 64 or tokens == high[0]:
+        tokens = max(2**11, collator.tokens(lengths.examples(1)[0]))
+        tried = {count: peak(count) for count in (tokens, 2 * tokens)}
+        for _ in range(5):  # memory is nearly a line in tokens, steeper where there are more of them
+            (low, least), (high, most) = sorted(tried.items(), key=lambda at: abs(at[1] - memory))[:2]
+            slope = max((most - least) / (high - low), 1.0)
+            tokens = int(low + (0.999 * memory - least) / slope) // 64 * 64
+            if tokens < 64 or tokens in tried:
                 break
-            low, high = sorted([high, (tokens, peak(tokens))])
-            if abs((low if low[0] == tokens else high)[1] - memory) < memory / 100:
+            tried[tokens] = peak(tokens)
+            if 0.99 * memory <= tried[tokens] <= memory:
                 break
-        best = [tokens for tokens, bytes_ in (low, high) if bytes_ <= memory]
-        return max(best, default=0)
+        return max((count for count, taken in tried.items() if taken <= memory), default=0)
 
     @cached_property
     def _fake(self) -> tuple[Any, Ledger]:

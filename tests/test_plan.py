@@ -1,0 +1,167 @@
+import pytest
+import torch
+from transformers import GPTNeoXConfig, LlamaConfig
+
+from lit_tr.data import Collator
+from lit_tr.errors import UserError
+from lit_tr.plan import Lengths, Memory, Plan, Run, parse_bytes
+from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, WindowReference
+from lit_tr.policy.dry_run import Step, optimizer_costs
+from lit_tr.policy.loading import LoRA, PretrainedPolicy
+
+LLAMA = {"vocab_size": 128256, "num_key_value_heads": 8, "tie_word_embeddings": False}
+PUBLISHED = {
+    "Llama 3 8B": (
+        LlamaConfig(**LLAMA, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32),
+        8_030_261_248,
+    ),
+    "Llama 3 70B": (
+        LlamaConfig(**LLAMA, hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64),
+        70_553_706_496,
+    ),
+    "Pythia 12B": (
+        GPTNeoXConfig(
+            vocab_size=50688, hidden_size=5120, intermediate_size=20480, num_hidden_layers=36, num_attention_heads=40
+        ),
+        11_846_072_320,
+    ),
+}
+
+
+def plan_of(path, reference=None, **options):
+    run = {name: options.pop(name) for name in ("precision", "devices", "sharded", "optimizer") if name in options}
+    return Plan(Run(PretrainedPolicy(path, **options), reference or CopyReference(), **run))
+
+
+@pytest.fixture
+def bare(tmp_path, llama_dir):
+    """The configuration of the random Llama, in a folder without weights."""
+    LlamaConfig.from_pretrained(llama_dir).save_pretrained(tmp_path / "bare")
+    return str(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_of_published_models(name, tmp_path):
+    config, parameters = PUBLISHED[name]
+    config.save_pretrained(tmp_path)
+    plan = plan_of(str(tmp_path), dtype="bfloat16")
+    assert plan.parameters == parameters
+    assert plan.weights == pytest.approx(2 * parameters, rel=1e-4)  # and the buffers of the positions
+
+
+def test_four_bits_of_llama_8b(tmp_path):
+    PUBLISHED["Llama 3 8B"][0].save_pretrained(tmp_path)
+    plan = plan_of(str(tmp_path), AdapterReference(), dtype="bfloat16", quantize="nf4", lora=LoRA(r=16))
+    ends = 2 * 128256 * 4096  # embeddings and output head
+    linear = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    lora = 32 * 16 * (2 * 2 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 14336))
+    held = plan.between_steps(AdapterReference())
+    assert held.weights == pytest.approx(2 * ends + linear * (0.5 + 1 / 64 + 4 / 64 / 256), rel=1e-3)
+    assert held.adapters == 4 * lora  # in float32, as PEFT trains them
+    assert held.optimizer == 8 * lora
+    assert held.reference == 8 * lora  # of twice the rank
+
+
+def test_references_of_a_full_model(bare):
+    plan = plan_of(bare)
+    size = plan.weights
+    assert plan.trained == pytest.approx(size, rel=1e-2)
+    assert plan.held_by(FrozenReference()) == size
+    assert plan.held_by(CopyReference()) == size
+    assert plan.held_by(CopyReference(sums="plain", dtype="bfloat16")) == pytest.approx(size / 2, rel=1e-2)
+    assert plan.held_by(CopyReference(dtype="bfloat16")) == pytest.approx(size, rel=1e-2)  # with the lower halves
+    assert plan.held_by(CopyReference(device="cpu")) == 0
+    assert plan.held_by(WindowReference()) == 0
+    held = plan.between_steps(CopyReference())
+    assert (held.initial, held.optimizer) == (size, 2 * plan.trained)
+    assert plan.between_steps(WindowReference()).initial == 0
+
+
+def test_a_frozen_reference_is_free_beside_a_new_adapter(bare):
+    assert plan_of(bare, FrozenReference(), lora=LoRA(r=4)).held_by(FrozenReference()) == 0
+
+
+def test_weights_in_the_trainers_precision(bare):
+    assert plan_of(bare, precision="bf16-true").weights == pytest.approx(plan_of(bare).weights / 2, rel=1e-2)
+
+
+def test_devices_share_or_copy(bare):
+    alone, copied, shared = (
+        plan_of(bare, devices=devices, sharded=sharded) for devices, sharded in ((1, False), (4, False), (4, True))
+    )
+    one, whole, part = (plan.between_steps(CopyReference()) for plan in (alone, copied, shared))
+    assert whole == Memory(**{**vars(one), "buckets": alone.trained})
+    assert part.weights == -(-one.weights // 4)
+    assert part.optimizer == -(-one.optimizer // 4)
+    assert 0 < part.buckets < 2 * one.weights
+
+
+@pytest.mark.parametrize(
+    ("make", "state"),
+    [(torch.optim.AdamW, 2.0), (torch.optim.SGD, 0.0), (lambda params: torch.optim.SGD(params, momentum=0.9), 1.0)],
+)
+def test_an_optimizer_is_asked_what_it_holds(make, state):
+    assert optimizer_costs(make, together=False)[0] == state
+
+
+def test_the_peak_is_in_the_backward_pass_or_in_the_step(bare):
+    plan = plan_of(bare)
+    held = Memory(weights=10)
+    wide = Step(activations=10**9, logits=5, gradients=3, forward=0, flops=0)
+    assert plan.at_peak(held, wide).total == 10 + 10**9 + 5 + 3
+    narrow = plan.at_peak(held, Step(activations=1, logits=0, gradients=0, forward=0, flops=0))
+    assert narrow.gradients == plan.trained
+
+
+def test_a_step_computes_what_a_llama_needs(bare):
+    plan = plan_of(bare)
+    tokens, responses = 2 * (8 + 2 * 8), 2 * 2 * 8
+    step = plan.step(Collator()(Lengths(8, 8).examples(2)), fused=False)
+    linear = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # weights of two layers
+    attention = 2 * 2 * (4 * 24 * 24 * 32)  # layers, groups
+    assert step.forward == 2 * (linear * tokens + 512 * 32 * responses) + attention
+    # the backward pass: twice each product, and the logits once more
+    again = 2 * 512 * 32 * responses
+    assert step.flops == pytest.approx(3 * step.forward + again + attention / 2, rel=0.01)
+
+
+def test_checkpointing_takes_less_memory_and_more_time(bare):
+    batch = Collator()(Lengths(40, 40).examples(4))
+    plain, again = (plan_of(bare, gradient_checkpointing=on).step(batch) for on in (False, True))
+    assert again.peak < plain.peak
+    assert again.flops > plain.flops
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": LoRA(r=4), "quantize": "nf4"}])
+def test_the_largest_pack_fits_and_a_larger_one_does_not(bare, options):
+    plan = plan_of(bare, FrozenReference(), **options)
+    held, lengths, collator = plan.between_steps(FrozenReference()), Lengths(20, 200), Collator()
+    most = plan.largest_pack(held, lengths, collator, 50_000_000)
+
+    def peak(tokens):
+        return plan.at_peak(held, plan.step(collator(lengths.pack(tokens, collator)))).total
+
+    assert peak(most) <= 50_000_000 < peak(int(most * 1.05))
+    assert plan.largest_pack(held, lengths, collator, 1000) == 0
+
+
+def test_a_pack_is_filled():
+    collator = Collator()
+    for tokens in (150, 300, 1000):
+        filled = sum(map(collator.tokens, Lengths(10, 50).pack(tokens, collator)))
+        assert tokens - 2 <= filled <= tokens
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GiB", 80 * 2**30), ("24 GB", 24 * 10**9), ("1.5G", 1_500_000_000)])
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+def test_what_is_no_size_is_refused():
+    with pytest.raises(UserError, match="80GiB"):
+        parse_bytes("eighty")
+
+
+def test_a_folder_without_a_configuration_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no configuration of a causal language model"):
+        plan_of(str(tmp_path))
