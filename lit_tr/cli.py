@@ -173,8 +173,8 @@ def _lightning(args: ArgsType) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
-            "epilog": "Three verbs more: `lit-tr plan` says what memory and time training would take, `lit-tr data inspect` "
-            "what would be trained on; `lit-tr export` makes a Hugging Face folder of a checkpoint."
+            "epilog": "Three verbs more: `lit-tr plan` says what memory and time training would take, `lit-tr data "
+            "inspect` what would be trained on; `lit-tr export` makes a Hugging Face folder of a checkpoint."
         },
         args=args,
     )

@@ -194,9 +194,7 @@ class Plan:
     def at_peak(self, held: Memory, step: Step) -> Memory:
         """Return the memory at the peak of a step: in its backward pass, or in that of the optimizer."""
         shares = self.run.devices if self.run.sharded else 1
-        backward = replace(
-            held, gradients=step.gradients // shares, activations=step.activations, logits=step.logits
-        )
+        backward = replace(held, gradients=step.gradients // shares, activations=step.activations, logits=step.logits)
         beside = self.optimizer[1] * self.trained / shares + self.optimizer[2] * self.largest
         stepping = replace(held, gradients=self.trained // shares, activations=round(beside))
         return max(backward, stepping, key=lambda memory: memory.total)
@@ -277,6 +275,8 @@ def parse_bytes(text: str) -> int:
 
 def _cast(run: Run, module: Any) -> Any:
     """Cast as Lightning does for a precision of weights."""
-    return nn.Module._apply(module, lambda t: t.to(TRUE[run.precision]) if t.is_floating_point() else t) if (
-        run.precision in TRUE
-    ) else module
+    return (
+        nn.Module._apply(module, lambda t: t.to(TRUE[run.precision]) if t.is_floating_point() else t)
+        if (run.precision in TRUE)
+        else module
+    )

@@ -15,6 +15,8 @@ KNOWS = {  # what a room may import of lit_tr
     "policy": {"policy", "embedded", "errors", "data.batches", "data.tokenization"},
     "lookahead": {"errors"},
     "module": {"policy", "data.batches", "lookahead", "losses", "metrics", "errors"},
+    "plan": {"policy", "data.batches", "data.tokenization", "errors"},
+    "plan_report": {"plan", "policy", "data", "module", "errors"},
     "export": {"policy", "data.datamodule", "embedded", "errors"},
     "callbacks": {"policy.averaging", "errors"},
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "callbacks", "errors"},

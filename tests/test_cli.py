@@ -343,5 +343,23 @@ def test_the_saved_config_of_a_run_can_be_inspected_and_nothing_but_data_is_made
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_run_is_planned_without_weights(config, tmp_path, capsys, llama_dir, tokenizer):
+    bare = tmp_path / "bare"
+    tokenizer.save_pretrained(bare)
+    (bare / "config.json").write_bytes((Path(llama_dir) / "config.json").read_bytes())
+    options = ["--model.policy.path", str(bare), "--data.max_length", "32", "--memory", "5MB", "--flops", "1e9"]
+    main(["plan", "--config", config, *options])
+    said = capsys.readouterr().out
+    assert "configured: CopyReference" in said
+    assert "padded rows of 4 examples" in said
+    assert "16 examples" in said and "4 steps" in said
+    assert "hours of training" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_refuses_what_is_no_size(config, capsys):
+    assert "write 80GiB, say" in fails(capsys, "plan", "--config", config, "--memory", "much")
+
+
 def test_data_has_one_verb(capsys):
     assert "lit-tr data inspect --config" in fails(capsys, "data", "look")

@@ -28,7 +28,9 @@ def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-def _attention_backward_flops(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+def _attention_backward_flops(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> int:
     return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
 
 
