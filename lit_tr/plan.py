@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -128,7 +128,7 @@ class Run:
             return {"Frozen": FrozenReference(), "Adapter": AdapterReference()}
         kinds: dict[str, Reference] = {"Frozen": FrozenReference(), "Copy": CopyReference()}
         if self.source.dtype == "bfloat16":
-            kinds |= {f"Copy, {sums} sums": CopyReference(sums) for sums in ("float32", "plain")}  # type: ignore[arg-type]
+            kinds |= {f"Copy, {sums} sums": CopyReference(sums) for sums in ("float32", "plain")}
         else:
             kinds["Copy in bfloat16"] = CopyReference(dtype="bfloat16")
         return kinds | {"Copy in nf4": CopyReference(dtype="nf4"), "Window": WindowReference()}

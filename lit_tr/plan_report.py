@@ -75,8 +75,8 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
     size = data.batch_size or 1
     line(f"{run.source.path}: {plan.parameters:,} parameters; trained: {_size(plan.trained)} of weights")
     line(
-        f"{run.devices} device(s){', sharded' if run.sharded else ''}, {run.precision}; examples of {longest.prompt} + 2 x "
-        f"{longest.response} tokens, the most that data.max_length allows; what the process and the driver hold "
+        f"{run.devices} device(s){', sharded' if run.sharded else ''}, {run.precision}; examples of "
+        f"{longest.prompt} + 2 x {longest.response} tokens, the most that data.max_length allows; what the process and the driver hold "
         "beside is not counted"
     )
     steps = {}
@@ -89,8 +89,12 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
     held = {name: plan.between_steps(reference) for name, reference in kinds.items()}
     for packed, step in steps.items():
         peaks = {name: plan.at_peak(memory, step) for name, memory in held.items()}
-        full = f"{data.max_tokens} tokens" if data.max_tokens and packed else f"{size} examples"
-        console.print(_table(peaks, f"{'packs' if packed else 'padded rows'} of {full}, each device", asked.memory))
+        amount = f"{data.max_tokens} tokens" if data.max_tokens and packed else f"{size} examples"
+        console.print(
+            _table(
+                peaks, f"{'packs' if packed else 'padded rows'} of {amount}, at the peak on each device", asked.memory
+            )
+        )
     if asked.memory:
         collator = Collator(True, data.mismatched, data.max_length)
         most = plan.largest_pack(next(iter(held.values())), longest, collator, asked.memory)
@@ -129,7 +133,7 @@ def _time(plan: Plan, run: Run, data: PreferenceDataModule, trainer: Any, asked:
     if not asked.flops:
         return
     step = plan.step(collator(lengths.examples(size)), fused=False)
-    flops = (step.flops + step.forward) * run.accumulate  # one more forward pass is the reference's
+    flops = float(step.flops + step.forward) * run.accumulate  # one more forward pass is the reference's
     if not isinstance(run.reference, WindowReference) and run.log_initial is not False and run.reference.moves:
         flops += step.forward / (trainer.log_every_n_steps or 50)
     hours = steps * flops / asked.flops / 3600

@@ -1,6 +1,7 @@
 """What a training step allocates and computes, found out by running it on tensors without values.
 
-The step that is run is that of the real code. Nothing is allocated and nothing computed, so a model of any size takes seconds.
+The step that is run is that of the real code. Nothing is allocated and nothing computed, so a model of any
+size takes seconds.
 """
 
 import gc

@@ -1,6 +1,7 @@
 """The memory that `lit-tr plan` foretells against what training takes on the CPU.
 
-usage: python tests/benchmarks/plan_against_measured.py --model DIR [--pairs 4] [--words 60] [--steps 2] [--malloc] [--only NAME]
+usage: python tests/benchmarks/plan_against_measured.py --model DIR [--pairs 4] [--words 60] [--steps 2]
+           [--malloc] [--only NAME]
 
 Each run trains in a process of its own, on pairs of one length. Measured is the peak of what is resident, less what the
 process held when all was imported and the rows were read. glibc is told to return what is freed
