@@ -76,8 +76,8 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
     line(f"{run.source.path}: {plan.parameters:,} parameters; trained: {_size(plan.trained)} of weights")
     line(
         f"{run.devices} device(s){', sharded' if run.sharded else ''}, {run.precision}; examples of "
-        f"{longest.prompt} + 2 x {longest.response} tokens, the most that data.max_length allows; what the process and the driver hold "
-        "beside is not counted"
+        f"{longest.prompt} + 2 x {longest.response} tokens, the most that data.max_length allows; "
+        "what the process and the driver hold beside is not counted"
     )
     steps = {}
     for packed in (True, False):
@@ -128,7 +128,7 @@ def _time(plan: Plan, run: Run, data: PreferenceDataModule, trainer: Any, asked:
     steps = -(-rows // (size * run.devices * run.accumulate)) * (epochs or 1)
     if trainer.max_steps not in (None, -1):
         steps = min(steps, trainer.max_steps) if epochs and epochs > 0 else trainer.max_steps
-    where = f"the mean of {SAMPLE} rows" if known else "the most that data.max_length allows"
+    where = f"the mean of the first {SAMPLE} rows, or of all" if known else "the most that data.max_length allows"
     line(f"{rows} examples of {lengths.prompt} + 2 x {lengths.response} tokens ({where}): {steps} steps")
     if not asked.flops:
         return
