@@ -343,9 +343,6 @@ def test_the_saved_config_of_a_run_can_be_inspected_and_nothing_but_data_is_made
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_run_is_planned_without_weights(config, tmp_path, capsys, llama_dir, tokenizer):
-
-
 def test_a_run_is_planned_without_weights(config, tmp_path, capsys, llama_dir, tokenizer, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     bare = tmp_path / "bare"
