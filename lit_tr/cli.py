@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, cast
 from zipfile import is_zipfile
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -34,36 +35,50 @@ from lit_tr.plan_report import report as plan_report
 
 
 class GracefulInterrupt(Callback):
-    """Lets Ctrl-C take effect between two optimizer steps, so that the checkpoint it leaves is whole.
+    """Lets Ctrl-C, SIGTERM and SLURM's SIGUSR1 take effect between two optimizer steps, on all ranks at the same one.
 
-    The first Ctrl-C waits for the step that is running; a second one does not.
+    So the checkpoint that each of them leaves is whole: Lightning would stop, or save, within a step. A second Ctrl-C
+    does not wait.
     """
 
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
     def __init__(self) -> None:
-        self._asked = False
-        self._before: Any = None
+        self._asked = 0
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for Ctrl-C."""
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        """Listen for the signals that somebody handles."""
+        for number in self.SIGNALS:
+            if signal.getsignal(number) not in (None, signal.SIG_DFL):
+                self._before[number] = signal.signal(number, self._ask)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop if Ctrl-C was pressed and the batch ended an optimizer step."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Let a signal take effect if there was one and the batch ended an optimizer step."""
         if trainer.fit_loop._should_accumulate():
             return
-        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        asked = torch.tensor(float(self._asked), device=pl_module.device)
+        number = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._asked = 0
+        if number == signal.SIGTERM:  # its handler would send word to the other ranks, which know
+            cast(Any, trainer)._signal_connector.received_sigterm = True
+        elif number:
+            self._before[number](number, None)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signal back."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._ask:
+                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if number == self._asked == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = True
-        print("\nStopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr)
+        self._asked = number
+        again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        print(f"\n{signal.Signals(number).name}: at the end of this step{again}.", file=sys.stderr)
 
 
 class LitTRCLI(LightningCLI):

@@ -257,19 +257,30 @@ def test_a_row_is_named_on_the_command_line(config, capsys, write_rows):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_checkpoint_that_resumes(config, tmp_path):
-    command = [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}"]
-    process = subprocess.Popen([*command, "--trainer.max_steps=100000"], env={**os.environ, "OMP_NUM_THREADS": "1"})
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(config, tmp_path, number, code):
+    command = [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}", "--trainer.accumulate_grad_batches=3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "--trainer.max_steps=100000"], env=environment)
     log = tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv"
     deadline = time.time() + 120
     while not log.exists() and time.time() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 1
-    steps = torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)["global_step"]
+    process.send_signal(number)
+    assert process.wait(60) == code
+    checkpoint = torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)
+    steps = checkpoint["global_step"]
     assert steps > 0
-    subprocess.run([*command, f"--trainer.max_steps={steps + 2}", "--ckpt_path=last"], check=True)
-    assert int(metrics(tmp_path / "run", version=1)[-1]["step"]) == steps + 1
+    more = f"--trainer.max_steps={steps + 2}"
+    subprocess.run([*command, more, "--ckpt_path=last"], check=True, env=environment)
+    subprocess.run([*command, more, f"--trainer.default_root_dir={tmp_path / 'whole'}"], check=True, env=environment)
+    resumed, whole = metrics(tmp_path / "run", version=1), metrics(tmp_path / "whole")
+    assert int(resumed[-1]["step"]) == steps + 1
+    ours, theirs = (
+        {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]} for rows in (resumed, whole)
+    )
+    assert len(ours) == 2
+    assert all(theirs[step] == loss for step, loss in ours.items())
 
 
 @pytest.mark.slow

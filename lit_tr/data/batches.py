@@ -111,20 +111,25 @@ class Packing(ByValue):
     positions: Tensor
     _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def mask(self, group: int, window: int | None = None, copies: int = 1) -> Tensor:
-        """Return who sees whom in a group, boolean, `(1, 1, copies * tokens, tokens)`.
+    def mask(self, group: int, dtype: torch.dtype, window: int | None = None, copies: int = 1) -> Tensor:
+        """Return what is added to the scores of a group: 0 where a token is seen, `(1, 1, copies * tokens, tokens)`.
+
+        All layers share it. Of a boolean mask each would make one like this, and keep it for the backward pass.
 
         Args:
             group: number of the group.
+            dtype: that of the scores.
             window: what is as many positions back, or more, is not seen.
             copies: how many times the mask stands below itself.
         """
-        key = (group, window, copies)
+        key = (group, dtype, window, copies)
         if key not in self._masks:
             start, end = self.spans[group]
             at = torch.arange(start, end, device=self.branches.device)
-            seen = self._sees(at[:, None], at[None], window)
-            self._masks[key] = seen.repeat(copies, 1)[None, None]
+            hidden = ~self._sees(at[:, None], at[None], window)
+            added = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            added = added.masked_fill_(hidden, torch.finfo(dtype).min)
+            self._masks[key] = added.repeat(copies, 1)[None, None]
         return self._masks[key]
 
     def block_mask(self, window: int | None = None) -> BlockMask:

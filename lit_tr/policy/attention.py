@@ -46,7 +46,7 @@ def packed_attention(
     outputs = []
     for group, (start, end) in enumerate(packing.spans):
         q, k, v = (tensor[:, :, start:end] for tensor in tensors)
-        mask = packing.mask(group, sliding_window, shared)
+        mask = packing.mask(group, query.dtype, sliding_window, shared)
         output = F.scaled_dot_product_attention(
             q.reshape(1, heads // shared, -1, q.shape[-1]), k, v, attn_mask=mask, dropout_p=dropout, scale=scaling
         )
@@ -74,9 +74,7 @@ def packed_eager_attention(
     outputs = []
     for group, (start, end) in enumerate(packing.spans):
         part = (tensor[:, :, start:end] for tensor in (query, key, value))
-        hidden = ~packing.mask(group, sliding_window)
-        mask = torch.zeros_like(hidden, dtype=query.dtype).masked_fill(hidden, torch.finfo(query.dtype).min)
-        outputs.append(attend(module, *part, mask, **kwargs)[0])
+        outputs.append(attend(module, *part, packing.mask(group, query.dtype, sliding_window), **kwargs)[0])
     return torch.cat(outputs, dim=1), None
 
 
