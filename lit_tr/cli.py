@@ -4,19 +4,16 @@ import argparse
 import json
 import os
 import pickle
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 from zipfile import is_zipfile
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -28,57 +25,11 @@ from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.inspection import draw, inspect, report
 from lit_tr.errors import UserError
 from lit_tr.export import export
+from lit_tr.interrupt import GracefulInterrupt
 from lit_tr.module import PreferenceModule
 from lit_tr.plan import parse_bytes
 from lit_tr.plan_report import Asked, planned_run
 from lit_tr.plan_report import report as plan_report
-
-
-class GracefulInterrupt(Callback):
-    """Lets Ctrl-C, SIGTERM and SLURM's SIGUSR1 take effect between two optimizer steps, on all ranks at the same one.
-
-    So the checkpoint that each of them leaves is whole: Lightning would stop, or save, within a step. A second Ctrl-C
-    does not wait.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self) -> None:
-        self._asked = 0
-        self._before: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for the signals that somebody handles."""
-        for number in self.SIGNALS:
-            if signal.getsignal(number) not in (None, signal.SIG_DFL):
-                self._before[number] = signal.signal(number, self._ask)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Let a signal take effect if there was one and the batch ended an optimizer step."""
-        if trainer.fit_loop._should_accumulate():
-            return
-        asked = torch.tensor(float(self._asked), device=pl_module.device)
-        number = int(trainer.strategy.reduce(asked, reduce_op="max"))
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = 0
-        if number == signal.SIGTERM:  # its handler would send word to the other ranks, which know
-            cast(Any, trainer)._signal_connector.received_sigterm = True
-        elif number:
-            self._before[number](number, None)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
-            if signal.getsignal(number) == self._ask:
-                signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if number == self._asked == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = number
-        again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-        print(f"\n{signal.Signals(number).name}: at the end of this step{again}.", file=sys.stderr)
 
 
 class LitTRCLI(LightningCLI):

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -70,11 +71,17 @@ class PreferenceModule(LightningModule):
         self.register_state_dict_post_hook(_without_fixed)
 
     def setup(self, stage: str) -> None:
-        """Check what goes with the kind of reference.
+        """Check what goes with the strategy and with the kind of reference.
 
         Raises:
-            UserError: a WindowReference cannot know what comes up to the next update.
+            UserError: the strategy hides weights, or a WindowReference cannot know what comes up to the next update.
         """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy) or getattr(strategy, "zero_stage_3", False):
+            raise UserError(
+                f"{type(strategy).__name__} lays weights together, and a reference could not follow them: to part them "
+                "among devices take trainer.strategy lightning.pytorch.strategies.ModelParallelStrategy"
+            )
         if stage == "fit" and isinstance(self.reference, WindowReference):
             hard_update(self.trainer)
 
@@ -86,7 +93,9 @@ class PreferenceModule(LightningModule):
         """
         if hasattr(self, "policy"):
             return
-        self.policy = self.source.load(self.trainer.strategy.root_device if self._trainer else "cpu")
+        self.policy = self.source.load(
+            self.trainer.strategy.root_device if self._trainer else "cpu", in_shards=self.device_mesh is not None
+        )
         self.reference.prepare(self.policy)
         if self.initial:
             self.initial.prepare(self.policy)
@@ -298,6 +307,12 @@ class PreferenceModule(LightningModule):
             raise UserError(
                 "lit_tr parts weights by FSDP2 and not by tensors: give ModelParallelStrategy data_parallel_size N and "
                 "tensor_parallel_size 1"
+            )
+        true = {"bf16-true": "bfloat16", "16-true": "float16"}.get(str(self.trainer.precision))
+        if self.source.quantize and true not in (None, self.source.dtype):
+            raise UserError(
+                f"trainer.precision {self.trainer.precision} would cast the 4-bit weights that lie in shards: set "
+                f"model.policy.dtype to {true}"
             )
         for held in (self.reference, self.initial):
             if held:

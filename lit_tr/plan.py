@@ -187,8 +187,9 @@ class Plan:
             optimizer=round(self.optimizer[0] * self.trained),
         )
         if run.sharded and run.devices > 1:
-            shares = (math.ceil(part / run.devices) for part in astuple(memory))
-            return replace(Memory(*shares), buckets=self._gathered)
+            shares = Memory(*(math.ceil(part / run.devices) for part in astuple(memory)))
+            scales = math.ceil(self._scales * (1 - 1 / run.devices))
+            return replace(shares, weights=shares.weights + scales, buckets=self._gathered)
         return replace(memory, buckets=self.trained if run.devices > 1 else 0)
 
     def at_peak(self, held: Memory, step: Step) -> Memory:
@@ -251,6 +252,12 @@ class Plan:
         ledger = Ledger(causal_model(policy).config.get_text_config().vocab_size)
         give_fake_tensors(policy, ledger)
         return policy, ledger
+
+    @cached_property
+    def _scales(self) -> int:
+        """Bytes of the scales of 4-bit weights, which each device holds whole."""
+        states = [getattr(param, "quant_state", None) for param in self.policy.parameters()]
+        return sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states if state)
 
     @cached_property
     def _gathered(self) -> int:

@@ -43,7 +43,6 @@ def planned_run(module: PreferenceModule, trainer: Any, log_initial: bool | None
     own = trainer.devices
     own = len(own) if isinstance(own, list) else int(own) if str(own).isdigit() else 1
     precision = str(trainer.precision)
-    strategy = str(trainer.strategy).lower()
     return Run(
         module.source,
         module.reference,
@@ -51,7 +50,7 @@ def planned_run(module: PreferenceModule, trainer: Any, log_initial: bool | None
         log_initial,
         precision=SHORT.get(precision, precision),
         devices=devices or own * trainer.num_nodes,
-        sharded="fsdp" in strategy or "modelparallel" in strategy,
+        sharded="ModelParallelStrategy" in str(trainer.strategy),
         accumulate=trainer.accumulate_grad_batches,
         cpu=trainer.accelerator == "cpu",
     )

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lit_tr.data.synthetic import SyntheticPairs
@@ -59,3 +60,31 @@ def write_rows(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def config(tmp_path, llama_dir):
+    """A config of a short run."""
+    synthetic = {"class_path": "lit_tr.data.SyntheticPairs", "init_args": {"size": 16}}
+    content = {
+        "seed_everything": 1,
+        "trainer": {
+            "default_root_dir": str(tmp_path / "run"),
+            "accelerator": "cpu",
+            "max_steps": 4,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+        },
+        "model": {
+            "policy": {"path": llama_dir},
+            "reference": "lit_tr.policy.CopyReference",
+            "loss": {"class_path": "lit_tr.losses.DPO", "init_args": {"beta": 0.1}},
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}},
+        },
+        "update": {"class_path": "lit_tr.SoftReferenceUpdate", "init_args": {"alpha": 0.5, "every_n_steps": 2}},
+        "data": {"train": synthetic, "val": synthetic, "batch_size": 4},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.dump(content))
+    return str(path)

@@ -13,6 +13,7 @@ KNOWS = {  # what a room may import of lit_tr
     "embedded": {"data.synthetic"},
     "data": {"data", "embedded", "errors"},
     "policy": {"policy", "embedded", "errors", "data.batches", "data.tokenization"},
+    "interrupt": set(),
     "lookahead": {"errors"},
     "module": {"policy", "data.batches", "lookahead", "losses", "metrics", "errors"},
     "plan": {"policy", "data.batches", "data.tokenization", "errors"},

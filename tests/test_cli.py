@@ -1,11 +1,6 @@
-import csv
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,40 +10,9 @@ import yaml
 from lit_tr.cli import LitTRCLI, main
 from lit_tr.data import PreferenceDataModule
 from lit_tr.module import PreferenceModule
+from tests.runs import metrics
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-
-
-@pytest.fixture
-def config(tmp_path, llama_dir):
-    """A config of a short run."""
-    synthetic = {"class_path": "lit_tr.data.SyntheticPairs", "init_args": {"size": 16}}
-    content = {
-        "seed_everything": 1,
-        "trainer": {
-            "default_root_dir": str(tmp_path / "run"),
-            "accelerator": "cpu",
-            "max_steps": 4,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-        },
-        "model": {
-            "policy": {"path": llama_dir},
-            "reference": "lit_tr.policy.CopyReference",
-            "loss": {"class_path": "lit_tr.losses.DPO", "init_args": {"beta": 0.1}},
-            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}},
-        },
-        "update": {"class_path": "lit_tr.SoftReferenceUpdate", "init_args": {"alpha": 0.5, "every_n_steps": 2}},
-        "data": {"train": synthetic, "val": synthetic, "batch_size": 4},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.dump(content))
-    return str(path)
-
-
-def metrics(root, version=0):
-    return list(csv.DictReader((Path(root) / "lightning_logs" / f"version_{version}" / "metrics.csv").open()))
 
 
 def fails(capsys, *args):
@@ -84,7 +48,7 @@ def test_overlays_say_what_they_are_named_after(monkeypatch):
     configs = {path.stem: path for path in CONFIGS}
     monkeypatch.setattr(sys, "argv", ["lit-tr"])
     found = {}
-    for name in ("qlora_1gpu", "qlora_ddp", "lora_fsdp2", "full_fsdp2"):
+    for name in ("qlora_1gpu", "qlora_ddp", "lora_fsdp2", "qlora_fsdp2", "full_fsdp2"):
         args = [*commanded(configs[name]), "--trainer.accelerator=cpu"]
         cli = LitTRCLI(PreferenceModule, PreferenceDataModule, auto_configure_optimizers=False, run=False, args=args)
         source, strategy = cli.model.source, type(cli.trainer.strategy).__name__
@@ -93,6 +57,7 @@ def test_overlays_say_what_they_are_named_after(monkeypatch):
         "qlora_1gpu": ("nf4", True, "AdapterReference", "SingleDeviceStrategy"),
         "qlora_ddp": ("nf4", True, "AdapterReference", "DDPStrategy"),
         "lora_fsdp2": (None, True, "AdapterReference", "ModelParallelStrategy"),
+        "qlora_fsdp2": ("nf4", True, "AdapterReference", "ModelParallelStrategy"),
         "full_fsdp2": (None, False, "CopyReference", "ModelParallelStrategy"),
     }
 
@@ -254,67 +219,6 @@ def test_a_row_is_named_on_the_command_line(config, capsys, write_rows):
     )
     error = fails(capsys, "fit", f"--config={config}", "--data.train=lit_tr.data.Rows", f"--data.train.path={path}")
     assert f"{path}, row 1: chosen and rejected are equal" in error
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
-def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(config, tmp_path, number, code):
-    command = [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}", "--trainer.accumulate_grad_batches=3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--trainer.max_steps=100000"], env=environment)
-    log = tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv"
-    deadline = time.time() + 120
-    while not log.exists() and time.time() < deadline:
-        time.sleep(0.2)
-    process.send_signal(number)
-    assert process.wait(60) == code
-    checkpoint = torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)
-    steps = checkpoint["global_step"]
-    assert steps > 0
-    more = f"--trainer.max_steps={steps + 2}"
-    subprocess.run([*command, more, "--ckpt_path=last"], check=True, env=environment)
-    subprocess.run([*command, more, f"--trainer.default_root_dir={tmp_path / 'whole'}"], check=True, env=environment)
-    resumed, whole = metrics(tmp_path / "run", version=1), metrics(tmp_path / "whole")
-    assert int(resumed[-1]["step"]) == steps + 1
-    ours, theirs = (
-        {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]} for rows in (resumed, whole)
-    )
-    assert len(ours) == 2
-    assert all(theirs[step] == loss for step, loss in ours.items())
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(config, tmp_path):
-    content = yaml.safe_load(Path(config).read_text())
-    saved = {"save_last": True, "every_n_train_steps": 7, "dirpath": str(tmp_path / "killed")}
-    content["trainer"] |= {
-        "max_steps": 300,
-        "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saved}],
-    }
-    content["model"]["policy"]["lora"] = {"r": 4, "dropout": 0.1}
-    content["model"]["reference"] = "lit_tr.policy.AdapterReference"
-    Path(config).write_text(yaml.dump(content))
-    command = [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment)
-    deadline = time.time() + 120
-    while not (tmp_path / "killed" / "last.ckpt").exists() and time.time() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    process.kill()
-    assert process.wait(60) == -signal.SIGKILL
-    path = tmp_path / "killed" / "last.ckpt"
-    assert 0 < torch.load(path, weights_only=True)["global_step"] < 300
-    subprocess.run([*command, f"--ckpt_path={path}"], check=True, env=environment)
-    resumed = torch.load(path, weights_only=True)
-    saved["dirpath"] = str(tmp_path / "whole")
-    Path(config).write_text(yaml.dump(content))
-    subprocess.run(command, check=True, env=environment)
-    whole = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
-    assert resumed["global_step"] == whole["global_step"] == 294
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
-    assert resumed["callbacks"].keys() == whole["callbacks"].keys()
 
 
 @pytest.mark.slow

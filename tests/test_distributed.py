@@ -64,8 +64,6 @@ POLICIES = {
 seen = {}
 for policy, (options, reference) in POLICIES.items():
     for update, make in UPDATES.items():
-        if sharded and "quantize" in options:
-            continue
         if update == "window":
             if policy != "full":
                 continue
@@ -117,10 +115,9 @@ def test_shards_train_as_one_process(llama_dir, tmp_path):
     run(tmp_path, MATRIX, llama_dir, 1, tmp_path / "seen")
     run(tmp_path, MATRIX, llama_dir, 2, tmp_path / "seen", "sharded")
     one = torch.load(tmp_path / "seen.1.0")
-    expected = {kind: seen for kind, seen in one.items() if "nf4" not in kind}
-    assert len(expected) == 7
+    assert len(one) == 10
     for rank in (0, 1):
-        assert_alike(torch.load(tmp_path / f"seen.2.{rank}"), expected)
+        assert_alike(torch.load(tmp_path / f"seen.2.{rank}"), one)
 
 
 def assert_alike(many, one):
@@ -261,6 +258,7 @@ KINDS = {
     "full": ({}, CopyReference, SoftReferenceUpdate),
     "bfloat16": ({"dtype": "bfloat16"}, CopyReference, SoftReferenceUpdate),
     "lora": ({"lora": LoRA(r=4, dropout=0.1)}, AdapterReference, SoftReferenceUpdate),
+    "nf4 lora": ({"dtype": "bfloat16", "lora": LoRA(r=4), "quantize": "nf4"}, AdapterReference, SoftReferenceUpdate),
     "window": ({}, WindowReference, lambda every_n_steps: HardReferenceUpdate(3)),
 }
 
@@ -280,6 +278,7 @@ def fit(kind, steps, name, ckpt_path=None):
     )
     data = PreferenceDataModule(model, SyntheticPairs(36), batch_size=2)
     trainer.fit(module, data, ckpt_path=ckpt_path)
+    assert all(2 * local(param).numel() == param.numel() for param in module.parameters())
     state = {name: local(value) for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     return losses.steps, state, trainer
 
@@ -301,13 +300,33 @@ def test_shards_go_on_from_a_distributed_checkpoint(llama_dir, tmp_path):
     run(tmp_path, RESUMED, llama_dir, tmp_path)
     for rank in (0, 1):
         lines = [json.loads(line) for line in (tmp_path / f"resumed.{rank}").read_text().splitlines()]
-        assert [line[0] for line in lines] == ["full", "bfloat16", "lora", "window"]
+        assert [line[0] for line in lines] == ["full", "bfloat16", "lora", "nf4 lora", "window"]
         for kind, alike, batches, differ, shards in lines:
             assert alike, kind
             assert 0 < batches < 16, kind
             assert not differ, kind
             assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"], kind
-    held = FileSystemReader(tmp_path / "lora" / "half.ckpt").read_metadata().state_dict_metadata
-    weights = [key for key in held if key.startswith("state_dict")]
-    assert weights
-    assert all("lora_" in key for key in weights)  # adapters without the base
+    for kind in ("lora", "nf4 lora"):
+        held = FileSystemReader(tmp_path / kind / "half.ckpt").read_metadata().state_dict_metadata
+        weights = [key for key in held if key.startswith("state_dict")]
+        assert weights
+        assert all("lora_" in key for key in weights)  # adapters without the base
+
+
+REFUSED = (
+    COMMON
+    + """
+module = PreferenceModule(
+    PretrainedPolicy(sys.argv[1], lora=LoRA(r=4), quantize="nf4"), AdapterReference(), DPO()
+)
+strategy = ModelParallelStrategy(1, 1)
+trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, precision="bf16-true", max_steps=1, **QUIET)
+trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_size=2))
+"""
+)
+
+
+def test_codes_in_shards_are_never_cast(llama_dir, tmp_path):
+    refused = run(tmp_path, REFUSED, llama_dir, check=False)
+    assert refused.returncode != 0
+    assert "trainer.precision bf16-true would cast the 4-bit weights that lie in shards" in refused.stderr

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from transformers import BloomConfig, BloomForCausalLM
 
 from lit_tr import (
@@ -393,6 +394,16 @@ def test_predict_gives_each_example(llama_dir):
 def test_mistakes_are_named_before_a_step(llama_dir, model, options, message):
     with pytest.raises(UserError, match=message):
         fit(module(llama_dir, **model), llama_dir, num_sanity_val_steps=0, **options)
+
+
+def test_a_strategy_that_hides_weights_is_refused(llama_dir, monkeypatch):
+    trainer = Trainer(**QUIET, enable_checkpointing=False)
+    # Lightning has FSDPStrategy on GPUs alone, so it is put where the trainer looks for its strategy
+    monkeypatch.setattr(trainer._accelerator_connector, "strategy", FSDPStrategy())
+    preferences = module(llama_dir)
+    preferences.trainer = trainer
+    with pytest.raises(UserError, match="FSDPStrategy lays weights together.*take trainer.strategy .*ModelParallel"):
+        preferences.setup("fit")
 
 
 def test_dpo_refuses_unpaired_rows(llama_dir, write_rows):

@@ -60,6 +60,11 @@ def test_four_bits_of_llama_8b(tmp_path):
     assert held.adapters == 4 * lora  # in float32, as PEFT trains them
     assert held.optimizer == 8 * lora
     assert held.reference == 8 * lora  # of twice the rank
+    shared = plan_of(
+        str(tmp_path), AdapterReference(), dtype="bfloat16", quantize="nf4", lora=LoRA(r=16), devices=4, sharded=True
+    ).between_steps(AdapterReference())
+    scales = linear * (1 / 64 + 4 / 64 / 256)  # of 64 weights, and theirs: whole on each device
+    assert shared.weights == pytest.approx((held.weights - scales) / 4 + scales, rel=1e-3)
 
 
 def test_references_of_a_full_model(bare):

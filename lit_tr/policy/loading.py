@@ -72,13 +72,17 @@ class PretrainedPolicy:
         if self.quantize and not (self.lora or self.adapter):
             raise UserError("PretrainedPolicy: 4-bit weights cannot be trained; give lora or adapter with quantize")
 
-    def load(self, device: torch.device | str = "cpu") -> nn.Module:
+    def load(self, device: torch.device | str = "cpu", in_shards: bool = False) -> nn.Module:
         """Return the policy, in training mode, on a device.
+
+        Args:
+            device: where it lies.
+            in_shards: hold 4-bit weights so that they can be parted among devices.
 
         Raises:
             UserError: there is no such model or adapter.
         """
-        model = self._prepared(self._load_base(device))
+        model = self._prepared(self._load_base(device, in_shards))
         if self.lora:
             model = self._add_adapter(model, self.lora)
         if self.adapter:
@@ -136,12 +140,13 @@ class PretrainedPolicy:
                     layer.compile(dynamic=True)
         return model
 
-    def _load_base(self, device: torch.device | str) -> PreTrainedModel:
+    def _load_base(self, device: torch.device | str, in_shards: bool) -> PreTrainedModel:
+        dtype = getattr(torch, self.dtype)
         try:
             return AutoModelForCausalLM.from_pretrained(
                 resolve(self.path),
-                dtype=getattr(torch, self.dtype),
-                quantization_config=nf4(getattr(torch, self.dtype)) if self.quantize else None,
+                dtype=dtype,
+                quantization_config=nf4(dtype, in_shards) if self.quantize else None,
                 attn_implementation=self.attention,
                 device_map={"": device},
                 trust_remote_code=self.trust_remote_code,

@@ -68,13 +68,19 @@ def quantized_copy(model: Any) -> Any:
     return deepcopy(model, {id(linear): NF4Linear(linear) for linear in linears})
 
 
-def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return how transformers is to hold a base in 4 bits."""
+def nf4(compute_dtype: torch.dtype, in_shards: bool = False) -> BitsAndBytesConfig:
+    """Return how transformers is to hold a base in 4 bits.
+
+    Args:
+        compute_dtype: precision that the layers compute in.
+        in_shards: pack the codes into numbers of that precision, for FSDP2 parts floating-point weights alone.
+    """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
+        bnb_4bit_quant_storage=compute_dtype if in_shards else torch.uint8,
     )
 
 

@@ -21,13 +21,14 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         mesh: the devices among which each weight is parted.
 
     Raises:
-        UserError: it holds 4-bit weights.
+        UserError: some weights are no floating-point numbers.
     """
-    if any(hasattr(param, "quant_state") for param in model.parameters()):
-        raise UserError(
-            "4-bit weights cannot be sharded: FSDP2 loses what says how to read them. Take trainer.strategy ddp, which "
-            "holds the 4-bit base on each device, or model.policy.quantize null"
-        )
+    for name, param in model.named_parameters():
+        if not param.is_floating_point():
+            raise UserError(
+                f"{name}: FSDP2 parts floating-point weights alone, and these are {param.dtype}; 4-bit weights are "
+                "parted where PretrainedPolicy loads them"
+            )
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
             fully_shard(layer, mesh=mesh)

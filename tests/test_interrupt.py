@@ -1,0 +1,156 @@
+"""Runs of `lit-tr` in processes of their own, which are stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.runs import metrics
+
+pytestmark = pytest.mark.slow
+
+
+def wait_for(path, seconds=120):
+    deadline = time.time() + seconds
+    while not path.exists():
+        assert time.time() < deadline, f"{path} did not come"
+        time.sleep(0.05)
+
+
+def fit(config, *options):
+    return [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}", *options]
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(config, tmp_path, number, code):
+    command = fit(config, "--trainer.accumulate_grad_batches=3")
+    process = subprocess.Popen([*command, "--trainer.max_steps=100000"], env=environment())
+    wait_for(tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv")
+    process.send_signal(number)
+    assert process.wait(60) == code
+    checkpoint = torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)
+    steps = checkpoint["global_step"]
+    assert steps > 0
+    more = f"--trainer.max_steps={steps + 2}"
+    subprocess.run([*command, more, "--ckpt_path=last"], check=True, env=environment())
+    subprocess.run([*command, more, f"--trainer.default_root_dir={tmp_path / 'whole'}"], check=True, env=environment())
+    resumed, whole = metrics(tmp_path / "run", version=1), metrics(tmp_path / "whole")
+    assert int(resumed[-1]["step"]) == steps + 1
+    ours, theirs = (
+        {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]} for rows in (resumed, whole)
+    )
+    assert len(ours) == 2
+    assert all(theirs[step] == loss for step, loss in ours.items())
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(config, tmp_path):
+    content = yaml.safe_load(Path(config).read_text())
+    saved = {"save_last": True, "every_n_train_steps": 7, "dirpath": str(tmp_path / "killed")}
+    content["trainer"] |= {
+        "max_steps": 300,
+        "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saved}],
+    }
+    content["model"]["policy"]["lora"] = {"r": 4, "dropout": 0.1}
+    content["model"]["reference"] = "lit_tr.policy.AdapterReference"
+    Path(config).write_text(yaml.dump(content))
+    command = fit(config)
+    process = subprocess.Popen(command, env=environment())
+    wait_for(tmp_path / "killed" / "last.ckpt")
+    time.sleep(0.5)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    path = tmp_path / "killed" / "last.ckpt"
+    assert 0 < torch.load(path, weights_only=True)["global_step"] < 300
+    subprocess.run([*command, f"--ckpt_path={path}"], check=True, env=environment())
+    resumed = torch.load(path, weights_only=True)
+    saved["dirpath"] = str(tmp_path / "whole")
+    Path(config).write_text(yaml.dump(content))
+    subprocess.run(command, check=True, env=environment())
+    whole = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
+    assert resumed["global_step"] == whole["global_step"] == 294
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    assert resumed["callbacks"].keys() == whole["callbacks"].keys()
+
+
+TWO_RANKS = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accumulate_grad_batches=2")
+
+
+def same_weights(ours, theirs):
+    ours, theirs = (torch.load(path, weights_only=True) for path in (ours, theirs))
+    assert ours["global_step"] == theirs["global_step"]
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    return all(torch.equal(tensor, theirs["state_dict"][name]) for name, tensor in ours["state_dict"].items())
+
+
+def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(config, tmp_path):
+    process = subprocess.Popen(fit(config, *TWO_RANKS, "--trainer.max_steps=100000"), env=environment())
+    wait_for(tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    last = next((tmp_path / "run").rglob("last.ckpt"))
+    steps = torch.load(last, weights_only=True)["global_step"]
+    assert steps > 0
+    options = (*TWO_RANKS, f"--trainer.max_steps={steps + 3}")
+    subprocess.run(fit(config, *options, "--ckpt_path=last"), check=True, env=environment())
+    whole = f"--trainer.default_root_dir={tmp_path / 'whole'}"
+    subprocess.run(fit(config, *options, whole), check=True, env=environment())
+    resumed = tmp_path / "run" / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
+    assert same_weights(resumed, next((tmp_path / "whole").rglob("last.ckpt")))
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Start a job of two tasks as srun would; a stand-in for scontrol writes down what it is asked."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n')
+    scontrol.chmod(0o755)
+
+    def start(config, *options):
+        job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "align", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+        job |= {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+        return [
+            subprocess.Popen(
+                fit(config, *TWO_RANKS, *options),
+                env=environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
+            )
+            for rank in (0, 1)
+        ]
+
+    return start
+
+
+@pytest.mark.parametrize("requeue_signal", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config, tmp_path, slurm, requeue_signal):
+    content = yaml.safe_load(Path(config).read_text())
+    plugin = {"class_path": "lightning.pytorch.plugins.environments.SLURMEnvironment"}
+    content["trainer"]["plugins"] = [{**plugin, "init_args": {"requeue_signal": requeue_signal.name}}]
+    Path(config).write_text(yaml.dump(content))
+    tasks = slurm(config, "--trainer.max_steps=100000")
+    wait_for(tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv")
+    tasks[1].send_signal(requeue_signal)
+    wait_for(tmp_path / "asked")
+    assert (tmp_path / "asked").read_text() == "requeue 12345\n"
+    for task in tasks:  # as SLURM ends a job that it queues again
+        task.kill()
+        task.wait(60)
+    steps = torch.load(tmp_path / "run" / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
+    assert steps > 0
+    for root in ("run", "whole"):  # the same command, and a run that nothing disturbs
+        options = (f"--trainer.max_steps={steps + 3}", f"--trainer.default_root_dir={tmp_path / root}")
+        for task in slurm(config, *options):
+            assert task.wait(120) == 0
+    (resumed,) = [path for path in (tmp_path / "run").rglob("*.ckpt") if f"step={steps + 3}" in path.name]
+    (whole,) = [path for path in (tmp_path / "whole").rglob("*.ckpt") if f"step={steps + 3}" in path.name]
+    assert same_weights(resumed, whole)
