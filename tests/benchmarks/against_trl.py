@@ -1,12 +1,12 @@
 """TR-DPO steps of lit_tr and of TRL side by side: time, peak memory, and model FLOP/s beside the machine's own.
 
 usage: python tests/benchmarks/against_trl.py --model DIR --data FILE [--pairs 4] [--steps 8] [--repeats 3] [--lora]
-           [--compile] [--device cuda] [--lengths 512 1024 2048 4096 8192]
+           [--quantize] [--compile] [--device cuda] [--lengths 512 1024 2048 4096 8192]
 
 Each run is a process of its own, lit_tr and TRL in turn, on the same pairs in the same order: HH rows that fit in 512
 tokens, bfloat16, fused AdamW, clipping, a soft update of the reference each step. The first two steps of a run are
-left out. With --lora, TRL's reference is the frozen base, for it refuses a moving one there; lit_tr's moves. --compile
-compiles lit_tr's layers. Memory is the peak of what is resident, on CUDA of what is allocated there.
+left out. With --lora, TRL's reference is the frozen base, for it refuses a moving one there; lit_tr's moves. --quantize
+does so on an NF4 base. --compile compiles lit_tr's layers. A model of any size to measure is made by random_model.py. Memory is the peak of what is resident, on CUDA of what is allocated there.
 
 At the end, lit_tr's peak memory in two steps of one pack that is filled with pairs up to each of some lengths.
 """
@@ -36,11 +36,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--quantize", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--lengths", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--worker", choices=("lit_tr", "trl"))
     args = parser.parse_args()
+    args.lora |= args.quantize
     if args.worker:
         worker(args)
     else:
@@ -61,15 +63,18 @@ def compare(args: argparse.Namespace) -> None:
                 results[name].append(run(args, name, pairs))
         memory = [memory_of_pack(args, length, examples, lines, pairs) for length in args.lengths]
     rate = median(rates)
-    kind = "LoRA" if args.lora else "full model"
+    kind = "LoRA on NF4" if args.quantize else "LoRA" if args.lora else "full model"
     print(f"{args.pairs} pairs a step, {kind}, {args.device}; bfloat16 matrix product: {rate / 1e9:.0f} GFLOP/s")
     print(f"tokens a step: {tokens['packed']:.0f} packed, {tokens['padded']:.0f} padded")
     summary = {name: summarize(runs) for name, runs in results.items()}
-    print("| | seconds a step (median, least to most) | peak memory | model FLOP/s | of the matrix product |")
-    print("| --- | --- | --- | --- | --- |")
+    print(
+        "| | seconds a step (median, least to most) | peak memory | pairs a second | model FLOP/s | of the matrix "
+        "product |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, (seconds, least, most, peak) in summary.items():
         speed = flops / seconds
-        share = f"{speed / 1e9:.0f} GFLOP/s | {speed / rate:.0%}"
+        share = f"{args.pairs / seconds:.2f} | {speed / 1e9:.0f} GFLOP/s | {speed / rate:.0%}"
         print(f"| {name} | {seconds:.2f} ({least:.2f} to {most:.2f}) | {peak:.2f} GB | {share} |")
     ours, theirs = summary["lit_tr"], summary["trl"]
     print(f"TRL / lit_tr step time: {theirs[0] / ours[0]:.2f}; lit_tr / TRL peak memory: {ours[3] / theirs[3]:.2f}")
@@ -164,7 +169,7 @@ def matmul_rate(device: str, times: int = 10) -> float:
 
 def run(args: argparse.Namespace, name: str, pairs: Path) -> dict:
     command = [sys.executable, __file__, f"--model={args.model}", f"--data={pairs}", f"--pairs={args.pairs}"]
-    flags = [f"--{flag}" for flag in ("lora", "compile") if getattr(args, flag)]
+    flags = [f"--{flag}" for flag in ("lora", "quantize", "compile") if getattr(args, flag)]
     options = [f"--steps={args.steps}", f"--worker={name}", f"--device={args.device}", *flags]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     output = process.stdout.read()
@@ -222,7 +227,13 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
 
     clock = Clock()
     module = PreferenceModule(
-        PretrainedPolicy(args.model, dtype="bfloat16", lora=LoRA() if args.lora else None, compile=args.compile),
+        PretrainedPolicy(
+            args.model,
+            dtype="bfloat16",
+            quantize="nf4" if args.quantize else None,
+            lora=LoRA() if args.lora else None,
+            compile=args.compile,
+        ),
         AdapterReference() if args.lora else CopyReference("plain"),  # plain bfloat16 sums, as TRL makes them
         DPO(beta=BETA),
         optimizer=lambda params: torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=0.0, fused=True),
@@ -251,7 +262,7 @@ def with_trl(args: argparse.Namespace) -> list[float]:
     from datasets import Dataset
     from peft import LoraConfig
     from torch.utils.data import SequentialSampler
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, BitsAndBytesConfig, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
     device = args.device
@@ -272,9 +283,17 @@ def with_trl(args: argparse.Namespace) -> list[float]:
 
     clock = Clock()
     sync = {} if args.lora else {"sync_ref_model": True, "ref_model_mixup_alpha": ALPHA, "ref_model_sync_steps": 1}
+    load = {"dtype": torch.bfloat16}
+    if args.quantize:
+        load["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
     config = DPOConfig(
         tempfile.mkdtemp(),
-        model_init_kwargs={"dtype": torch.bfloat16},
+        model_init_kwargs=load,
         use_cpu=args.device == "cpu",
         bf16=False,
         report_to="none",
