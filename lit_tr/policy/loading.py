@@ -140,7 +140,7 @@ class PretrainedPolicy:
                     layer.compile(dynamic=True)
         return model
 
-    def _load_base(self, device: torch.device | str, in_shards: bool) -> PreTrainedModel:
+    def _load_base(self, device: torch.device | str, in_shards: bool = False) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)
         try:
             return AutoModelForCausalLM.from_pretrained(
