@@ -54,6 +54,19 @@ def test_nothing_is_left_out_where_the_ranks_fit():
     assert (cut / total).item() < 1e-12
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-3])
+def test_factors_that_hardly_differ_are_averaged_exactly(noise):
+    """As at the start of a run: the A matrices are the same, and the reference's are padded with zeros."""
+    draw = torch.Generator().manual_seed(0)
+    policy = random((40, 30), 4, 2.0, draw)
+    a, b = widened(policy, LowRank(torch.zeros(8, 30), torch.zeros(40, 8), 0.5))
+    reference = LowRank(a + noise * torch.randn(8, 30, generator=draw), 0.5 * b, 0.5)
+    a, b, cut, total = average(policy, reference, 0.3)
+    exact = 0.3 * dense(policy) + 0.7 * dense(reference)
+    assert ((dense(LowRank(a, b, 0.5)) - exact).norm() / exact.norm()).item() < 1e-6
+    assert (cut / total).item() < 1e-12
+
+
 @pytest.mark.parametrize("scaling", [2.0, 0.7])
 def test_widened_factors_make_the_same_matrix(scaling):
     draw = torch.Generator().manual_seed(0)
