@@ -12,17 +12,21 @@ from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import (
+    POLICY_ADAPTER,
     adapter_parameters,
     adapter_switched,
     add_adapter_copy,
     has_adapter,
     lora_factors,
-    set_lora_factors,
+    saved_modules,
 )
 from lit_tr.policy.averaging import Alpha, blend_tensors, check_alpha
 from lit_tr.policy.lowrank import LowRank, average, squared_norm, widened
 from lit_tr.policy.reference import Reference
-from lit_tr.policy.sharding import whole
+from lit_tr.policy.sharding import whole, write
+
+TOGETHER = 8
+"""Layers that are averaged at a time: many small products, few enough for a cache."""
 
 
 class AdapterReference(Reference):
@@ -102,57 +106,52 @@ class AdapterReference(Reference):
     @torch.no_grad()
     def distance(self, policy: nn.Module) -> float:
         """Return the Frobenius norm of the difference of what the two adapters add to the weights."""
-        theirs = lora_factors(policy, self.ADAPTER)
-        ours = lora_factors(policy).items()
-        squares = [_squared_distance(one, theirs[name]) for name, one in ours]
+        squares = [_squared_distance(*pair) for pair in self._pairs(policy).values()]
         return torch.stack(squares).sum().sqrt().item()
+
+    def _pairs(self, policy: nn.Module) -> dict[str, tuple[LowRank, ...]]:
+        """Return the factors of the policy and of the reference, by layers."""
+        return lora_factors(policy, POLICY_ADAPTER, self.ADAPTER)
 
     @torch.no_grad()
     def _copy(self, policy: nn.Module) -> None:
-        theirs = lora_factors(policy, self.ADAPTER)
-        for name, ours in lora_factors(policy).items():
-            set_lora_factors(policy, self.ADAPTER, name, *widened(_whole(ours), theirs[name]))
+        for ours, theirs in self._pairs(policy).values():
+            _write(theirs, *widened(_whole(ours), theirs))
         self._blend_others(policy, lambda name: 1.0)
 
     def _blend_others(self, policy: nn.Module, weights: Alpha) -> None:
         """Blend what is trained beside the factors: whole modules."""
-        ours = {name: param for name, param in adapter_parameters(policy).items() if "lora_" not in name}
-        blend_tensors(ours, adapter_parameters(policy, self.ADAPTER), weights)
+        blend_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.ADAPTER), weights)
 
     @torch.no_grad()
     def _average(self, policy: nn.Module, weights: Alpha) -> float:
-        """Average layer by layer, those of one shape at a time; return the relative error."""
+        """Average layer by layer, some of one shape at a time; return the relative error."""
         assert callable(weights)
-        ours, theirs = lora_factors(policy), lora_factors(policy, self.ADAPTER)
+        pairs = self._pairs(policy)
         groups: dict[tuple, list[str]] = {}
-        for name, one in ours.items():
-            key: tuple = (
-                one.a.shape,
-                one.b.shape,
-                one.scaling,
-                theirs[name].a.shape,
-                theirs[name].scaling,
-                weights(name),
-            )
-            if isinstance(one.a, DTensor):
-                key += (name,)  # what lies in shards is gathered a layer at a time
+        for name, (ours, theirs) in pairs.items():
+            key = (ours.a.shape, ours.b.shape, ours.scaling, theirs.a.shape, theirs.scaling, weights(name))
             groups.setdefault(key, []).append(name)
         lost, whole = [], []
-        for names in groups.values():
-            a, b, cut, total = average(_stack(ours, names), _stack(theirs, names), weights(names[0]))
-            for name, one, other in zip(names, a, b, strict=True):
-                set_lora_factors(policy, self.ADAPTER, name, one, other)
-            lost.append(cut.sum())
-            whole.append(total.sum())
+        for (*_, weight), names in groups.items():
+            # what lies in shards is gathered a layer at a time
+            some = 1 if isinstance(pairs[names[0]][0].a, DTensor) else TOGETHER
+            for part in (names[i : i + some] for i in range(0, len(names), some)):
+                ours, theirs = (_stack([pairs[name][side] for name in part]) for side in (0, 1))
+                a, b, cut, total = average(ours, theirs, weight)
+                for name, *factors in zip(part, a, b, strict=True):
+                    _write(pairs[name][1], *factors)
+                lost.append(cut.sum())
+                whole.append(total.sum())
         return _ratio(torch.stack(lost).sum(), torch.stack(whole).sum())
 
     @torch.no_grad()
     def _exact(self, policy: nn.Module, weights: Alpha) -> dict[str, LowRank]:
         """Return the average of the weights, whole, as stacked factors."""
         assert callable(weights)
-        theirs, exact = lora_factors(policy, self.ADAPTER), {}
-        for name, one in lora_factors(policy).items():
-            weight, other, one = weights(name), _whole(theirs[name]), _whole(one)
+        exact = {}
+        for name, pair in self._pairs(policy).items():
+            weight, (one, other) = weights(name), map(_whole, pair)
             b = torch.cat([weight * one.scaling * one.b, (1 - weight) * other.scaling * other.b], dim=-1)
             exact[name] = LowRank(torch.cat([one.a, other.a], dim=-2), b, 1.0)
         return exact
@@ -161,7 +160,7 @@ class AdapterReference(Reference):
     def _distance(self, policy: nn.Module, exact: dict[str, LowRank]) -> float:
         """Return how far the reference's weights are from some matrices, relative to these."""
         theirs = lora_factors(policy, self.ADAPTER)
-        ways = [_squared_distance(one, theirs[name]) for name, one in exact.items()]
+        ways = [_squared_distance(one, *theirs[name]) for name, one in exact.items()]
         return _ratio(torch.stack(ways).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
 
 
@@ -169,9 +168,14 @@ def _same(alpha: float, name: str) -> float:
     return alpha
 
 
-def _stack(factors: dict[str, LowRank], names: list[str]) -> LowRank:
-    parts = [_whole(factors[name]) for name in names]
+def _stack(factors: list[LowRank]) -> LowRank:
+    parts = [_whole(one) for one in factors]
     return LowRank(torch.stack([part.a for part in parts]), torch.stack([part.b for part in parts]), parts[0].scaling)
+
+
+def _write(target: LowRank, a: torch.Tensor, b: torch.Tensor) -> None:
+    write(target.a, a)
+    write(target.b, b)
 
 
 def _whole(one: LowRank) -> LowRank:

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from lit_tr.errors import UserError
 from lit_tr.policy.lowrank import LowRank
-from lit_tr.policy.sharding import write
 
 POLICY_ADAPTER = "default"
 
@@ -99,40 +98,36 @@ def _whole(value: float) -> Any:
     return int(value) if value == int(value) else value
 
 
-def lora_factors(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, LowRank]:
-    """Return the factors of an adapter, by the names of the layers that it is on; in shards where the weights are.
+def lora_factors(policy: nn.Module, *adapters: str) -> dict[str, tuple[LowRank, ...]]:
+    """Return the factors of some adapters, by the names of the layers that they are on; in shards where weights are.
+
+    They are the weights themselves: who writes to them changes the adapter.
 
     Raises:
         UserError: a layer's factors are no matrices.
     """
     factors = {}
-    for name, layer in _lora_layers(policy, adapter):
-        a, b = _factors(layer, adapter)
-        if a.ndim != 2:
-            raise UserError(
-                f"{name}: a LoRA adapter of a convolution has no reference here: take it out of the targets"
-            )
-        factors[name] = LowRank(a, b, layer.scaling[adapter])
-    return factors
-
-
-def set_lora_factors(policy: nn.Module, adapter: str, name: str, a: Tensor, b: Tensor) -> None:
-    """Write the factors of an adapter on one layer, named as `lora_factors` does."""
-    ours = _factors(policy.get_submodule(name), adapter)
-    write(ours[0], a)
-    write(ours[1], b)
-
-
-def _lora_layers(policy: nn.Module, adapter: str) -> Iterator[tuple[str, Any]]:
     for name, layer in policy.named_modules():
-        if isinstance(layer, LoraLayer) and adapter in layer.scaling:
-            yield name, layer
+        if isinstance(layer, LoraLayer) and all(adapter in layer.scaling for adapter in adapters):
+            factors[name] = tuple(LowRank(*_factors(layer, adapter), layer.scaling[adapter]) for adapter in adapters)
+            if any(one.a.ndim != 2 for one in factors[name]):
+                raise UserError(
+                    f"{name}: a LoRA adapter of a convolution has no reference here: take it out of the targets"
+                )
+    return factors
 
 
 def _factors(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
     if adapter in layer.lora_A:
         return layer.lora_A[adapter].weight.data, layer.lora_B[adapter].weight.data
     return layer.lora_embedding_A[adapter].data, layer.lora_embedding_B[adapter].data
+
+
+def saved_modules(policy: Any, adapter: str) -> dict[str, nn.Parameter]:
+    """Return the parameters of the modules that are trained whole beside the factors, named by `adapter_parameters`."""
+    if not policy.peft_config[adapter].modules_to_save:
+        return {}
+    return {name: param for name, param in adapter_parameters(policy, adapter).items() if "lora_" not in name}
 
 
 @contextmanager

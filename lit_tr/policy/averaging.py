@@ -11,8 +11,8 @@ from lit_tr.policy.sharding import local
 
 Alpha = float | Callable[[str], float]
 """Weight of the policy in an update: one for all parameters, or by the name of each."""
-CHUNK = 2**20
-"""Weights that are held in float32 at a time."""
+CHUNK = 2**19
+"""Weights that are held in float32 at a time: few enough to stay in a cache."""
 
 
 def check_alpha(alpha: float) -> float:
@@ -146,11 +146,12 @@ def _lerp_halves(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> N
     upper, lower, goal = (torch.atleast_1d(tensor) for tensor in (upper, lower, goal))
     rows = max(CHUNK * len(upper) // max(upper.numel(), 1), 1)
     for high, low, end in zip(upper.split(rows), lower.split(rows), goal.split(rows), strict=True):
-        value = ((high.view(torch.int16).int() << 16) + low).view(torch.float32)
+        value = high.float()
+        bits = value.view(torch.int32)
+        bits += low
         value.lerp_(end.float(), weight)
-        high.copy_(value)
-        # rounding leaves -2**15 to 2**15; the one value that 16 bits cannot hold is off by the last bit of a float32
-        low.copy_((value.view(torch.int32) - (high.view(torch.int16).int() << 16)).clamp_(max=2**15 - 1))
+        low.copy_(bits)  # the lower half, from -2**15 to 2**15 - 1: the upper one is the nearest above or below
+        high.view(torch.int16).copy_((bits + 2**15) >> 16)
 
 
 def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:

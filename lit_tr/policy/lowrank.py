@@ -55,9 +55,9 @@ def average(policy: LowRank, reference: LowRank, alpha: float) -> tuple[Tensor, 
     inverse = torch.where(roots > 0, 1 / (roots * reference.scaling), 0.0)
     b = left @ (core @ kept * inverse).float()
     a = torch.linalg.solve_triangular(core.mT, kept * roots, upper=True).mT.float() @ right
-    missing = rank - roots.shape[-1]  # of a stack that is smaller than the rank
-    a = torch.nn.functional.pad(a, (0, 0, 0, missing))
-    b = torch.nn.functional.pad(b, (0, missing))
+    if missing := rank - roots.shape[-1]:  # of a stack that is smaller than the rank
+        a = torch.nn.functional.pad(a, (0, 0, 0, missing))
+        b = torch.nn.functional.pad(b, (0, missing))
     return a, b, squares[..., :-rank].sum(-1), squares.sum(-1)
 
 

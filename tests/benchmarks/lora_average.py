@@ -116,7 +116,7 @@ def on_a_run(args: argparse.Namespace) -> None:
 
 
 def copied(policy: torch.nn.Module, adapter: str = "default") -> dict[str, LowRank]:
-    factors = lora_factors(policy, adapter).items()
+    factors = ((name, one) for name, (one,) in lora_factors(policy, adapter).items())
     return {name: LowRank(one.a.float().clone(), one.b.float().clone(), one.scaling) for name, one in factors}
 
 
