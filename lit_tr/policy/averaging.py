@@ -12,7 +12,7 @@ from lit_tr.policy.sharding import local
 Alpha = float | Callable[[str], float]
 """Weight of the policy in an update: one for all parameters, or by the name of each."""
 CHUNK = 2**19
-"""Weights that are held in float32 at a time: few enough to stay in a cache."""
+"""Weights that are held in float32 at a time: few enough to stay in a CPU's cache."""
 
 
 def check_alpha(alpha: float) -> float:
@@ -84,22 +84,29 @@ def blend_tensors(
     """
     alphas = {name: alpha(name) for name in policy} if callable(alpha) else dict.fromkeys(policy, check_alpha(alpha))
     check_match(policy, reference)
+    alike: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
     for name, whole in policy.items():
         target, param, weight = local(reference[name]), local(whole), alphas[name]
         if kept is None or target.dtype != torch.bfloat16:
-            _lerp(target, param, weight)
+            if (target.dtype, target.device) == (param.dtype, param.device):
+                alike.setdefault((target.dtype, target.device, weight), []).append((target, param))
+            else:
+                _lerp([target], [param.to(target)], weight)
             continue
         if name not in kept:
             kept[name] = torch.zeros_like(reference[name], dtype=torch.int16)
         more = local(kept[name])
         if more.dtype == torch.float32:
-            _lerp(more, param, weight)
+            _lerp([more], [param.to(more)], weight)
             target.copy_(more)
         elif weight == 1 and param.dtype == target.dtype:
             target.copy_(param)
             more.zero_()
         else:
             _lerp_halves(target, more, param, weight)
+    for (*_, weight), pairs in alike.items():
+        targets, params = zip(*pairs, strict=True)
+        _lerp(list(targets), list(params), weight)
 
 
 @torch.no_grad()
@@ -134,17 +141,19 @@ def checksum(tensors: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _lerp(target: Tensor, goal: Tensor, weight: float) -> None:
+def _lerp(targets: list[Tensor], goals: list[Tensor], weight: float) -> None:
+    """Move tensors of one precision and device, fused where the device has a kernel for it."""
     if weight == 1:
-        target.copy_(goal)
-    else:
-        target.lerp_(goal.to(target), weight)
+        torch._foreach_copy_(targets, goals)
+    elif weight:
+        torch._foreach_lerp_(targets, goals, weight)
 
 
 def _lerp_halves(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> None:
     """Move a bfloat16 tensor whose lower halves stand beside it, some rows at a time."""
     upper, lower, goal = (torch.atleast_1d(tensor) for tensor in (upper, lower, goal))
-    rows = max(CHUNK * len(upper) // max(upper.numel(), 1), 1)
+    count = CHUNK if upper.device.type == "cpu" else 64 * CHUNK
+    rows = max(count * len(upper) // max(upper.numel(), 1), 1)
     for high, low, end in zip(upper.split(rows), lower.split(rows), goal.split(rows), strict=True):
         value = high.float()
         bits = value.view(torch.int32)

@@ -69,13 +69,14 @@ def compare(args: argparse.Namespace) -> None:
     print(f"tokens a step: {tokens['packed']:.0f} packed, {tokens['padded']:.0f} padded")
     summary = {name: summarize(runs) for name, runs in results.items()}
     print(
-        "| | seconds a step (median, least to most) | peak memory | pairs a second | model FLOP/s | of the matrix "
-        "product |"
+        "| | seconds a step (median, least to most) | peak memory | pairs, tokens a second | model FLOP/s | of the "
+        "matrix product |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
     for name, (seconds, least, most, peak) in summary.items():
         speed = flops / seconds
-        share = f"{args.pairs / seconds:.2f} | {speed / 1e9:.0f} GFLOP/s | {speed / rate:.0%}"
+        amount = tokens["packed" if name == "lit_tr" else "padded"]
+        share = f"{args.pairs / seconds:.2f}, {amount / seconds:.0f} | {speed / 1e9:.0f} GFLOP/s | {speed / rate:.0%}"
         print(f"| {name} | {seconds:.2f} ({least:.2f} to {most:.2f}) | {peak:.2f} GB | {share} |")
     ours, theirs = summary["lit_tr"], summary["trl"]
     print(f"TRL / lit_tr step time: {theirs[0] / ours[0]:.2f}; lit_tr / TRL peak memory: {ours[3] / theirs[3]:.2f}")
