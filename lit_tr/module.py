@@ -93,14 +93,16 @@ class PreferenceModule(LightningModule):
         """
         if hasattr(self, "policy"):
             return
-        self.policy = self.source.load(
-            self.trainer.strategy.root_device if self._trainer else "cpu", in_shards=self.device_mesh is not None
-        )
-        self.reference.prepare(self.policy)
-        if self.initial:
-            self.initial.prepare(self.policy)
-        if self.device_mesh is not None:
-            self._shard(self.device_mesh)
+        mesh = self._data_mesh()
+        device = self.trainer.strategy.root_device if self._trainer else "cpu"
+        self.policy = self.source.load(device, in_shards=mesh is not None)
+        for held in (self.reference, self.initial):
+            if held:
+                held.prepare(self.policy)
+            if held and mesh is not None:  # one after the other: no device has room for three whole models
+                held.shard(mesh)
+        if mesh is not None:
+            shard(self.policy, mesh)
         # or DistributedDataParallel would send all buffers, a reference's among them, before each forward pass
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
@@ -302,7 +304,11 @@ class PreferenceModule(LightningModule):
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return (total[0] / total[1].clamp(min=1)).clamp(min=0)
 
-    def _shard(self, mesh: DeviceMesh) -> None:
+    def _data_mesh(self) -> DeviceMesh | None:
+        """Return the devices that the weights are parted among, if they are."""
+        mesh = self.device_mesh
+        if mesh is None:
+            return None
         if mesh["tensor_parallel"].size() > 1:
             raise UserError(
                 "lit_tr parts weights by FSDP2 and not by tensors: give ModelParallelStrategy data_parallel_size N and "
@@ -314,10 +320,7 @@ class PreferenceModule(LightningModule):
                 f"trainer.precision {self.trainer.precision} would cast the 4-bit weights that lie in shards: set "
                 f"model.policy.dtype to {true}"
             )
-        for held in (self.reference, self.initial):
-            if held:
-                held.shard(mesh["data_parallel"])
-        shard(self.policy, mesh["data_parallel"])
+        return mesh["data_parallel"]
 
     def _has_shared_steps(self) -> bool:
         return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1

@@ -192,6 +192,11 @@ class Plan:
             return replace(shares, weights=shares.weights + scales, buckets=self._gathered)
         return replace(memory, buckets=self.trained if run.devices > 1 else 0)
 
+    def while_loading(self, reference: Reference) -> int:
+        """Return the bytes on one device before the weights are parted: the policy's, and those of one copy of it."""
+        initial = self.held_by(FrozenReference()) if self.between_steps(reference).initial else 0
+        return self.weights + max(self.held_by(reference), initial)
+
     def at_peak(self, held: Memory, step: Step) -> Memory:
         """Return the memory at the peak of a step: in its backward pass, or in that of the optimizer."""
         shares = self.run.devices if self.run.sharded else 1

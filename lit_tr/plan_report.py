@@ -78,6 +78,8 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
         f"{longest.prompt} + 2 x {longest.response} tokens, the most that data.max_length allows; "
         "what the process and the driver hold beside is not counted"
     )
+    if run.sharded:
+        line(f"while loading, before the weights are parted: {_size(plan.while_loading(run.reference))} on each device")
     steps = {}
     for packed in (True, False):
         collator = Collator(packed, data.mismatched, data.max_length)
