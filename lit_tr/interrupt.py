@@ -32,8 +32,10 @@ class GracefulInterrupt(Callback):
         """Let a signal take effect if there was one and the batch ended an optimizer step."""
         if trainer.fit_loop._should_accumulate():
             return
-        asked = torch.tensor(float(self._asked), device=pl_module.device)
-        number = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        number = self._asked
+        if trainer.world_size > 1:
+            asked = torch.tensor(float(number), device=pl_module.device)
+            number = int(trainer.strategy.reduce(asked, reduce_op="max"))
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = 0
