@@ -1,5 +1,7 @@
 """Packs against padded rows: log-probs and gradients, on random models of many architectures, in float32."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy import LoRA, PretrainedPolicy, logprobs
 from lit_tr.policy.attention import REPLACES, packed_attention
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
@@ -144,9 +146,25 @@ def test_gradient_checkpointing_changes_nothing():
         torch.testing.assert_close(again[1][name], gradient)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("options", [{}, {"lora": LoRA(r=4)}, {"lora": LoRA(r=4), "quantize": "nf4"}])
-def test_policies_take_packs(llama_dir, options):
-    assert why_not_packed(PretrainedPolicy(llama_dir, **options).load()) is None
+def test_policies_take_packs(llama_dir, options, dtype):
+    assert why_not_packed(PretrainedPolicy(llama_dir, dtype=dtype, **options).load()) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wrong", ["positions", "branches"])
+def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, monkeypatch, dtype, wrong):
+    right = logprobs._hidden
+
+    def spoiled(causal, batch):
+        values = {"positions": torch.arange(batch.input_ids.numel()), "branches": batch.packing.branches * 0}
+        packing = replace(batch.packing, **{wrong: values[wrong]}, _masks={})
+        return right(causal, replace(batch, packing=packing))
+
+    policy = PretrainedPolicy(llama_dir, dtype=dtype).load()
+    monkeypatch.setattr(logprobs, "_hidden", spoiled)
+    assert "packs and padded rows diverge" in why_not_packed(policy)
 
 
 @pytest.mark.parametrize(
