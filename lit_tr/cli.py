@@ -51,7 +51,7 @@ class LitTRCLI(LightningCLI):
         elif path and ":" not in path and path not in ("best", "hpc"):
             if not Path(path).exists():
                 raise UserError(f"--ckpt_path: there is no checkpoint {path}")
-            if Path(path).is_file() and not is_zipfile(path):
+            if not _is_whole(Path(path)):
                 raise UserError(f"--ckpt_path: {path} is no checkpoint, or was cut short when it was written")
 
     def _parse_ckpt_path(self) -> None:
@@ -93,6 +93,8 @@ class LitTRCLI(LightningCLI):
         return super()._instantiate_trainer(config, [*given, GracefulInterrupt()])
 
 
+CLOCKS = 1.0
+"""Seconds that the clocks of machines may differ by which write one checkpoint."""
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 EXPECTED_WARNINGS = (
@@ -238,11 +240,25 @@ def _needs_mismatched(model: PreferenceModule) -> bool:
 def _last_checkpoint(root: Path) -> str:
     """Return the newest checkpoint below a folder; one that a kill has cut short is passed over, with a warning."""
     for path in sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
-        # a file ends with its table of contents; a folder of shards gets its own when all of them are written
-        if is_zipfile(path) or (path / "meta.pt").exists():
+        if _is_whole(path):
             return str(path)
         rank_zero_warn(f"{path} was cut short when it was written; an older checkpoint is looked for")
     raise UserError(f"--ckpt_path last: there is no whole checkpoint below {root} (trainer.default_root_dir)")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint was written to its end: a file ends with its table of contents, a folder with meta.pt.
+
+    Lightning writes a folder's shards, then what says where they are, then meta.pt; over an older checkpoint too, whose
+    files stay until then.
+    """
+    if not path.is_dir():
+        return is_zipfile(path)
+    named = [path / "meta.pt", path / ".metadata", *path.glob("*.distcp")]
+    if not all(one.exists() for one in named):
+        return False
+    last, table, *shards = (one.stat().st_mtime for one in named)
+    return last >= table and all(table > shard - CLOCKS for shard in shards)
 
 
 def _flat(config: Any) -> dict[str, Any]:

@@ -7,52 +7,83 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 class GracefulInterrupt(Callback):
-    """Lets Ctrl-C, SIGTERM and SLURM's SIGUSR1 take effect between two optimizer steps, on all ranks at the same one.
+    """Lets Ctrl-C, SIGTERM and SLURM's signal take effect between two optimizer steps, on all ranks at the same one.
 
     So the checkpoint that each of them leaves is whole: Lightning would stop, or save, within a step. A second Ctrl-C
-    does not wait.
+    does not wait. During validation, and before and after training, Lightning's own handlers act. Several ranks tell
+    each other at each optimizer step, in a few bytes.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
     def __init__(self) -> None:
-        self._asked = 0
+        self._asked: dict[int, bool] = {}
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen for the signals that somebody handles."""
-        for number in self.SIGNALS:
-            if signal.getsignal(number) not in (None, signal.SIG_DFL):
-                self._before[number] = signal.signal(number, self._ask)
+        environment = cast(Any, trainer)._accelerator_connector.cluster_environment
+        requeue = getattr(environment, "requeue_signal", None) or signal.SIGUSR1
+        # the one that queues a job again comes first, and may be SIGTERM itself
+        self._asked = dict.fromkeys((requeue, signal.SIGTERM, signal.SIGINT), False)
+        self._listen()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Let a signal take effect if there was one and the batch ended an optimizer step."""
-        if trainer.fit_loop._should_accumulate():
-            return
-        number = self._asked
-        if trainer.world_size > 1:
-            asked = torch.tensor(float(number), device=pl_module.device)
-            number = int(trainer.strategy.reduce(asked, reduce_op="max"))
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = 0
-        if number == signal.SIGTERM:  # or its handler would pass it on to the other ranks, which know
-            cast(Any, trainer)._signal_connector.received_sigterm = True
-        if number:
-            self._before[number](number, None)
+        """Let signals take effect if there were any and the batch ended an optimizer step."""
+        if not trainer.fit_loop._should_accumulate():
+            self._heed(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back for as long as validation takes."""
+        if self._before:
+            self._heed(trainer, pl_module)
+            self._release()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen again."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._listen()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
+        self._release()
+
+    def _heed(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        asked, self._asked = self._asked, dict.fromkeys(self._asked, False)
+        if trainer.world_size > 1:
+            flags = torch.tensor([float(flag) for flag in asked.values()], device=pl_module.device)
+            of_all = cast(torch.Tensor, trainer.strategy.reduce(flags, reduce_op="max")).tolist()
+            asked = {number: bool(flag) for number, flag in zip(asked, of_all, strict=True)}
+        for number in (number for number, flag in asked.items() if flag):
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            if number == signal.SIGTERM:  # or its handler would pass it on to the other ranks, which know
+                cast(Any, trainer)._signal_connector.received_sigterm = True
+            if number in self._before:
+                self._before[number](number, None)
+
+    def _listen(self) -> None:
+        for number in self._asked:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                self._before[number] = handler
+                signal.signal(number, self._ask)
+
+    def _release(self) -> None:
         for number, handler in self._before.items():
             if signal.getsignal(number) == self._ask:
                 signal.signal(number, handler)
+        self._before.clear()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if number == self._asked == signal.SIGINT:
+        if number == signal.SIGINT and self._asked[number]:
             raise KeyboardInterrupt
-        self._asked = number
+        self._asked[number] = True
         again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         print(f"\n{signal.Signals(number).name}: at the end of this step{again}.", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -18,8 +18,8 @@ from lit_tr.errors import UserError
 from lit_tr.lookahead import batches_of_steps, check_loader, hard_update, training_batches, validation_batches
 from lit_tr.losses import Labels, Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
-from lit_tr.policy.adapters import base_state_keys
-from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.policy.adapters import base_state_keys, has_adapter
+from lit_tr.policy.loading import TRUE, PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
 from lit_tr.policy.reference import FrozenReference, Reference
@@ -77,10 +77,11 @@ class PreferenceModule(LightningModule):
             UserError: the strategy hides weights, or a WindowReference cannot know what comes up to the next update.
         """
         strategy = self.trainer.strategy
-        if isinstance(strategy, FSDPStrategy) or getattr(strategy, "zero_stage_3", False):
+        if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
             raise UserError(
-                f"{type(strategy).__name__} lays weights together, and a reference could not follow them: to part them "
-                "among devices take trainer.strategy lightning.pytorch.strategies.ModelParallelStrategy"
+                f"{type(strategy).__name__} flattens weights or gradients, which a reference and a mean over pairs go "
+                "by: take trainer.strategy ddp, or to part weights among devices "
+                "lightning.pytorch.strategies.ModelParallelStrategy"
             )
         if stage == "fit" and isinstance(self.reference, WindowReference):
             hard_update(self.trainer)
@@ -89,13 +90,14 @@ class PreferenceModule(LightningModule):
         """Load the policy and build the references from it, once.
 
         Raises:
-            UserError: there is no such policy, or it does not go with this kind of reference.
+            UserError: there is no such policy, or it does not go with this kind of reference, strategy or precision.
         """
         if hasattr(self, "policy"):
             return
         mesh = self._data_mesh()
         device = self.trainer.strategy.root_device if self._trainer else "cpu"
         self.policy = self.source.load(device, in_shards=mesh is not None)
+        self._check_precision()
         for held in (self.reference, self.initial):
             if held:
                 held.prepare(self.policy)
@@ -314,13 +316,29 @@ class PreferenceModule(LightningModule):
                 "lit_tr parts weights by FSDP2 and not by tensors: give ModelParallelStrategy data_parallel_size N and "
                 "tensor_parallel_size 1"
             )
-        true = {"bf16-true": "bfloat16", "16-true": "float16"}.get(str(self.trainer.precision))
-        if self.source.quantize and true not in (None, self.source.dtype):
-            raise UserError(
-                f"trainer.precision {self.trainer.precision} would cast the 4-bit weights that lie in shards: set "
-                f"model.policy.dtype to {true}"
-            )
         return mesh["data_parallel"]
+
+    def _check_precision(self) -> None:
+        true = TRUE.get(str(self.trainer.precision)) if self._trainer else None
+        if true is None:
+            return
+        mixed = str(self.trainer.precision).replace("true", "mixed")
+        for name, param in self.policy.named_parameters():
+            if hasattr(param, "quant_state") and param.is_floating_point() and param.dtype != true:
+                raise UserError(
+                    f"{name}: trainer.precision {self.trainer.precision} would cast 4-bit codes that are held as "
+                    f"{param.dtype}: take {mixed}, or load the policy in {true}"
+                )
+        if getattr(self.reference, "dtype", None) == "float32":
+            raise UserError(
+                f"trainer.precision {self.trainer.precision} would cast the reference that is to stay in float32: take "
+                f"{mixed}, and model.policy.dtype for the precision of the weights"
+            )
+        if has_adapter(self.policy):
+            rank_zero_warn(
+                f"trainer.precision {self.trainer.precision} holds adapters in {true}, where small steps are lost: "
+                f"{mixed} keeps them in float32 on a base of any precision"
+            )
 
     def _has_shared_steps(self) -> bool:
         return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1

@@ -25,12 +25,11 @@ from lit_tr.policy.adapter_reference import AdapterReference
 from lit_tr.policy.adapters import causal_model, has_adapter
 from lit_tr.policy.copy_reference import CopyReference
 from lit_tr.policy.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step
-from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.policy.loading import TRUE, PretrainedPolicy
 from lit_tr.policy.reference import FrozenReference, Reference
 from lit_tr.policy.window import WindowReference
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,11 @@ class Plan:
         return replace(memory, buckets=self.trained if run.devices > 1 else 0)
 
     def while_loading(self, reference: Reference) -> int:
-        """Return the bytes on one device before the weights are parted: the policy's, and those of one copy of it."""
-        initial = self.held_by(FrozenReference()) if self.between_steps(reference).initial else 0
-        return self.weights + max(self.held_by(reference), initial)
+        """Return the most bytes on one device before all weights are parted: the policy's whole, and a copy's."""
+        held, initial = self.held_by(reference), self.held_by(FrozenReference())
+        if not self.between_steps(reference).initial:
+            initial = 0
+        return self.weights + max(held, math.ceil(held / self.run.devices) + initial)
 
     def at_peak(self, held: Memory, step: Step) -> Memory:
         """Return the memory at the peak of a step: in its backward pass, or in that of the optimizer."""

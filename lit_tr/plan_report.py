@@ -1,5 +1,6 @@
 """`lit-tr plan`: what `fit` with the same options would take, printed."""
 
+import re
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -42,7 +43,9 @@ def planned_run(module: PreferenceModule, trainer: Any, log_initial: bool | None
     """Return what is to be planned, from a module and the configuration of its trainer."""
     own = trainer.devices
     own = len(own) if isinstance(own, list) else int(own) if str(own).isdigit() else 1
-    precision = str(trainer.precision)
+    precision, strategy = str(trainer.precision), str(trainer.strategy)
+    if re.search("fsdp|deepspeed", strategy, re.IGNORECASE):
+        raise UserError(f"lit_tr does not train under {strategy}: take ddp or ModelParallelStrategy")
     return Run(
         module.source,
         module.reference,
@@ -50,7 +53,7 @@ def planned_run(module: PreferenceModule, trainer: Any, log_initial: bool | None
         log_initial,
         precision=SHORT.get(precision, precision),
         devices=devices or own * trainer.num_nodes,
-        sharded="ModelParallelStrategy" in str(trainer.strategy),
+        sharded="ModelParallelStrategy" in strategy,
         accumulate=trainer.accumulate_grad_batches,
         cpu=trainer.accelerator == "cpu",
     )
@@ -78,8 +81,6 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
         f"{longest.prompt} + 2 x {longest.response} tokens, the most that data.max_length allows; "
         "what the process and the driver hold beside is not counted"
     )
-    if run.sharded:
-        line(f"while loading, before the weights are parted: {_size(plan.while_loading(run.reference))} on each device")
     steps = {}
     for packed in (True, False):
         collator = Collator(packed, data.mismatched, data.max_length)
@@ -88,12 +89,16 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
         steps[packed] = plan.step(collator(examples))
     kinds = {f"configured: {type(run.reference).__name__}": run.reference, **run.kinds()}
     held = {name: plan.between_steps(reference) for name, reference in kinds.items()}
+    loading = {name: plan.while_loading(reference) if run.sharded else 0 for name, reference in kinds.items()}
     for packed, step in steps.items():
         peaks = {name: plan.at_peak(memory, step) for name, memory in held.items()}
         amount = f"{data.max_tokens} tokens" if data.max_tokens and packed else f"{size} examples"
         console.print(
             _table(
-                peaks, f"{'packs' if packed else 'padded rows'} of {amount}, at the peak on each device", asked.memory
+                peaks,
+                loading,
+                f"{'packs' if packed else 'padded rows'} of {amount}, at the peak on each device",
+                asked.memory,
             )
         )
     if asked.memory:
@@ -107,12 +112,14 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
     _time(plan, run, data, trainer, asked, line)
 
 
-def _table(peaks: dict[str, Memory], title: str, memory: int | None) -> Table:
+def _table(peaks: dict[str, Memory], loading: dict[str, int], title: str, memory: int | None) -> Table:
     names = [field.name for field in fields(Memory) if any(getattr(peak, field.name) for peak in peaks.values())]
-    table = Table("reference", *names, "peak", *(["fits"] if memory else []), title=title, title_justify="left")
+    more = ["while loading"] if any(loading.values()) else []
+    table = Table("reference", *names, "peak", *more, *(["fits"] if memory else []), title=title, title_justify="left")
     for name, peak in peaks.items():
-        fits = ["yes" if peak.total <= memory else "no"] if memory else []
-        table.add_row(name, *(_size(getattr(peak, part)) for part in names), _size(peak.total), *fits)
+        most = [peak.total, *([loading[name]] if more else [])]
+        fits = ["yes" if max(most) <= memory else "no"] if memory else []
+        table.add_row(name, *(_size(getattr(peak, part)) for part in names), *map(_size, most), *fits)
     return table
 
 

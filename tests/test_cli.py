@@ -274,6 +274,16 @@ def test_a_run_is_planned_without_weights(config, tmp_path, capsys, llama_dir, t
     assert not (tmp_path / "run").exists()
 
 
+def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
+    assert "does not train under fsdp" in fails(capsys, "plan", "--config", config, "--trainer.strategy=fsdp")
+
+
+def test_plan_of_shards_counts_what_loading_takes(config, capsys):
+    strategy = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
+    main(["plan", "--config", config, strategy, "--devices=4", "--memory=1GB"])
+    assert "while loading" in capsys.readouterr().out
+
+
 def test_plan_refuses_what_is_no_size(config, capsys):
     assert "write 80GiB, say" in fails(capsys, "plan", "--config", config, "--memory", "much")
 

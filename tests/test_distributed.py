@@ -329,4 +329,4 @@ trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_s
 def test_codes_in_shards_are_never_cast(llama_dir, tmp_path):
     refused = run(tmp_path, REFUSED, llama_dir, check=False)
     assert refused.returncode != 0
-    assert "trainer.precision bf16-true would cast the 4-bit weights that lie in shards" in refused.stderr
+    assert "trainer.precision bf16-true would cast 4-bit codes that are held as torch.float32" in refused.stderr

@@ -83,6 +83,17 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(con
     assert resumed["callbacks"].keys() == whole["callbacks"].keys()
 
 
+def test_sigterm_ends_a_long_validation_too(config, tmp_path):
+    options = ("--data.val.init_args.size=100000", "--trainer.max_steps=100000", "--trainer.num_sanity_val_steps=0")
+    process = subprocess.Popen(fit(config, *options, "--trainer.val_check_interval=2"), env=environment())
+    log = tmp_path / "run" / "lightning_logs" / "version_0"
+    wait_for(log / "config.yaml")
+    time.sleep(20)  # two steps are over
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)["global_step"] == 2
+
+
 TWO_RANKS = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accumulate_grad_batches=2")
 
 
@@ -141,6 +152,7 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
     wait_for(tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv")
     tasks[1].send_signal(requeue_signal)
     wait_for(tmp_path / "asked")
+    time.sleep(1)
     assert (tmp_path / "asked").read_text() == "requeue 12345\n"
     for task in tasks:  # as SLURM ends a job that it queues again
         task.kill()
@@ -151,6 +163,8 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
         options = (f"--trainer.max_steps={steps + 3}", f"--trainer.default_root_dir={tmp_path / root}")
         for task in slurm(config, *options):
             assert task.wait(120) == 0
-    (resumed,) = [path for path in (tmp_path / "run").rglob("*.ckpt") if f"step={steps + 3}" in path.name]
-    (whole,) = [path for path in (tmp_path / "whole").rglob("*.ckpt") if f"step={steps + 3}" in path.name]
+    resumed, whole = (
+        max((tmp_path / root).rglob(f"*step={steps + 3}*.ckpt"), key=lambda path: path.stat().st_mtime)
+        for root in ("run", "whole")
+    )
     assert same_weights(resumed, whole)

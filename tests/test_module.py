@@ -402,8 +402,22 @@ def test_a_strategy_that_hides_weights_is_refused(llama_dir, monkeypatch):
     monkeypatch.setattr(trainer._accelerator_connector, "strategy", FSDPStrategy())
     preferences = module(llama_dir)
     preferences.trainer = trainer
-    with pytest.raises(UserError, match="FSDPStrategy lays weights together.*take trainer.strategy .*ModelParallel"):
+    with pytest.raises(UserError, match="FSDPStrategy flattens weights.*take trainer.strategy .*ModelParallel"):
         preferences.setup("fit")
+
+
+def test_a_reference_that_is_to_stay_in_float32_is_not_cast(llama_dir):
+    with pytest.raises(UserError, match="bf16-true would cast the reference that is to stay in float32: take bf16-mix"):
+        policy = module(llama_dir, AdapterReference(dtype="float32"), dtype="bfloat16", **QLORA)
+        fit(policy, llama_dir, precision="bf16-true")
+
+
+def test_adapters_stay_in_float32_on_a_base_in_bfloat16(llama_dir):
+    trained = module(llama_dir, AdapterReference(), dtype="bfloat16", **QLORA)
+    fit(trained, llama_dir, precision="bf16-mixed", max_steps=1)
+    assert {param.dtype for name, param in trained.policy.named_parameters() if "lora_" in name} == {torch.float32}
+    with pytest.warns(UserWarning, match="holds adapters in torch.bfloat16, where small steps are lost"):
+        fit(module(llama_dir, AdapterReference(), dtype="bfloat16", **QLORA), llama_dir, precision="bf16-true")
 
 
 def test_dpo_refuses_unpaired_rows(llama_dir, write_rows):

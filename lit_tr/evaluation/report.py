@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lit_tr.callbacks import ReferenceUpdate
 from lit_tr.data.batches import Collator, PairBatch
@@ -54,8 +55,13 @@ class GenerationReport(Callback):
         """Check that there is something to compare with.
 
         Raises:
-            UserError: there are no validation rows, or the initial policy is not kept.
+            UserError: there are no validation rows, the initial policy is not kept, or weights lie in shards.
         """
+        if any(isinstance(param, DTensor) for param in pl_module.parameters()):
+            raise UserError(
+                "GenerationReport works on one rank, which holds no whole model under ModelParallelStrategy: leave it "
+                "out, and sample from what `lit-tr export` writes"
+            )
         if "val" not in getattr(trainer.datamodule, "examples", {}):
             raise UserError("GenerationReport needs held-out prompts: set data.val")
         if getattr(pl_module, "start", None) is None:

@@ -26,7 +26,7 @@ from lit_tr.policy.reference import Reference
 from lit_tr.policy.sharding import whole, write
 
 TOGETHER = 8
-"""Layers that are averaged at a time: many small products, few enough for a cache."""
+"""Layers that are averaged at a time on a CPU: many small products, few enough for a cache."""
 
 
 class AdapterReference(Reference):
@@ -34,12 +34,12 @@ class AdapterReference(Reference):
 
     A hard update is exact. A soft update averages the weights, `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0`, and cuts the
     average back to the reference's rank; what that leaves out is logged as `relative_error`, of the Frobenius norm over
-    all layers. The average of each factor by itself is another matrix: it differs from that of the weights by
-    `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
+    all layers, before the factors are rounded to the adapter's precision. The average of each factor by itself is
+    another matrix: it differs from that of the weights by `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
 
     Args:
         update: `weight_space`, or `factors` for the average of each factor, which costs next to nothing.
-        rank: rank of the reference's adapter; None takes twice the policy's for `weight_space`, and the policy's for
+        rank: rank of the reference's adapter, the policy's or more; None takes twice the policy's for `weight_space`, and the policy's for
             `factors`, which can have no other.
         dtype: precision of the reference's adapter; None takes that of the policy's.
         log_error: with `factors`, compute the average of the weights as well and log how far the result is from it.
@@ -130,20 +130,23 @@ class AdapterReference(Reference):
         pairs = self._pairs(policy)
         groups: dict[tuple, list[str]] = {}
         for name, (ours, theirs) in pairs.items():
+            if weights(name) == 0:
+                continue
             key = (ours.a.shape, ours.b.shape, ours.scaling, theirs.a.shape, theirs.scaling, weights(name))
             groups.setdefault(key, []).append(name)
-        lost, whole = [], []
+        cuts, totals = [], []
         for (*_, weight), names in groups.items():
+            one = pairs[names[0]][0].a
             # what lies in shards is gathered a layer at a time
-            some = 1 if isinstance(pairs[names[0]][0].a, DTensor) else TOGETHER
+            some = 1 if isinstance(one, DTensor) else len(names) if one.is_cuda else TOGETHER
             for part in (names[i : i + some] for i in range(0, len(names), some)):
                 ours, theirs = (_stack([pairs[name][side] for name in part]) for side in (0, 1))
-                a, b, cut, total = average(ours, theirs, weight)
+                a, b, cut, total = _finite_average(ours, theirs, weight, part[0])
                 for name, *factors in zip(part, a, b, strict=True):
                     _write(pairs[name][1], *factors)
-                lost.append(cut.sum())
-                whole.append(total.sum())
-        return _ratio(torch.stack(lost).sum(), torch.stack(whole).sum())
+                cuts.append(cut.sum())
+                totals.append(total.sum())
+        return _ratio(torch.stack(cuts).sum(), torch.stack(totals).sum()) if cuts else 0.0
 
     @torch.no_grad()
     def _exact(self, policy: nn.Module, weights: Alpha) -> dict[str, LowRank]:
@@ -171,6 +174,16 @@ def _same(alpha: float, name: str) -> float:
 def _stack(factors: list[LowRank]) -> LowRank:
     parts = [_whole(one) for one in factors]
     return LowRank(torch.stack([part.a for part in parts]), torch.stack([part.b for part in parts]), parts[0].scaling)
+
+
+def _finite_average(ours: LowRank, theirs: LowRank, weight: float, name: str) -> tuple[torch.Tensor, ...]:
+    try:
+        return average(ours, theirs, weight)
+    except torch.linalg.LinAlgError as error:
+        raise UserError(
+            f"{name}: the policy's adapter cannot be averaged, for it holds infinite numbers or none: training has "
+            "diverged; lower the learning rate, or go on from an earlier checkpoint"
+        ) from error
 
 
 def _write(target: LowRank, a: torch.Tensor, b: torch.Tensor) -> None:

@@ -72,6 +72,10 @@ def add_adapter_copy(
     if config.peft_type != "LORA" or config.bias != "none" or extras:
         kind = ", ".join(extras) or (f"bias {config.bias!r}" if config.peft_type == "LORA" else config.peft_type.value)
         raise UserError(f"a reference beside the policy's adapter needs a plain LoRA adapter, and this one has {kind}")
+    if rank is not None and rank < config.r:
+        raise UserError(
+            f"AdapterReference: rank {rank} cannot hold a policy of rank {config.r}: give {config.r} or more"
+        )
     policy.add_adapter(name, _of_rank(config, rank or config.r * growth))
     copies, same = adapter_parameters(policy, name), rank in (None, config.r) and growth == 1
     for key, param in adapter_parameters(policy).items():

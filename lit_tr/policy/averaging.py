@@ -87,6 +87,8 @@ def blend_tensors(
     alike: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
     for name, whole in policy.items():
         target, param, weight = local(reference[name]), local(whole), alphas[name]
+        if weight == 0:
+            continue
         if kept is None or target.dtype != torch.bfloat16:
             if (target.dtype, target.device) == (param.dtype, param.device):
                 alike.setdefault((target.dtype, target.device, weight), []).append((target, param))
@@ -145,7 +147,7 @@ def _lerp(targets: list[Tensor], goals: list[Tensor], weight: float) -> None:
     """Move tensors of one precision and device, fused where the device has a kernel for it."""
     if weight == 1:
         torch._foreach_copy_(targets, goals)
-    elif weight:
+    else:
         torch._foreach_lerp_(targets, goals, weight)
 
 
@@ -159,8 +161,9 @@ def _lerp_halves(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> N
         bits = value.view(torch.int32)
         bits += low
         value.lerp_(end.float(), weight)
+        bits.clamp_(max=2**31 - 2**15 - 1)  # what is above is not a number, and stays so
         low.copy_(bits)  # the lower half, from -2**15 to 2**15 - 1: the upper one is the nearest above or below
-        high.view(torch.int16).copy_((bits + 2**15) >> 16)
+        high.view(torch.int16).copy_(bits.add_(2**15).bitwise_right_shift_(16))
 
 
 def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,9 @@ from lit_tr.errors import UserError
 from lit_tr.policy import attention
 from lit_tr.policy.quantization import keep_layout, nf4, outline_nf4
 
+TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+"""Precisions of a Trainer that cast all weights to one."""
+
 
 @dataclass(frozen=True)
 class LoRA:

@@ -41,29 +41,21 @@ def average(policy: LowRank, reference: LowRank, alpha: float) -> tuple[Tensor, 
     """
     rank = reference.a.shape[-2]
     left = torch.cat(
-        [alpha * policy.scaling * policy.b.float(), (1 - alpha) * reference.scaling * reference.b.float()], dim=-1
+        [alpha * policy.scaling * policy.b.double(), (1 - alpha) * reference.scaling * reference.b.double()], dim=-1
     )
-    right = torch.cat([policy.a.float(), reference.a.float()], dim=-2)
-    rows, columns = _gram(right), _gram(left.mT)
+    right = torch.cat([policy.a.double(), reference.a.double()], dim=-2)
+    rows = right @ right.mT
     trace = rows.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
     rows.diagonal(dim1=-2, dim2=-1).add_(1e-13 * trace + torch.finfo(rows.dtype).tiny)  # rows may be dependent
     core = torch.linalg.cholesky(rows)
-    squares, vectors = torch.linalg.eigh(core.mT @ columns @ core)
-    squares = torch.where(squares > 1e-24 * squares[..., -1:], squares, 0.0)  # less is round-off
+    squares, vectors = torch.linalg.eigh(core.mT @ (left.mT @ left) @ core)
+    squares = torch.where(squares > 1e-15 * squares[..., -1:], squares, 0.0)  # less is round-off
     kept = vectors[..., -rank:]
     roots = (squares[..., None, -rank:].sqrt() / reference.scaling).sqrt()
     inverse = torch.where(roots > 0, 1 / (roots * reference.scaling), 0.0)
-    b = left @ (core @ kept * inverse).float()
-    a = torch.linalg.solve_triangular(core.mT, kept * roots, upper=True).mT.float() @ right
-    if missing := rank - roots.shape[-1]:  # of a stack that is smaller than the rank
-        a = torch.nn.functional.pad(a, (0, 0, 0, missing))
-        b = torch.nn.functional.pad(b, (0, missing))
-    return a, b, squares[..., :-rank].sum(-1), squares.sum(-1)
-
-
-def _gram(rows: Tensor) -> Tensor:
-    rows = rows.double()
-    return rows @ rows.mT
+    b = left @ (core @ kept * inverse)
+    a = torch.linalg.solve_triangular(core.mT, kept * roots, upper=True).mT @ right
+    return a.float(), b.float(), squares[..., :-rank].sum(-1), squares.sum(-1)
 
 
 def widened(policy: LowRank, reference: LowRank) -> tuple[Tensor, Tensor]:

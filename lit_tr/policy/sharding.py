@@ -26,8 +26,8 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     for name, param in model.named_parameters():
         if not param.is_floating_point():
             raise UserError(
-                f"{name}: FSDP2 parts floating-point weights alone, and these are {param.dtype}; 4-bit weights are "
-                "parted where PretrainedPolicy loads them"
+                f"{name}: FSDP2 parts floating-point weights alone, and these are {param.dtype}: in the place of a base "
+                "that is saved in 4 bits take the original with model.policy.quantize nf4, or take trainer.strategy ddp"
             )
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
@@ -73,7 +73,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def write(target: Tensor, value: Tensor) -> None:
-    """Write a whole value to a tensor, or to this rank's shard of it."""
+    """Write a whole value to a tensor, or to this rank's shard of it; the shards are those of the first rank's value.
+
+    Other ranks may have computed another one, on other hardware: a matrix has more than one decomposition.
+    """
     if isinstance(target, DTensor):
-        value = distribute_tensor(value.to(target.dtype), target.device_mesh, target.placements, src_data_rank=None)
+        value = distribute_tensor(value.to(target.dtype), target.device_mesh, target.placements)
     target.copy_(value)
