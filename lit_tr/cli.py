@@ -156,7 +156,7 @@ class _DataCLI(LitTRCLI):
         parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
 
     def instantiate_classes(self) -> None:
-        made = self.parser.instantiate_classes(Namespace(model=self.config.model, data=self.config.data))
+        made = self.parser.instantiate(Namespace(model=self.config.model, data=self.config.data))
         self.model, self.datamodule, self.trainer = made.model, made.data, cast(Any, None)
 
 

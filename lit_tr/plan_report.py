@@ -90,6 +90,11 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
     kinds = {f"configured: {type(run.reference).__name__}": run.reference, **run.kinds()}
     held = {name: plan.between_steps(reference) for name, reference in kinds.items()}
     loading = {name: plan.while_loading(reference) if run.sharded else 0 for name, reference in kinds.items()}
+    if run.sharded:
+        most = next(iter(loading.values()))
+        line(
+            f"while loading, before all weights are parted: {_size(most)} on each device, with the configured reference"
+        )
     for packed, step in steps.items():
         peaks = {name: plan.at_peak(memory, step) for name, memory in held.items()}
         amount = f"{data.max_tokens} tokens" if data.max_tokens and packed else f"{size} examples"
@@ -114,12 +119,10 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
 
 def _table(peaks: dict[str, Memory], loading: dict[str, int], title: str, memory: int | None) -> Table:
     names = [field.name for field in fields(Memory) if any(getattr(peak, field.name) for peak in peaks.values())]
-    more = ["while loading"] if any(loading.values()) else []
-    table = Table("reference", *names, "peak", *more, *(["fits"] if memory else []), title=title, title_justify="left")
+    table = Table("reference", *names, "peak", *(["fits"] if memory else []), title=title, title_justify="left")
     for name, peak in peaks.items():
-        most = [peak.total, *([loading[name]] if more else [])]
-        fits = ["yes" if max(most) <= memory else "no"] if memory else []
-        table.add_row(name, *(_size(getattr(peak, part)) for part in names), *map(_size, most), *fits)
+        fits = ["yes" if max(peak.total, loading[name]) <= memory else "no"] if memory else []
+        table.add_row(name, *(_size(getattr(peak, part)) for part in names), _size(peak.total), *fits)
     return table
 
 

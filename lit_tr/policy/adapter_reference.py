@@ -39,8 +39,8 @@ class AdapterReference(Reference):
 
     Args:
         update: `weight_space`, or `factors` for the average of each factor, which costs next to nothing.
-        rank: rank of the reference's adapter, the policy's or more; None takes twice the policy's for `weight_space`, and the policy's for
-            `factors`, which can have no other.
+        rank: rank of the reference's adapter, the policy's or more; None takes twice the policy's for `weight_space`,
+            and the policy's for `factors`, which can have no other.
         dtype: precision of the reference's adapter; None takes that of the policy's.
         log_error: with `factors`, compute the average of the weights as well and log how far the result is from it.
     """

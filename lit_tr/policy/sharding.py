@@ -26,7 +26,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     for name, param in model.named_parameters():
         if not param.is_floating_point():
             raise UserError(
-                f"{name}: FSDP2 parts floating-point weights alone, and these are {param.dtype}: in the place of a base "
+                f"{name}: FSDP2 parts floating-point weights alone, and these are {param.dtype}: in place of a base "
                 "that is saved in 4 bits take the original with model.policy.quantize nf4, or take trainer.strategy ddp"
             )
     for layer in model.modules():

@@ -149,16 +149,35 @@ def test_a_reference_of_a_bfloat16_policy_may_stay_in_float32(llama_dir):
     assert reference.log_probs(policy, BATCH).isfinite().all()
 
 
+def test_an_adapter_that_has_diverged_is_named(llama_dir):
+    policy, reference = adapted(llama_dir, ADAPTERS["plain"]), AdapterReference()
+    reference.prepare(policy)
+    policy.get_submodule("base_model.model.model.layers.1.mlp.up_proj.lora_A.default").weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="cannot be averaged, for it holds infinite numbers or none"):
+        reference.update(policy, 0.5)
+
+
+def test_a_layer_whose_rate_is_zero_stays_as_it_is(llama_dir):
+    policy, reference = adapted(llama_dir, ADAPTERS["plain"]), AdapterReference()
+    reference.prepare(policy)
+    old = {name: param.detach().clone() for name, param in adapter_parameters(policy, "reference").items()}
+    moved(policy)
+    reference.update(policy, lambda name: 0.5 if "layers.0" in name else 0.0)
+    same = {name: torch.equal(param, old[name]) for name, param in adapter_parameters(policy, "reference").items()}
+    assert all(same[name] == ("layers.0" not in name) for name in same)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"use_dora": True}, "plain LoRA adapter, and this one has use_dora"),
         ({"bias": "lora_only"}, "this one has bias 'lora_only'"),
+        ({"r": 8}, "rank 6 cannot hold a policy of rank 8"),
         ({"rank_pattern": {"q_proj": 3}}, "rank 6 makes broken ranks of rank_pattern"),
     ],
 )
 def test_adapters_that_are_no_plain_lora_are_refused(llama_dir, change, message):
-    config = LoraConfig(r=4, target_modules="all-linear", **change)
+    config = LoraConfig(**{"r": 4, "target_modules": "all-linear", **change})
     with pytest.raises(UserError, match=message):
         AdapterReference(rank=6).prepare(adapted(llama_dir, config))
 

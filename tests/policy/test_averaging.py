@@ -80,6 +80,15 @@ def test_lower_halves_make_float32_of_bfloat16(shape, weights, scale, seed):
     torch.testing.assert_close(value, float32["w"], rtol=1e-6, atol=0.0)
 
 
+def test_what_is_no_number_stays_none_in_halves():
+    policy = {"w": torch.tensor([0x7FFFFFFF, 0x7FC00000], dtype=torch.int32).view(torch.float32)}  # CUDA's NaN, a CPU's
+    reference, kept = {"w": torch.ones(2, dtype=torch.bfloat16)}, {}
+    blend_tensors(policy, reference, 0.5, kept)
+    assert reference["w"].isnan().all()
+    blend_tensors({"w": torch.ones(2)}, reference, 0.5, kept)
+    assert reference["w"].isnan().all()
+
+
 def test_the_distance_by_hand():
     policy, reference = Net(8), Net(4)
     reference.b.load_state_dict(policy.b.state_dict())
