@@ -14,8 +14,9 @@ class GracefulInterrupt(Callback):
     """Lets Ctrl-C, SIGTERM and SLURM's signal take effect between two optimizer steps, on all ranks at the same one.
 
     So the checkpoint that each of them leaves is whole: Lightning would stop, or save, within a step. A second Ctrl-C
-    does not wait. During validation, and before and after training, Lightning's own handlers act. Several ranks tell
-    each other at each optimizer step, in a few bytes.
+    does not wait. Several ranks tell each other at each optimizer step, in a few bytes. Before and after training, and
+    on one rank during validation, Lightning's own handlers act; several ranks go on to the next step, for a rank that
+    saved or stopped by itself would leave the others waiting.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class GracefulInterrupt(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back for as long as validation takes."""
-        if self._before:
+        if self._before and trainer.world_size == 1:
             self._heed(trainer, pl_module)
             self._release()
 
@@ -71,7 +72,7 @@ class GracefulInterrupt(Callback):
     def _listen(self) -> None:
         for number in self._asked:
             handler = signal.getsignal(number)
-            if callable(handler):
+            if callable(handler) and handler != self._ask:
                 self._before[number] = handler
                 signal.signal(number, self._ask)
 
