@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 RUNS = {
-    "DDP, LoRA": ("ddp", True),
-    "DDP, full": ("ddp", False),
-    "FSDP2, LoRA": ("fsdp2", True),
-    "FSDP2, full": ("fsdp2", False),
+    "DDP, LoRA": ("ddp", True, None),
+    "DDP, full": ("ddp", False, None),
+    "FSDP2, LoRA": ("fsdp2", True, None),
+    "FSDP2, LoRA on NF4": ("fsdp2", True, "nf4"),
+    "FSDP2, full": ("fsdp2", False, None),
 }
 FIRST = 2  # the steps before make buffers and connections
 
@@ -61,7 +62,7 @@ def work(args: argparse.Namespace) -> None:
     from lit_tr.losses import DPO
     from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy
 
-    strategy, lora = RUNS[args.worker]
+    strategy, lora, quantize = RUNS[args.worker]
 
     class Sent(Callback):
         def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
@@ -74,7 +75,7 @@ def work(args: argparse.Namespace) -> None:
                 print(json.dumps({"bytes": (sent() - self.before) / args.steps, "trained": trained}), flush=True)
 
     module = PreferenceModule(
-        PretrainedPolicy(args.model, lora=LoRA(r=16) if lora else None),
+        PretrainedPolicy(args.model, lora=LoRA(r=16) if lora else None, quantize=quantize),
         AdapterReference() if lora else CopyReference(),
         DPO(),
         lambda params: torch.optim.SGD(params, lr=1e-4),
