@@ -175,16 +175,7 @@ class Plan:
 
     def between_steps(self, reference: Reference) -> Memory:
         """Return what is held between steps, on one device."""
-        run = self.run
-        logs = not isinstance(reference, WindowReference) if run.log_initial is None else run.log_initial
-        adapters = self.trained if has_adapter(self.policy) else 0
-        memory = Memory(
-            weights=self.weights - adapters,
-            adapters=adapters,
-            reference=self.held_by(reference),
-            initial=self.held_by(FrozenReference()) if logs and reference.moves else 0,
-            optimizer=round(self.optimizer[0] * self.trained),
-        )
+        run, memory = self.run, self._undivided(reference)
         if run.sharded and run.devices > 1:
             shares = Memory(*(math.ceil(part / run.devices) for part in astuple(memory)))
             scales = math.ceil(self._scales * (1 - 1 / run.devices))
@@ -193,10 +184,22 @@ class Plan:
 
     def while_loading(self, reference: Reference) -> int:
         """Return the most bytes on one device before all weights are parted: the policy's whole, and a copy's."""
-        held, initial = self.held_by(reference), self.held_by(FrozenReference())
-        if not self.between_steps(reference).initial:
-            initial = 0
-        return self.weights + max(held, math.ceil(held / self.run.devices) + initial)
+        whole = self._undivided(reference)
+        share = math.ceil(whole.reference / self.run.devices)
+        return self.weights + max(whole.reference, share + whole.initial)
+
+    def _undivided(self, reference: Reference) -> Memory:
+        """Return what all devices hold together between steps, where none holds what another one does."""
+        run = self.run
+        logs = not isinstance(reference, WindowReference) if run.log_initial is None else run.log_initial
+        adapters = self.trained if has_adapter(self.policy) else 0
+        return Memory(
+            weights=self.weights - adapters,
+            adapters=adapters,
+            reference=self.held_by(reference),
+            initial=self.held_by(FrozenReference()) if logs and reference.moves else 0,
+            optimizer=round(self.optimizer[0] * self.trained),
+        )
 
     def at_peak(self, held: Memory, step: Step) -> Memory:
         """Return the memory at the peak of a step: in its backward pass, or in that of the optimizer."""

@@ -138,7 +138,7 @@ class AdapterReference(Reference):
         for (*_, weight), names in groups.items():
             one = pairs[names[0]][0].a
             # what lies in shards is gathered a layer at a time
-            some = 1 if isinstance(one, DTensor) else len(names) if one.is_cuda else TOGETHER
+            some = 1 if isinstance(one, DTensor) else TOGETHER if one.device.type == "cpu" else len(names)
             for part in (names[i : i + some] for i in range(0, len(names), some)):
                 ours, theirs = (_stack([pairs[name][side] for name in part]) for side in (0, 1))
                 a, b, cut, total = _finite_average(ours, theirs, weight, part[0])
