@@ -22,9 +22,9 @@ from lit_tr.policy.adapters import base_state_keys, has_adapter
 from lit_tr.policy.loading import TRUE, PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 from lit_tr.policy.probe import why_not_packed
-from lit_tr.policy.reference import FrozenReference, Reference
 from lit_tr.policy.sharding import shard
-from lit_tr.policy.window import WindowReference
+from lit_tr.reference.base import FrozenReference, Reference
+from lit_tr.reference.window import WindowReference
 
 
 class PreferenceModule(LightningModule):

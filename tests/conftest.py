@@ -10,8 +10,8 @@ import torch
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lit_tr.data.synthetic import SyntheticPairs
 from lit_tr.embedded import TINY, resolve
+from lit_tr.embedded.task import SyntheticPairs
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
@@ -65,7 +65,7 @@ def write_rows(tmp_path):
 @pytest.fixture
 def config(tmp_path, llama_dir):
     """A config of a short run."""
-    synthetic = {"class_path": "lit_tr.data.SyntheticPairs", "init_args": {"size": 16}}
+    synthetic = {"class_path": "lit_tr.embedded.SyntheticPairs", "init_args": {"size": 16}}
     content = {
         "seed_everything": 1,
         "trainer": {
@@ -78,7 +78,7 @@ def config(tmp_path, llama_dir):
         },
         "model": {
             "policy": {"path": llama_dir},
-            "reference": "lit_tr.policy.CopyReference",
+            "reference": "lit_tr.reference.CopyReference",
             "loss": {"class_path": "lit_tr.losses.DPO", "init_args": {"beta": 0.1}},
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}},
         },

@@ -22,10 +22,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lit_tr import AdaptiveReferenceUpdate, HardReferenceUpdate, SoftReferenceUpdate
 from lit_tr import PreferenceDataModule, PreferenceModule
-from lit_tr.data import SyntheticPairs
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import DPO
 from lit_tr.policy.sharding import local, whole
-from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy, WindowReference
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.reference import AdapterReference, CopyReference, WindowReference
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

@@ -17,10 +17,12 @@ from lit_tr import (
     PreferenceModule,
     SoftReferenceUpdate,
 )
-from lit_tr.data import Example, Rows, SyntheticPairs
+from lit_tr.data import Example, Rows
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, IPO, KTO, SFT
-from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, LoRA, PretrainedPolicy
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.reference import AdapterReference, CopyReference, FrozenReference
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 QLORA = {"lora": LoRA(r=4, dropout=0.1), "quantize": "nf4"}

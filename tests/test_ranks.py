@@ -8,11 +8,13 @@ import sys
 import pytest
 import torch
 
-from lit_tr.data import Collator, SyntheticPairs
+from lit_tr.data import Collator
 from lit_tr.data.formats import explicit_prompt
 from lit_tr.data.tokenization import tokenize
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import KTO, Scores
-from lit_tr.policy import CopyReference, PretrainedPolicy, response_log_probs
+from lit_tr.policy import PretrainedPolicy, response_log_probs
+from lit_tr.reference import CopyReference
 
 BETA = 0.1
 KTO_SCRIPT = """
@@ -20,9 +22,10 @@ import json, sys
 import torch
 from lightning.pytorch import Trainer
 from lit_tr import PreferenceDataModule, PreferenceModule
-from lit_tr.data import SyntheticPairs
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import KTO
-from lit_tr.policy import CopyReference, PretrainedPolicy
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
 
 
 class Moved(PreferenceModule):
@@ -51,9 +54,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 from lit_tr import PreferenceDataModule, PreferenceModule
-from lit_tr.data import SyntheticPairs
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import DPO
-from lit_tr.policy import CopyReference, PretrainedPolicy
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
 
 ranks, pairs = int(sys.argv[2]), 9
 module = PreferenceModule(
@@ -79,9 +83,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 from lit_tr import AdaptiveReferenceUpdate, PreferenceDataModule, PreferenceModule
-from lit_tr.data import SyntheticPairs
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import DPO
-from lit_tr.policy import CopyReference, PretrainedPolicy
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
 
 
 class Recorded(AdaptiveReferenceUpdate):
@@ -172,9 +177,10 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule
-from lit_tr.data import SyntheticPairs
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import DPO
-from lit_tr.policy import CopyReference, PretrainedPolicy, WindowReference
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference, WindowReference
 
 losses = []
 
@@ -227,7 +233,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows
 from lit_tr.losses import DPO
-from lit_tr.policy import CopyReference, PretrainedPolicy
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
 
 model, rows, folder, workers = sys.argv[1:]
 

@@ -9,10 +9,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
-from lit_tr.data import Rows, SyntheticPairs
+from lit_tr.data import Rows
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, KTO
-from lit_tr.policy import CopyReference, PretrainedPolicy, WindowReference
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference, WindowReference
 
 QUIET = {
     "accelerator": "cpu",

@@ -11,7 +11,8 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows
 from lit_tr.losses import DPO, IPO, KTO
-from lit_tr.policy import CopyReference, PretrainedPolicy
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
 
 BETA = 0.1
 COMMON = {

@@ -5,7 +5,6 @@ from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.example import Example
 from lit_tr.data.mixture import Mixture
 from lit_tr.data.sources import Rows, Source
-from lit_tr.data.synthetic import SyntheticPairs
 
 __all__ = [
     "Collator",
@@ -17,5 +16,4 @@ __all__ = [
     "PreferenceDataModule",
     "Rows",
     "Source",
-    "SyntheticPairs",
 ]

@@ -22,7 +22,7 @@ from lit_tr.data.sampling import ResumableSampler
 from lit_tr.data.sources import Source
 from lit_tr.data.stream import RankLoader, Stream
 from lit_tr.data.tokenization import TokenizedExample, Turns
-from lit_tr.embedded import resolve
+from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
 
 Examples = list[TokenizedExample]

@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lit_tr.data.synthetic import sample_instruction, sample_response
+from lit_tr.embedded.task import sample_instruction, sample_response
 
 SEED, STEPS, BATCH, LEARNING_RATE = 0, 1500, 64, 3e-3
 EOS = "<|end|>"

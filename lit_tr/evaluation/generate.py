@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.policy.reference import scoring
+from lit_tr.policy.logprobs import scoring
 
 NEUTRAL = {
     "do_sample": True,

@@ -15,15 +15,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_tr.callbacks import ReferenceUpdate
 from lit_tr.data.batches import Collator, PairBatch
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.evaluation.generate import Generation, generate
 from lit_tr.losses import Scores
 from lit_tr.metrics import preference_metrics
-from lit_tr.policy.logprobs import response_log_probs
-from lit_tr.policy.reference import scoring
+from lit_tr.policy.logprobs import response_log_probs, scoring
+from lit_tr.updates import ReferenceUpdate
 
 Judge = Callable[[str, str], float]
 LogProbs = Callable[[PairBatch], Tensor]
@@ -41,7 +40,7 @@ class GenerationReport(Callback):
     own samples, in nats a response.
 
     Args:
-        judge: function from a prompt and a response to a score, such as `lit_tr.data.synthetic.GoldReward`.
+        judge: function from a prompt and a response to a score, such as `lit_tr.embedded.task.GoldReward`.
         prompts: how many of the validation prompts to sample a response to.
         max_new_tokens: a response is broken off after this many tokens.
     """

@@ -1,19 +1,15 @@
-"""The policy, its reference, and how the one follows the other."""
+"""Language models, and what they say of responses."""
 
-from lit_tr.policy.adapter_reference import AdapterReference
-from lit_tr.policy.copy_reference import CopyReference
+import logging
+
+# at its import, which PEFT begins, bitsandbytes calls an optional CPU kernel that it does not find a failure
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 from lit_tr.policy.loading import LoRA, PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
-from lit_tr.policy.reference import FrozenReference, Reference
-from lit_tr.policy.window import WindowReference
 
 __all__ = [
-    "AdapterReference",
-    "CopyReference",
-    "FrozenReference",
     "LoRA",
     "PretrainedPolicy",
-    "Reference",
-    "WindowReference",
     "response_log_probs",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_tr.errors import UserError
-from lit_tr.policy.lowrank import LowRank
 
 POLICY_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A matrix `scaling * b @ a`, or some of the same shapes.
+
+    Args:
+        a: factor, `(..., rank, in)`.
+        b: factor, `(..., out, rank)`.
+        scaling: LoRA's scaling.
+    """
+
+    a: Tensor
+    b: Tensor
+    scaling: float
 
 
 def causal_model(policy: nn.Module) -> Any:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lit_tr.embedded import resolve
+from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
 from lit_tr.policy import attention
 from lit_tr.policy.quantization import keep_layout, nf4, outline_nf4

@@ -1,5 +1,7 @@
 """Model and batch -> log-probs of the responses."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -14,6 +16,21 @@ from lit_tr.policy.sharding import gathers
 
 CHUNK = 2**23
 """Logits that are held at a time: 32 MB in float32."""
+
+
+@contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and gradients off; the mode of each module is as before after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        # autocast keeps the casts it made; made without gradient, they would cut the gradient of a later forward pass
+        torch.clear_autocast_cache()
 
 
 @gathers

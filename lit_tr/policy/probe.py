@@ -9,8 +9,7 @@ from torch import nn
 from lit_tr.data.batches import Collator, PackedBatch
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy.adapters import causal_model
-from lit_tr.policy.logprobs import vocabulary_log_probs
-from lit_tr.policy.reference import scoring
+from lit_tr.policy.logprobs import scoring, vocabulary_log_probs
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 0.2}
 """Largest KL divergence for round-off at a response token, in nats.

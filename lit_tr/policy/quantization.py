@@ -1,21 +1,16 @@
 """4-bit weights of bitsandbytes."""
 
-import logging
 from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
-
-# at its import, bitsandbytes calls an optional CPU kernel that it does not find a failure
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
-from bitsandbytes.nn import Linear4bit, Params4bit
 
 BLOCK = 64
 """Weights that share a scale (QLoRA, arXiv 2305.14314, Sec. 3)."""

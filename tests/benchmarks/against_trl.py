@@ -211,7 +211,8 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
     from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
     from lit_tr.data import Rows
     from lit_tr.losses import DPO
-    from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy
+    from lit_tr.policy import LoRA, PretrainedPolicy
+    from lit_tr.reference import AdapterReference, CopyReference
 
     device = args.device
 

@@ -58,9 +58,10 @@ def work(args: argparse.Namespace) -> None:
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
-    from lit_tr.data import SyntheticPairs
+    from lit_tr.embedded import SyntheticPairs
     from lit_tr.losses import DPO
-    from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy
+    from lit_tr.policy import LoRA, PretrainedPolicy
+    from lit_tr.reference import AdapterReference, CopyReference
 
     strategy, lora, quantize = RUNS[args.worker]
 

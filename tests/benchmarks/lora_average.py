@@ -15,9 +15,10 @@ from lightning.pytorch import Trainer
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows
 from lit_tr.losses import DPO
-from lit_tr.policy import AdapterReference, LoRA, PretrainedPolicy
+from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.policy.adapters import lora_factors
-from lit_tr.policy.lowrank import LowRank, average
+from lit_tr.reference import AdapterReference
+from lit_tr.reference.lowrank import LowRank, average
 
 ALPHA = 0.6
 

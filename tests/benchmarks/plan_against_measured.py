@@ -89,7 +89,7 @@ def parts(args: argparse.Namespace, run: dict) -> tuple:
 def plan(args: argparse.Namespace, run: dict) -> dict:
     from dataclasses import asdict
 
-    from lit_tr.plan import Plan, Run
+    from lit_tr.planning.plan import Plan, Run
 
     source, reference, data = parts(args, run)
     planned = Plan(Run(source, reference, precision=run.get("precision", "32-true"), cpu=True))

@@ -18,8 +18,9 @@ from lit_tr import PreferenceModule
 from lit_tr.data import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.losses import DPO
-from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy, response_log_probs
-from lit_tr.policy.reference import Reference
+from lit_tr.policy import LoRA, PretrainedPolicy, response_log_probs
+from lit_tr.reference import AdapterReference, CopyReference
+from lit_tr.reference.base import Reference
 
 KINDS: dict[str, tuple[Callable[[], Reference], LoRA | None, float]] = {
     "CopyReference, hard": (CopyReference, None, 1.0),

@@ -66,7 +66,8 @@ def train(args: argparse.Namespace) -> dict:
     from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule
     from lit_tr.data import Rows
     from lit_tr.losses import DPO
-    from lit_tr.policy import CopyReference, PretrainedPolicy, WindowReference
+    from lit_tr.policy import PretrainedPolicy
+    from lit_tr.reference import CopyReference, WindowReference
 
     losses = []
 

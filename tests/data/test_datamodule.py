@@ -6,11 +6,11 @@ from jsonargparse import ArgumentParser
 from torch.utils.data import SequentialSampler
 
 from lit_tr import PreferenceDataModule
-from lit_tr.data import Rows, SyntheticPairs
+from lit_tr.data import Rows
 from lit_tr.data.example import Example
 from lit_tr.data.formats import chat
 from lit_tr.data.rated import Ranking, UltraFeedback
-from lit_tr.embedded import TINY
+from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.errors import UserError
 
 GOOD = {"prompt": "Tell me about a cold river.", "chosen": " It is icy.", "rejected": " It is hot."}
@@ -197,7 +197,7 @@ def test_turns_are_scored_as_asked(write_rows, tmp_path, tokenizer):
 def test_formats_are_named_in_yaml(given, format):
     parser = ArgumentParser()
     parser.add_class_arguments(PreferenceDataModule, "data")
-    data = {"tokenizer": TINY, "train": {"class_path": "lit_tr.data.SyntheticPairs"}, "format": given}
+    data = {"tokenizer": TINY, "train": {"class_path": "lit_tr.embedded.SyntheticPairs"}, "format": given}
     assert parser.instantiate(parser.parse_object({"data": data})).data.format == format
 
 

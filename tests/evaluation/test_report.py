@@ -7,15 +7,15 @@ import torch
 from lightning.pytorch import Trainer
 
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
-from lit_tr.data import SyntheticPairs
-from lit_tr.data.synthetic import GoldReward
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.embedded import TINY
+from lit_tr.embedded import TINY, SyntheticPairs
+from lit_tr.embedded.task import GoldReward
 from lit_tr.errors import UserError
 from lit_tr.evaluation import GenerationReport
 from lit_tr.evaluation.report import plot_curves, score
 from lit_tr.losses import DPO
-from lit_tr.policy import AdapterReference, CopyReference, LoRA, PretrainedPolicy
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.reference import AdapterReference, CopyReference
 
 QUIET = {
     "accelerator": "cpu",

@@ -13,7 +13,7 @@ from lit_tr.policy.adapters import (
     merged,
     save_adapter,
 )
-from lit_tr.policy.reference import scoring
+from lit_tr.policy.logprobs import scoring
 
 IDS = torch.tensor([[5, 17, 300, 41, 8, 99]])
 

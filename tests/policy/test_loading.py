@@ -14,7 +14,7 @@ from lit_tr.policy.adapters import (
     adapter_parameters,
     is_base,
 )
-from lit_tr.policy.reference import scoring
+from lit_tr.policy.logprobs import scoring
 
 IDS = torch.tensor([[5, 17, 300, 41, 8, 99]])
 

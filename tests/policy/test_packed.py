@@ -13,9 +13,8 @@ from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy import LoRA, PretrainedPolicy, logprobs
 from lit_tr.policy.attention import REPLACES, packed_attention
-from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.policy.logprobs import response_log_probs, scoring
 from lit_tr.policy.probe import why_not_packed
-from lit_tr.policy.reference import scoring
 
 SMALL = {
     "vocab_size": 97,

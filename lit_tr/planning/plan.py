@@ -21,13 +21,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from lit_tr.data.batches import Collator, PairBatch
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
-from lit_tr.policy.adapter_reference import AdapterReference
+from lit_tr.planning.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step
 from lit_tr.policy.adapters import causal_model, has_adapter
-from lit_tr.policy.copy_reference import CopyReference
-from lit_tr.policy.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step
 from lit_tr.policy.loading import TRUE, PretrainedPolicy
-from lit_tr.policy.reference import FrozenReference, Reference
-from lit_tr.policy.window import WindowReference
+from lit_tr.reference.adapter import AdapterReference
+from lit_tr.reference.base import FrozenReference, Reference
+from lit_tr.reference.copied import CopyReference
+from lit_tr.reference.window import WindowReference
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 

@@ -18,9 +18,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import adapter_switched, add_adapter_copy, has_adapter, is_base
-from lit_tr.policy.averaging import Alpha
-from lit_tr.policy.logprobs import response_log_probs, vocabulary_log_probs
+from lit_tr.policy.logprobs import response_log_probs, scoring, vocabulary_log_probs
 from lit_tr.policy.sharding import shard
+from lit_tr.reference.averaging import Alpha
 
 KL_PLACES = 256
 
@@ -135,21 +135,6 @@ class FrozenReference(Reference):
             UserError: always.
         """
         raise UserError("FrozenReference does not move: take CopyReference or AdapterReference, or no reference update")
-
-
-@contextmanager
-def scoring(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and gradients off; the mode of each module is as before after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        # autocast keeps the casts it made; made without gradient, they would cut the gradient of a later forward pass
-        torch.clear_autocast_cache()
 
 
 def frozen_copy(policy: nn.Module, make: Callable[[nn.Module], nn.Module] = deepcopy) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import DriftError, UserError
-from lit_tr.policy.averaging import Alpha, blend, check_alpha, check_models, checksum, distance
+from lit_tr.reference.averaging import Alpha, blend, check_alpha, check_models, checksum, distance
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lit_tr.errors import UserError
-from lit_tr.policy.averaging import blend, blend_tensors, check_models, distance
+from lit_tr.reference.averaging import blend, blend_tensors, check_models, distance
 
 
 class Net(nn.Module):

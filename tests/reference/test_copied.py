@@ -7,8 +7,9 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
-from lit_tr.policy import CopyReference, PretrainedPolicy, response_log_probs
-from lit_tr.policy.reference import scoring
+from lit_tr.policy import PretrainedPolicy, response_log_probs
+from lit_tr.policy.logprobs import scoring
+from lit_tr.reference import CopyReference
 
 BATCH = Collator(packed=False)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
 

@@ -13,13 +13,13 @@ from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
 from lit_tr.data.datamodule import load_tokenizer
-from lit_tr.embedded import resolve
+from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.policy.adapter_reference import AdapterReference
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter
-from lit_tr.policy.copy_reference import CopyReference
 from lit_tr.policy.loading import PretrainedPolicy
-from lit_tr.policy.reference import FrozenReference, Reference
+from lit_tr.reference.adapter import AdapterReference
+from lit_tr.reference.base import FrozenReference, Reference
+from lit_tr.reference.copied import CopyReference
 
 
 def export(

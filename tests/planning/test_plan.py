@@ -4,10 +4,10 @@ from transformers import GPTNeoXConfig, LlamaConfig
 
 from lit_tr.data import Collator
 from lit_tr.errors import UserError
-from lit_tr.plan import Lengths, Memory, Plan, Run, parse_bytes
-from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, WindowReference
-from lit_tr.policy.dry_run import Step, optimizer_costs
+from lit_tr.planning.dry_run import Step, optimizer_costs
+from lit_tr.planning.plan import Lengths, Memory, Plan, Run, parse_bytes
 from lit_tr.policy.loading import LoRA, PretrainedPolicy
+from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, WindowReference
 
 LLAMA = {"vocab_size": 128256, "num_key_value_heads": 8, "tie_word_embeddings": False}
 PUBLISHED = {

@@ -6,9 +6,10 @@ from peft.tuners.lora import LoraLayer
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
-from lit_tr.policy import AdapterReference, LoRA, PretrainedPolicy, response_log_probs
+from lit_tr.policy import LoRA, PretrainedPolicy, response_log_probs
 from lit_tr.policy.adapters import adapter_parameters
-from lit_tr.policy.reference import scoring
+from lit_tr.policy.logprobs import scoring
+from lit_tr.reference import AdapterReference
 
 BATCH = Collator(packed=False)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_tr.policy.lowrank import LowRank, average, squared_norm, widened
+from lit_tr.reference.lowrank import LowRank, average, squared_norm, widened
 
 
 def random(shape, rank, scaling, draw):

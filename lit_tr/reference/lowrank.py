@@ -1,24 +1,9 @@
 """The average of two low-rank matrices, back to a low rank."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class LowRank:
-    """A matrix `scaling * b @ a`, or some of the same shapes.
-
-    Args:
-        a: factor, `(..., rank, in)`.
-        b: factor, `(..., out, rank)`.
-        scaling: LoRA's scaling.
-    """
-
-    a: Tensor
-    b: Tensor
-    scaling: float
+from lit_tr.policy.adapters import LowRank
 
 
 def average(policy: LowRank, reference: LowRank, alpha: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,10 +20,10 @@ from lit_tr.policy.adapters import (
     lora_factors,
     saved_modules,
 )
-from lit_tr.policy.averaging import Alpha, blend_tensors, check_alpha
-from lit_tr.policy.lowrank import LowRank, average, squared_norm, widened
-from lit_tr.policy.reference import Reference
 from lit_tr.policy.sharding import whole, write
+from lit_tr.reference.averaging import Alpha, blend_tensors, check_alpha
+from lit_tr.reference.base import Reference
+from lit_tr.reference.lowrank import LowRank, average, squared_norm, widened
 
 TOGETHER = 8
 """Layers that are averaged at a time on a CPU: many small products, few enough for a cache."""

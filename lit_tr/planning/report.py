@@ -14,8 +14,8 @@ from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.intake import BadRows
 from lit_tr.errors import UserError
 from lit_tr.module import PreferenceModule
-from lit_tr.plan import Lengths, Memory, Plan, Run
-from lit_tr.policy.window import WindowReference
+from lit_tr.planning.plan import Lengths, Memory, Plan, Run
+from lit_tr.reference.window import WindowReference
 
 SAMPLE = 256
 """Rows whose lengths are taken for those of all."""

@@ -11,8 +11,8 @@ from torch import Tensor, distributed, nn
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import has_adapter
-from lit_tr.policy.averaging import Alpha
-from lit_tr.policy.reference import Reference
+from lit_tr.reference.averaging import Alpha
+from lit_tr.reference.base import Reference
 
 
 class WindowReference(Reference):

@@ -13,10 +13,10 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
 
-from lit_tr.cli import main
+from lit_tr.commands import main
+from lit_tr.commands.export import export
 from lit_tr.embedded import TINY, resolve
 from lit_tr.errors import UserError
-from lit_tr.export import export
 from lit_tr.module import PreferenceModule
 
 IDS = torch.tensor([[5, 17, 300, 41, 8, 99, 2, 480]])
@@ -38,7 +38,7 @@ KINDS = {
 def train(folder, path, reference=None, **policy):
     """Train some steps by the command line, the reference behind the policy; return the checkpoint."""
     adapter = "lora" in policy or "adapter" in policy
-    synthetic = {"class_path": "lit_tr.data.SyntheticPairs", "init_args": {"size": 16}}
+    synthetic = {"class_path": "lit_tr.embedded.SyntheticPairs", "init_args": {"size": 16}}
     content = {
         "seed_everything": 1,
         "trainer": {
@@ -329,7 +329,7 @@ def test_what_cannot_be_exported_is_named(trained, tmp_path, kind, options, mess
 
 @pytest.mark.parametrize("policy", [{}, {"lora": LORA}])
 def test_a_frozen_reference_is_the_initial_policy(llama_dir, tmp_path, policy):
-    checkpoint = train(tmp_path, llama_dir, "lit_tr.policy.FrozenReference", **policy)
+    checkpoint = train(tmp_path, llama_dir, "lit_tr.reference.FrozenReference", **policy)
     with pytest.raises(UserError, match=f"the initial policy, {llama_dir}, and need not be exported"):
         export(checkpoint, tmp_path / "out", which="reference")
     module = PreferenceModule.load_from_checkpoint(checkpoint, weights_only=True)
@@ -344,7 +344,7 @@ def test_no_model_code_runs_whatever_the_checkpoint_says(llama_dir, tmp_path):
     (tmp_path / "base" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     AutoTokenizer.from_pretrained(llama_dir).save_pretrained(tmp_path / "base")
     policy = {"path": str(tmp_path / "base"), "trust_remote_code": True}
-    reference = {"class_path": "lit_tr.policy.CopyReference"}
+    reference = {"class_path": "lit_tr.reference.CopyReference"}
     torch.save(
         {"state_dict": {}, "hyper_parameters": {"policy": policy, "reference": reference}}, tmp_path / "some.ckpt"
     )

@@ -11,10 +11,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import has_adapter
-from lit_tr.policy.averaging import Alpha, blend, distance
 from lit_tr.policy.quantization import NF4Linear, quantized_copy
-from lit_tr.policy.reference import Reference, frozen_copy
 from lit_tr.policy.sharding import shard
+from lit_tr.reference.averaging import Alpha, blend, distance
+from lit_tr.reference.base import Reference, frozen_copy
 
 
 class Sums(nn.Module):

@@ -24,7 +24,7 @@ def wait_for(path, seconds=120):
 
 
 def fit(config, *options):
-    return [sys.executable, "-m", "lit_tr.cli", "fit", f"--config={config}", *options]
+    return [sys.executable, "-m", "lit_tr.commands", "fit", f"--config={config}", *options]
 
 
 def environment(**more):
@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(con
         "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saved}],
     }
     content["model"]["policy"]["lora"] = {"r": 4, "dropout": 0.1}
-    content["model"]["reference"] = "lit_tr.policy.AdapterReference"
+    content["model"]["reference"] = "lit_tr.reference.AdapterReference"
     Path(config).write_text(yaml.dump(content))
     command = fit(config)
     process = subprocess.Popen(command, env=environment())

@@ -4,8 +4,9 @@ import torch
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
-from lit_tr.policy import AdapterReference, CopyReference, FrozenReference, LoRA, PretrainedPolicy, response_log_probs
-from lit_tr.policy.reference import scoring
+from lit_tr.policy import LoRA, PretrainedPolicy, response_log_probs
+from lit_tr.policy.logprobs import scoring
+from lit_tr.reference import AdapterReference, CopyReference, FrozenReference
 
 BATCH = Collator(packed=False)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
 KINDS = {

@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 
-from lit_tr.cli import LitTRCLI, _last_checkpoint, main
+from lit_tr.commands import LitTRCLI, main
+from lit_tr.commands.lightning import _last_checkpoint
 from lit_tr.data import PreferenceDataModule
 from lit_tr.module import PreferenceModule
 from tests.runs import metrics
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 def fails(capsys, *args):
@@ -123,7 +124,7 @@ def test_overrides_on_the_command_line(config, tmp_path, capsys):
 
 
 def test_plain_dpo_has_a_frozen_reference_and_no_update(config, tmp_path):
-    main(["fit", f"--config={config}", "--update=null", "--model.reference=lit_tr.policy.FrozenReference"])
+    main(["fit", f"--config={config}", "--update=null", "--model.reference=lit_tr.reference.FrozenReference"])
     assert all("reference/updates" not in row for row in metrics(tmp_path / "run"))
 
 
@@ -205,9 +206,15 @@ def test_predict_leaves_its_predictions(config, tmp_path):
     [
         (["--data.train.class_path=lit_tr.data.Rows", "--data.train.path=none.jsonl"], "none.jsonl: no such file"),
         (["--model.policy.path=nobody/nothing"], "nobody/nothing: no"),
-        (["--model.reference=lit_tr.policy.AdapterReference"], "AdapterReference needs a policy with an adapter"),
-        (["--model.reference=lit_tr.policy.WindowReference"], "one HardReferenceUpdate, not with SoftReferenceUpdate"),
-        (["--model.reference=lit_tr.policy.WindowReference", "--update=null"], "not with no update of the reference"),
+        (["--model.reference=lit_tr.reference.AdapterReference"], "AdapterReference needs a policy with an adapter"),
+        (
+            ["--model.reference=lit_tr.reference.WindowReference"],
+            "one HardReferenceUpdate, not with SoftReferenceUpdate",
+        ),
+        (
+            ["--model.reference=WindowReference", "--update=null"],
+            "not with no update of the reference",
+        ),
         (["--update.alpha=1.5"], "alpha must be in (0, 1]"),
         (["--update.every_n_steps=0"], "every_n_steps must be at least 1"),
         (["--model.loss.beta=-1"], "beta must be above 0"),
@@ -221,7 +228,7 @@ def test_predict_leaves_its_predictions(config, tmp_path):
         (["--trainer.val_check_interval=1000"], "val_check_interval"),
         (["--trainer.strategy=nothing"], "strategy"),
         (["--model.optimizer.lr=-1"], "learning rate"),
-        (["--model.policy.lora.r=0", "--model.reference=lit_tr.policy.AdapterReference"], "r must be at least 1"),
+        (["--model.policy.lora.r=0", "--model.reference=lit_tr.reference.AdapterReference"], "r must be at least 1"),
         (["--data.mismatched=true"], "mismatched"),
     ],
 )

@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 import pytest
 
-from lit_tr.data.synthetic import Features, GoldReward, SyntheticPairs, sample_instruction, sample_response
+from lit_tr.embedded.task import Features, GoldReward, SyntheticPairs, sample_instruction, sample_response
 from lit_tr.errors import UserError
 
 ASK = "Describe a cold river."

@@ -20,16 +20,16 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from rich.console import Console
 
-from lit_tr.callbacks import ReferenceUpdate
+from lit_tr.commands.export import export
+from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.inspection import draw, inspect, report
 from lit_tr.errors import UserError
-from lit_tr.export import export
-from lit_tr.interrupt import GracefulInterrupt
 from lit_tr.module import PreferenceModule
-from lit_tr.plan import parse_bytes
-from lit_tr.plan_report import Asked, planned_run
-from lit_tr.plan_report import report as plan_report
+from lit_tr.planning.plan import parse_bytes
+from lit_tr.planning.report import Asked, planned_run
+from lit_tr.planning.report import report as plan_report
+from lit_tr.updates import ReferenceUpdate
 
 
 class LitTRCLI(LightningCLI):

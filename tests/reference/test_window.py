@@ -17,12 +17,14 @@ from lit_tr import (
     PreferenceModule,
     SoftReferenceUpdate,
 )
-from lit_tr.data import Collator, SyntheticPairs
+from lit_tr.data import Collator
 from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, KTO
-from lit_tr.policy import CopyReference, LoRA, PretrainedPolicy, WindowReference
-from lit_tr.policy.window import fingerprint
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.reference import CopyReference, WindowReference
+from lit_tr.reference.window import fingerprint
 
 TAU, ACCUMULATE, PAIRS = 5, 3, 46  # batches of 2: 23 an epoch, 8 steps, the last one of 2 batches
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}

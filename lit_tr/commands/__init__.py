@@ -1,0 +1,5 @@
+"""`lit-tr`: its verbs."""
+
+from lit_tr.commands.lightning import LitTRCLI, main
+
+__all__ = ["LitTRCLI", "main"]

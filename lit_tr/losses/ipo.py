@@ -1,0 +1,37 @@
+"""Identity preference optimization."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lit_tr.losses.base import CERTAIN, Labels, Loss, Scores, _require
+
+
+@dataclass(frozen=True)
+class IPO(Loss):
+    """Identity Preference Optimization, Azar et al. 2023 (arXiv 2310.12036), Eq. 17.
+
+    With `h = log_ratio(chosen) - log_ratio(rejected)` the loss of a pair is its expectation over a label of certainty
+    `c`: `c * (h - 1 / (2 * beta)) ** 2 + (1 - c) * (-h - 1 / (2 * beta)) ** 2`.
+
+    Args:
+        beta: the paper's tau, above 0; the log-ratio margin is drawn to `1 / (2 * beta)`.
+        average: `sum` takes the log-ratios summed over tokens, as Eq. 17 writes them. `mean` divides each by the number
+            of its tokens; TRL does so, and reports that the authors did in their experiments.
+    """
+
+    beta: float = 0.05
+    average: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        _require(self.beta > 0, f"IPO: beta must be above 0, not {self.beta}")
+
+    def __call__(self, chosen: Scores, rejected: Scores, kl: Tensor, labels: Labels = CERTAIN) -> Tensor:
+        """Return the loss of each pair, `(pairs,)`."""
+        margins = self._scale(chosen) - self._scale(rejected)
+        target, certainty = 1 / (2 * self.beta), labels.certainty
+        return certainty * (margins - target) ** 2 + (1 - certainty) * (-margins - target) ** 2
+
+    def _scale(self, scores: Scores) -> Tensor:
+        return scores.log_ratios if self.average == "sum" else scores.log_ratios / scores.tokens
