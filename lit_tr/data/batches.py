@@ -48,7 +48,9 @@ class PairBatch(ByValue):
             in the units of the source. Examples are pairs, or unpaired rows, the desirable ones first.
         certainty: probability that the label of each example is right, `(examples,)`, float32.
         blank: there is nothing to learn: a rank whose rows have ended has this batch while others go on.
-        place: what a stream's loader goes on from behind this batch.
+        reference_log_probs: log-probs of the responses under the reference, `(responses,)`, where they were computed
+            ahead.
+        drawn: the batches that were drawn together with this one, and `index` its number among them.
     """
 
     chosen: int
@@ -59,7 +61,9 @@ class PairBatch(ByValue):
     margin: Tensor
     certainty: Tensor
     blank: bool = field(default=False, kw_only=True)
-    place: Any = field(default=None, kw_only=True, repr=False, compare=False)
+    reference_log_probs: Tensor | None = field(default=None, kw_only=True)
+    drawn: Any = field(default=None, kw_only=True, repr=False, compare=False)
+    index: int = field(default=0, kw_only=True, repr=False, compare=False)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """Return the batch on a device."""

@@ -114,7 +114,6 @@ class PreferenceDataModule(LightningDataModule):
         self.max_length, self.num_workers = max_length, num_workers
         self.packed, self.buffer, self.bucket_by_length = packed, buffer, bucket_by_length
         self._folder: Path | None = None
-        self._stream: RankLoader | None = None
         if bucket_by_length and not (buffer and batch_size):
             raise UserError(
                 "PreferenceDataModule: bucket_by_length sorts what a buffer holds: give buffer and batch_size"
@@ -153,8 +152,7 @@ class PreferenceDataModule(LightningDataModule):
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader of the training rows."""
         if self.buffer:
-            self._stream = self._streamed(cast(Source, self.sources["train"]), self.buffer)
-            return self._stream
+            return self._streamed(cast(Source, self.sources["train"]), self.buffer)
         rows: Examples | list[Examples] = self.examples["train"]
         if self.max_tokens:
             sizes = [self.collator.tokens(example) for example in self.examples["train"]]
@@ -175,12 +173,6 @@ class PreferenceDataModule(LightningDataModule):
     def predict_dataloader(self) -> StatefulDataLoader:
         """Return the loader of the test rows."""
         return self._in_order("test")
-
-    def on_before_batch_transfer(self, batch: PairBatch, dataloader_idx: int) -> PairBatch:
-        """Tell the stream which batch is being trained on, so that a checkpoint knows where to go on."""
-        if batch.place is not None and self._stream is not None:
-            self._stream.trained(batch)
-        return batch
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

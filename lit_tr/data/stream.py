@@ -113,39 +113,32 @@ class Stream(IterableDataset):
         return torch.Generator().manual_seed(int(seed))
 
 
-START: dict[str, Any] = {"batches": 0, "state": None}
-
-
 class RankLoader(StatefulDataLoader):
-    """Loads the batches of one rank's stream, as many on every rank, and goes on exactly, also on many ranks.
+    """Loads the batches of one rank's stream, as many on every rank, and goes on exactly after a stop.
 
-    Where a rank has no batch left and another one has, it gets `blank` batches, which weigh nothing. The state that is
-    saved is that behind the last batch which was trained on (`trained`), not behind one that was fetched ahead, and it
-    is that of all ranks.
+    Where a rank has no batch left and another one has, it gets `dummy` batches, which weigh nothing.
 
     Args:
         stream: the stream of this rank.
         num_workers: worker processes that read, tokenize and make batches; 0 lets the training process do so.
-        blank: a batch that weighs nothing.
+        dummy: a batch that weighs nothing.
     """
 
-    def __init__(self, stream: Stream, num_workers: int, blank: PairBatch) -> None:
+    def __init__(self, stream: Stream, num_workers: int, dummy: PairBatch) -> None:
         super().__init__(
             stream, batch_size=None, num_workers=num_workers, collate_fn=_same, generator=torch.Generator()
         )
-        self.stream, self.blank = stream, blank
-        self._epoch, self._resumes = -1, False
-        self._place = START
-        self._length: int | None = None
+        self.stream, self.dummy = stream, dummy
+        self._epoch, self._state, self._resumes = -1, None, False
         self._group = _cpu_group() if stream.ranks > 1 else None
 
     def __iter__(self) -> Iterator[PairBatch]:
         """Yield the batches of the next epoch, or the rest of the one that was loaded."""
         if not self._resumes:
-            self._epoch, self._place = self._epoch + 1, START
-        self._resumes, self._length = False, None
+            self._epoch, self._state = self._epoch + 1, None
+        self._resumes = False
         self.stream.epoch = self._epoch
-        batches, place = super().__iter__(), self._place
+        batches = super().__iter__()
         while True:
             batch, error = None, None
             try:
@@ -153,45 +146,34 @@ class RankLoader(StatefulDataLoader):
             except UserError as caught:  # a worker's error comes with the traceback in its message
                 error = UserError(str(caught).rpartition("UserError: ")[2].strip())
             if not self._any(batch is not None, error):
-                self._length = place["batches"]
                 return
-            state = super().state_dict() if batch is not None else place["state"]
-            place = {"batches": place["batches"] + 1, "state": state}
-            yield replace(self.blank if batch is None else batch, place=place)
-
-    def trained(self, batch: PairBatch) -> None:
-        """Take note that a batch is being trained on."""
-        self._place = batch.place
+            self._state = super().state_dict() if batch is not None else self._state
+            yield self.dummy if batch is None else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place of all ranks; to be called on all of them.
-
-        Behind the last batch of an epoch it is the start of the next one.
-        """
-        if self._place["batches"] == self._length:
-            return {"epoch": self._epoch + 1, "workers": self.num_workers, "places": [START] * self.stream.ranks}
-        places: list[Any] = [self._place]
-        if self._group is not None:
-            places = [None] * self.stream.ranks
-            distributed.all_gather_object(places, self._place, group=self._group)
-        return {"epoch": self._epoch, "workers": self.num_workers, "places": places}
+        """Return where this rank stands after its last batch."""
+        return {
+            "epoch": self._epoch,
+            "state": self._state,
+            "readers": [self.stream.ranks, self.num_workers],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind the last batch that was trained on, at the next `__iter__`.
+        """Go on after that batch at the next `__iter__`.
 
         Raises:
             UserError: the ranks or workers were others.
         """
-        places, workers = state_dict["places"], state_dict["workers"]
-        if (len(places), workers) != (self.stream.ranks, self.num_workers):
+        now, then = [self.stream.ranks, self.num_workers], state_dict["readers"]
+        if now != then:
             raise UserError(
-                f"the checkpoint's place in the data is that of {len(places)} ranks with {workers} workers each, and "
-                f"now there are {self.stream.ranks} with {self.num_workers}: go on with as many, for rows would be "
-                "repeated or left out; or export the policy and start a new run from it"
+                f"the checkpoint's place in the data is that of {then[0]} ranks with {then[1]} workers each, and now "
+                f"there are {now[0]} with {now[1]}: go on with as many, for rows would be repeated or left out; or "
+                "export the policy and start a new run from it"
             )
-        self._epoch, self._place, self._resumes = state_dict["epoch"], places[self.stream.rank], True
-        if self._place["state"] is not None:
-            super().load_state_dict(self._place["state"])
+        self._epoch, self._state, self._resumes = state_dict["epoch"], state_dict["state"], True
+        if self._state is not None:
+            super().load_state_dict(self._state)
 
     def _any(self, has: bool, error: UserError | None) -> bool:
         """Return whether any rank has a batch.

@@ -45,7 +45,7 @@ class AdapterReference(Reference):
         log_error: with `factors`, compute the average of the weights as well and log how far the result is from it.
     """
 
-    ADAPTER = "reference"
+    adapter = "reference"
 
     def __init__(
         self,
@@ -54,7 +54,6 @@ class AdapterReference(Reference):
         dtype: Literal["float32"] | None = None,
         log_error: bool = False,
     ) -> None:
-        super().__init__()
         if update == "factors" and rank is not None:
             raise UserError("AdapterReference: factors of another rank cannot be averaged: leave rank out")
         if rank is not None and rank < 1:
@@ -73,13 +72,13 @@ class AdapterReference(Reference):
             )
         growth = 1 if self.by_factors else 2
         dtype = getattr(torch, self.dtype) if self.dtype else None
-        add_adapter_copy(policy, self.ADAPTER, rank=self.rank, growth=growth, dtype=dtype)
+        add_adapter_copy(policy, self.adapter, rank=self.rank, growth=growth, dtype=dtype)
         self._copy(policy)
 
     @contextmanager
     def active(self, policy: nn.Module) -> Iterator[nn.Module]:
         """Return a context whose value is the policy with the reference's adapter."""
-        with adapter_switched(policy, self.ADAPTER):
+        with adapter_switched(policy, self.adapter):
             yield policy
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
@@ -96,12 +95,12 @@ class AdapterReference(Reference):
             self._blend_others(policy, weights)
             return {"relative_error": self._average(policy, weights)}
         exact = self._exact(policy, weights) if self.log_error else None
-        blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.ADAPTER), alpha)
+        blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.adapter), alpha)
         return {} if exact is None else {"relative_error": self._distance(policy, exact)}
 
     def tensors(self, policy: nn.Module) -> Iterable[torch.Tensor]:
         """Return the parameters of the reference's adapter."""
-        return adapter_parameters(policy, self.ADAPTER).values()
+        return adapter_parameters(policy, self.adapter).values()
 
     @torch.no_grad()
     def distance(self, policy: nn.Module) -> float:
@@ -111,7 +110,7 @@ class AdapterReference(Reference):
 
     def _pairs(self, policy: nn.Module) -> dict[str, tuple[LowRank, ...]]:
         """Return the factors of the policy and of the reference, by layers."""
-        return lora_factors(policy, POLICY_ADAPTER, self.ADAPTER)
+        return lora_factors(policy, POLICY_ADAPTER, self.adapter)
 
     @torch.no_grad()
     def _copy(self, policy: nn.Module) -> None:
@@ -121,7 +120,7 @@ class AdapterReference(Reference):
 
     def _blend_others(self, policy: nn.Module, weights: Alpha) -> None:
         """Blend what is trained beside the factors: whole modules."""
-        blend_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.ADAPTER), weights)
+        blend_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.adapter), weights)
 
     @torch.no_grad()
     def _average(self, policy: nn.Module, weights: Alpha) -> float:
@@ -162,7 +161,7 @@ class AdapterReference(Reference):
     @torch.no_grad()
     def _distance(self, policy: nn.Module, exact: dict[str, LowRank]) -> float:
         """Return how far the reference's weights are from some matrices, relative to these."""
-        theirs = lora_factors(policy, self.ADAPTER)
+        theirs = lora_factors(policy, self.adapter)
         ways = [_squared_distance(one, *theirs[name]) for name, one in exact.items()]
         return _ratio(torch.stack(ways).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
 

@@ -1,14 +1,15 @@
-"""What a reference policy is, and the one that stays as it is.
+"""What a reference is: a policy that the trained one is held near to, and that may follow it.
 
-A reference is built from the policy (`prepare`), scores batches, and follows the policy (`update`). The policy is
-handed to it each time, so that no second handle to it ends up in a state_dict, a copy or a sharding plan.
+A reference is no torch module: what it holds stands outside of the module tree, so that no optimizer, no average of
+weights and no strategy takes it for a part of the policy. Only an adapter that lies on the policy's own base is in the
+policy. The policy is handed to the reference each time.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from copy import deepcopy
-from itertools import chain
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +17,39 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
-from lit_tr.errors import UserError
-from lit_tr.policy.adapters import adapter_switched, add_adapter_copy, has_adapter, is_base
 from lit_tr.policy.logprobs import response_log_probs, scoring, vocabulary_log_probs
-from lit_tr.policy.sharding import shard
 from lit_tr.reference.averaging import Alpha
 
-KL_PLACES = 256
+KL_TOKENS = 256
+"""Response tokens of a batch that a KL divergence is measured at."""
 
 
-class Reference(nn.Module, ABC):
-    """A policy that another one is held near to.
+class Reference(ABC):
+    """A policy that another one is held near to. Subclasses name their arguments as the attributes that keep them.
+
+    `PreferenceModule` calls `setup`, `prepare`, `shard`, `on_fit_start`, `on_train_batch_start` in this order; a
+    callback calls `update`. None of the hooks has to be overridden but `prepare`, `active` and `update`.
 
     Attributes:
-        moves: it can follow the policy. A second model that cannot is made again from the policy's source, so no
-            checkpoint holds it.
+        moves: it can follow the policy.
         hard_only: it follows by copies of all layers alone.
+        log_initial: whether the initial policy is logged beside it by default, which may take a third model.
+        adapter: name of the adapter on the policy's base that it is, if it is one.
+        model: the second model that it is, if it is one.
     """
 
-    moves = True
-    hard_only = False
+    moves: ClassVar[bool] = True
+    hard_only: bool = False
+    log_initial: ClassVar[bool] = True
+    adapter: str | None = None
+    model: nn.Module | None = None
+
+    def setup(self, trainer: Any, module: Any) -> None:
+        """Check that it goes with a trainer, its callbacks and a module; no weights are loaded yet.
+
+        Raises:
+            UserError: it does not.
+        """
 
     @abstractmethod
     def prepare(self, policy: nn.Module) -> None:
@@ -46,7 +60,17 @@ class Reference(nn.Module, ABC):
         """
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Part the weights of a second model, if there is one, among devices."""
+        """Shard the weights of a second model, if there is one."""
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        """Get ready to train: precision and device of all weights are what they will be, the rows are there."""
+
+    def steps_ahead(self, step: int) -> int:
+        """Return of how many optimizer steps after step `step` the batches are drawn together, 1 or more."""
+        return 1
+
+    def on_train_batch_start(self, module: Any, batch: PairBatch) -> None:
+        """See a batch before the policy is trained on it; `batch.drawn` holds those that were drawn with it."""
 
     @abstractmethod
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
@@ -60,7 +84,7 @@ class Reference(nn.Module, ABC):
             Figures of the update, by name, for the log.
 
         Raises:
-            UserError: alpha is not in (0, 1], or this kind of reference does not move.
+            UserError: alpha is not in [0, 1], or this kind of reference does not move so.
         """
 
     def distance(self, policy: nn.Module) -> float | None:
@@ -69,72 +93,57 @@ class Reference(nn.Module, ABC):
 
     def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
         """Return what an update changes; equal on all ranks where each of them holds all of it."""
-        return chain(self.parameters(), self.buffers())
+        return self.state_dict().values()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint holds, by paths of attributes; those of an adapter are the policy's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> list[str]:
+        """Take the tensors of a checkpoint; return the names of those that are missing in it."""
+        own = self.state_dict()
+        for name, value in state.items():
+            if name in own:
+                own[name].copy_(value)
+        return sorted(own.keys() - state.keys())
+
+    def rank_state(self) -> Any:
+        """Return what a checkpoint holds beside tensors, of this rank alone; None for nothing."""
+        return None
+
+    def load_rank_state(self, states: list[Any], rank: int) -> None:
+        """Take what the ranks have saved."""
+
+    def held_elsewhere(self) -> bool:
+        """Whether what it holds lies on another device than the policy."""
+        return False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move or cast a second model with the module that holds the policy."""
+        if self.model is not None:
+            self.model._apply(fn)
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the reference, `(rows,)`, without gradient and dropout."""
+        """Return the log-probs of the responses under the reference, `(responses,)`, without gradient and dropout."""
+        if batch.reference_log_probs is not None:
+            return batch.reference_log_probs.to(batch.lengths.device)
         with self.active(policy) as model, scoring(model):
             return response_log_probs(model, batch)
 
     def kl(self, policy: nn.Module, batch: PairBatch) -> tuple[Tensor, int]:
         """Return the KL divergence of the policy from the reference, a sum over some response tokens, and their number.
 
-        It is in nats, over the whole vocabulary, at up to 256 places, evenly spaced over the batch's responses: no
-        token is sampled, so it is never negative, and 0 only where the two agree. The contexts are those of the data:
-        how far the policies differ on text of the policy's own it does not say.
+        It is in nats, over the whole vocabulary, at up to 256 tokens, evenly spaced over the chosen and rejected
+        responses: no token is sampled, so it is never negative, and 0 only where the two agree. The contexts are those
+        of the data: how far the policies differ on text of the policy's own it does not say.
         """
-        total = int(batch.lengths.sum())
-        places = torch.linspace(0, total - 1, min(total, KL_PLACES), device=batch.lengths.device).long()
+        total = int(batch.lengths[: batch.chosen + batch.rejected].sum())
+        tokens = torch.linspace(0, total - 1, min(total, KL_TOKENS), device=batch.lengths.device).long()
         with scoring(policy):
-            ours = vocabulary_log_probs(policy, batch, places)
+            ours = vocabulary_log_probs(policy, batch, tokens)
         with self.active(policy) as model, scoring(model):
-            theirs = vocabulary_log_probs(model, batch, places)
-        return F.kl_div(theirs, ours, log_target=True, reduction="sum"), len(places)
-
-
-class FrozenReference(Reference):
-    """The policy as it was at the start, for plain DPO, IPO and KTO.
-
-    With a new adapter it costs nothing: it is the base, the adapter switched off. Where the policy starts from a
-    trained adapter it is a frozen copy of that adapter, and for a full model a second model.
-    """
-
-    moves = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model: nn.Module | None = None
-        self._adapter: str | None = None
-
-    def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now."""
-        if not has_adapter(policy):
-            self.model = frozen_copy(policy)
-        elif not is_base(policy):
-            self._adapter = "initial"
-            add_adapter_copy(policy, self._adapter)
-
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Part the weights of the second model among devices."""
-        if self.model is not None:
-            shard(self.model, mesh)
-
-    @contextmanager
-    def active(self, policy: nn.Module) -> Iterator[nn.Module]:
-        """Return a context whose value is a model that computes as the policy did at the start."""
-        if self.model is not None:
-            yield self.model
-            return
-        with adapter_switched(policy, self._adapter):
-            yield policy
-
-    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Refuse.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("FrozenReference does not move: take CopyReference or AdapterReference, or no reference update")
+            theirs = vocabulary_log_probs(model, batch, tokens)
+        return F.kl_div(theirs, ours, log_target=True, reduction="sum"), len(tokens)
 
 
 def frozen_copy(policy: nn.Module, make: Callable[[nn.Module], nn.Module] = deepcopy) -> nn.Module:

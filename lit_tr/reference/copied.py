@@ -64,7 +64,6 @@ class CopyReference(Reference):
         dtype: Literal["float32", "bfloat16", "float16", "nf4"] | None = None,
         device: str | None = None,
     ) -> None:
-        super().__init__()
         if sums_device and sums != "float32":
             raise UserError(f"CopyReference: sums_device is for float32 sums; {sums} ones lie beside the weights")
         self.kind, self.dtype, self.device = sums, dtype, device
@@ -110,11 +109,6 @@ class CopyReference(Reference):
         """Return a context whose value is the second model."""
         return nullcontext(self.model)
 
-    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the second model, `(responses,)`, on the batch's device."""
-        there = batch if self.device is None else batch.to(self.device)
-        return super().log_probs(policy, there).to(batch.lengths.device)
-
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move the second model towards the policy.
 
@@ -133,6 +127,18 @@ class CopyReference(Reference):
         """Return the Euclidean norm of the difference of all weights; None in 4 bits, whose rounding would hide it."""
         return None if self.hard_only else distance(policy, self.model)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Stay where `device` says when the module that holds this one is moved."""
-        return self if self.device else super()._apply(fn, recurse)
+    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
+        """Return the log-probs of the responses under the second model, `(responses,)`, on the batch's device."""
+        there = batch if self.device is None else batch.to(self.device)
+        return super().log_probs(policy, there).to(batch.lengths.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights of the second model, and what is kept of their averages."""
+        weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        return weights | {f"sums.{name}": value for name, value in self.sums.state_dict().items()}
+
+    def _apply(self, fn: Any) -> None:
+        """Stay where `device` says when the module is moved."""
+        if not self.device:
+            super()._apply(fn)
+            self.sums._apply(fn)

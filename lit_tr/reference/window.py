@@ -1,15 +1,16 @@
 """WindowReference: hard updates of full fine-tuning without a second model."""
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
+from lit_tr.loading import Drawn, KeptLoader, draw_from
 from lit_tr.policy.adapters import has_adapter
 from lit_tr.reference.averaging import Alpha
 from lit_tr.reference.base import Reference
@@ -19,26 +20,33 @@ class WindowReference(Reference):
     """The policy as it was at the last hard update, without its weights: what it said of the batches that come.
 
     At a hard update (arXiv 2404.09656, Eq. 6) the policy is the reference. Before it moves on, it scores the batches of
-    all steps up to the next update; those log-probs are kept, and no weights. They are found by what is in a batch, so
-    that a batch never gets the log-probs of another one, in whatever order batches come.
+    all optimizer steps up to the next update, and the validation batches if there are any; the log-probs are kept, and
+    no weights. So the batches of a window are drawn together, and those of validation stay in memory.
 
-    `PreferenceModule` sees to the scoring, which is due before the first batch behind an update. It goes with
-    `HardReferenceUpdate` alone, whose next update is known. Where validation comes between two updates its batches are
-    scored too, at the cost of a forward pass over them for each such window. A run that ends between two updates has
-    scored up to the next one. Inside a window, other batches (`test`, `predict`) cannot be scored.
-
-    Attributes:
-        live: the policy has not moved since the update, and is the reference itself.
-        until: optimizer step of the next update, up to which the batches are scored.
-        scored: log-probs of the responses of each scored batch, `(responses,)`, by the batch's fingerprint.
+    It goes with one `HardReferenceUpdate`, whose next update is known. A run that ends between two updates has scored up
+    to the next one. Between two updates no other batches (`test`, `predict`) can be scored.
     """
 
     hard_only = True
+    log_initial = False
 
     def __init__(self) -> None:
-        super().__init__()
-        self.scored: dict[str, Tensor]
-        self._restart()
+        self._callback: Any = None
+        self._drawn: Drawn | None = None
+        self._validation: KeptLoader | None = None
+        self._saved: list[Any] = []
+        self._rank = 0
+        self._is_policy = True
+
+    def setup(self, trainer: Any, module: Any) -> None:
+        """Find the callback that moves it, and let the validation batches be kept.
+
+        Raises:
+            UserError: there is no such callback, or the batches of a window cannot be drawn together.
+        """
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._callback = hard_update(trainer)
+            draw_from(trainer.fit_loop.epoch_loop.val_loop, KeptLoader)
 
     def prepare(self, policy: nn.Module) -> None:
         """Become the policy as it is now.
@@ -51,7 +59,29 @@ class WindowReference(Reference):
                 "WindowReference saves a second model, and with an adapter there is none: take AdapterReference, whose "
                 "second adapter costs next to nothing"
             )
-        self._restart()
+
+    def steps_ahead(self, step: int) -> int:
+        """Return the number of optimizer steps up to the next update."""
+        return self._callback.next_update(step) - step
+
+    def on_train_batch_start(self, module: Any, batch: PairBatch) -> None:
+        """Put the reference log-probs on a batch; before the first one of a window, score all of them.
+
+        Raises:
+            UserError: other batches come than those that were scored before a resume, or the update comes elsewhere.
+        """
+        drawn = batch.drawn
+        if drawn.log_probs is None:
+            self._drawn, self._validation = drawn, _validation_loader(module.trainer)
+            kept = self._validation.batches if self._validation else []
+            if self._saved:
+                drawn.log_probs, known = self._restored(module.trainer, drawn, kept)
+            else:
+                drawn.log_probs, known = ([self._score(module, one) for one in some] for some in (drawn.batches, kept))
+            if self._validation:
+                self._validation.log_probs = known
+            self._is_policy = False
+        batch.reference_log_probs = drawn.log_probs[batch.index].to(batch.lengths.device)
 
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
         """Return a context whose value is the policy, while it is the reference.
@@ -59,9 +89,11 @@ class WindowReference(Reference):
         Raises:
             UserError: it has moved on.
         """
-        if not self.live:
+        if not self._is_policy:
             raise UserError(
-                "WindowReference holds no weights: inside a window it knows only the batches that it scored"
+                "WindowReference holds no weights: between two updates it knows only the batches that it has scored. "
+                "To test or predict, take a checkpoint of a step that is a multiple of every_n_steps: there the policy "
+                "is the reference"
             )
         return nullcontext(policy)
 
@@ -73,70 +105,87 @@ class WindowReference(Reference):
         """
         if alpha != 1:
             raise UserError("WindowReference takes hard updates of all layers alone: take CopyReference")
-        self._restart()
+        if self._validation:
+            self._validation.log_probs = None
+        self._is_policy, self._drawn, self._saved = True, None, []
         return {}
 
-    def score(self, policy: nn.Module, batches: Iterable[PairBatch], until: int) -> None:
-        """Score the batches that come before the update after step `until`; from here on the policy may move.
+    def rank_state(self) -> Any:
+        """Return the log-probs of the window's batches, and their lengths to know them by; None at an update."""
+        if self._drawn is None or self._drawn.log_probs is None:
+            return self._saved[self._rank] if self._saved else None
+        train = _with_lengths(self._drawn.batches, self._drawn.log_probs)
+        kept = self._validation
+        validation = _with_lengths(kept.batches, kept.log_probs) if kept and kept.log_probs else []
+        step = self._drawn.start["step"]
+        return {"train": train, "validation": validation, "until": step + len(self._drawn.step_ends)}
 
-        Raises:
-            UserError: the policy has moved already.
-        """
-        scored = {}
-        # who starts the workers of a data loader draws a random number
-        with torch.random.fork_rng(devices=[]):
-            for batch in batches:
-                scored[fingerprint(batch)] = super().log_probs(policy, batch).cpu()
-        self.scored, self.until, self.live = scored, until, False
+    def load_rank_state(self, states: list[Any], rank: int) -> None:
+        """Take the windows of all ranks."""
+        self._saved = states if any(states) else []
+        self._rank, self._is_policy = min(rank, len(states) - 1), not any(states)
 
-    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the reference, `(responses,)`.
+    def _score(self, module: Any, batch: PairBatch) -> Tensor:
+        return self.log_probs(module.policy, module.placed(batch)).cpu()
 
-        Raises:
-            UserError: the policy has moved on, and this batch was not scored before.
-        """
-        if self.live:
-            return super().log_probs(policy, batch)
-        found = self.scored.get(fingerprint(batch))
-        if found is None:
+    def _restored(self, trainer: Any, drawn: Drawn, kept: list[PairBatch]) -> tuple[list[Tensor], list[Tensor]]:
+        if len(self._saved) != trainer.world_size:
             raise UserError(
-                "WindowReference: a batch comes that was not scored at the last update, and the weights of then are "
-                "gone. Training batches must come as the loader's state tells, those of validation the same each time, "
-                "when the trainer's interval in batches tells. To test or predict, or to resume with other batches, "
-                "take a checkpoint of a step that is a multiple of every_n_steps: there the policy is the reference"
+                f"the checkpoint's window was scored on {len(self._saved)} ranks, and now there are "
+                f"{trainer.world_size}: go on with as many, or from a checkpoint of a step with an update"
             )
-        return found.to(batch.lengths.device)
-
-    def windows(self) -> list[dict[str, Any]]:
-        """Return what a checkpoint holds of the windows of all ranks; to be called on all of them."""
-        own = {"live": self.live, "until": self.until, "scored": self.scored}
-        if not distributed.is_initialized():
-            return [own]
-        gathered: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(gathered, own)
-        return gathered
-
-    def load_windows(self, windows: list[dict[str, Any]]) -> None:
-        """Restore this rank's window.
-
-        Raises:
-            UserError: the windows are those of another number of ranks.
-        """
-        rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-        if len(windows) != ranks and not windows[0]["live"]:
-            raise UserError(f"the checkpoint's window was scored on {len(windows)} ranks, and now there are {ranks}")
-        own = windows[rank % len(windows)]
-        self.live, self.until, self.scored = own["live"], own["until"], own["scored"]
-
-    def _restart(self) -> None:
-        self.live, self.until, self.scored = True, 0, {}
+        saved, follows = self._saved[self._rank], self._callback.next_update(trainer.global_step)
+        if saved["until"] != follows:
+            raise UserError(
+                f"WindowReference has scored the batches up to step {saved['until']}, and the next update follows step "
+                f"{follows}: go on with the every_n_steps of before, or from a checkpoint of a step with an update"
+            )
+        self._saved = []
+        return _matched(drawn.batches, saved["train"]), _matched(kept, saved["validation"])
 
 
-def fingerprint(batch: PairBatch) -> str:
-    """Return a hash of the tensors of a batch: equal for batches of the same responses to the same prompts."""
-    whole = blake2b(digest_size=16)
-    for name, value in vars(batch).items():
-        if isinstance(value, Tensor):
-            whole.update(f"{name} {tuple(value.shape)}".encode())
-            whole.update(value.cpu().numpy().tobytes())
-    return whole.hexdigest()
+def hard_update(trainer: Any) -> Any:
+    """Return the one callback that moves the module's reference, which makes hard updates.
+
+    Raises:
+        UserError: there is none, there are several, or it is no hard one; or steps cannot be counted ahead.
+    """
+    updates = [one for one in trainer.callbacks if getattr(one, "reference", None) == "reference"]
+    if len(updates) != 1 or not (updates[0].hard and updates[0].foreseen):
+        found = " and ".join(type(update).__name__ for update in updates) or "no update of the reference"
+        raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {found}: else take CopyReference")
+    for obstacle, found in {
+        "16-mixed precision, which skips steps: take bf16-mixed": getattr(trainer.precision_plugin, "scaler", None),
+        "reload_dataloaders_every_n_epochs": trainer.reload_dataloaders_every_n_epochs,
+        "GradientAccumulationScheduler": any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks),
+    }.items():
+        if found:
+            raise UserError(
+                f"WindowReference draws the batches up to the next update, so it does not go with {obstacle}"
+            )
+    return updates[0]
+
+
+def _validation_loader(trainer: Any) -> KeptLoader | None:
+    """Return what validation draws from, if there is any."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if not trainer.enable_validation:
+        return None
+    loop.setup_data()
+    if loop._combined_loader is not None:
+        loop._combined_loader.limits = loop._max_batches
+    return loop._combined_loader
+
+
+def _with_lengths(batches: list[PairBatch], log_probs: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(batch.lengths.cpu(), one) for batch, one in zip(batches, log_probs, strict=True)]
+
+
+def _matched(batches: list[PairBatch], saved: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    lengths = [batch.lengths for batch in batches]
+    if len(batches) != len(saved) or not all(torch.equal(*pair) for pair in zip(lengths, (one for one, _ in saved))):
+        raise UserError(
+            "WindowReference: other batches come than those that were scored before the checkpoint, and the weights of "
+            "then are gone: go on with the same rows and batches, or from a checkpoint of a step with an update"
+        )
+    return [log_probs for _, log_probs in saved]

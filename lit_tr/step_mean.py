@@ -1,0 +1,43 @@
+"""The gradient of the mean over all examples of an optimizer step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class StepMean:
+    """Makes the gradient of a step that of the mean over its examples, whatever the batches and ranks it is made of.
+
+    Each batch has the mean loss of its own examples. Lightning divides it by the number of batches, and DDP by that of
+    ranks: so a batch's loss is weighed by its examples (`weigh`), and the sum of a step is divided by the mean number of
+    examples of a batch (`normalise`). A step without examples has the gradient 0.
+    """
+
+    def __init__(self) -> None:
+        self._examples = 0
+
+    def reset(self) -> None:
+        """Forget a step that was broken off."""
+        self._examples = 0
+
+    def weigh(self, loss: Tensor, examples: int) -> Tensor:
+        """Return the mean loss of a batch, times its number of examples."""
+        self._examples += examples
+        return loss * examples
+
+    @torch.no_grad()
+    def normalise(self, optimizers: list[torch.optim.Optimizer], batches: int, strategy: Any) -> None:
+        """Divide the gradients of a step by the mean number of examples of its batches on all ranks, and reset.
+
+        Args:
+            optimizers: hold the parameters.
+            batches: number of batches that Lightning has divided the losses by.
+            strategy: that of the trainer; to be called on all ranks.
+        """
+        count = torch.tensor(float(self._examples), device=strategy.root_device)
+        mean = strategy.reduce(count, reduce_op="mean") / batches
+        self.reset()
+        for param in (param for optimizer in optimizers for group in optimizer.param_groups for param in group["params"]):
+            if param.grad is not None:
+                param.grad.div_(mean.clamp(min=torch.finfo(mean.dtype).tiny))
