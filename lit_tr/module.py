@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
 from lit_tr.lookahead import batches_of_steps, check_loader, hard_update, training_batches, validation_batches
-from lit_tr.losses import Labels, Loss, Scores
+from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
 from lit_tr.policy.adapters import base_state_keys, has_adapter
 from lit_tr.policy.loading import TRUE, PretrainedPolicy
@@ -138,9 +138,6 @@ class PreferenceModule(LightningModule):
             self._check(batch)
             self._score_ahead(self.reference, batch)
         values = self._evaluate(batch, with_initial=self._will_be_logged())
-        if batch.blank:
-            self._examples = 0
-            return values["loss"].sum() * 0.0
         means = {f"train/{name}": value.detach().mean() for name, value in values.items() if value.numel()}
         self.log_dict(means, batch_size=len(batch))
         self._examples = values["loss"].numel()
@@ -241,7 +238,7 @@ class PreferenceModule(LightningModule):
     def kl_to_reference(self, batch: PairBatch) -> Tensor:
         """Return the KL divergence of the policy from the reference on the batches of all ranks, in nats a token."""
         kl, places = self.reference.kl(self.policy, self._laid_out(batch))
-        total = torch.stack([kl, kl.new_tensor(places)]) * (not batch.blank)
+        total = torch.stack([kl, kl.new_tensor(places)]) * (not batch.dummy)
         if self._trainer:
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[0] / total[1].clamp(min=1)
@@ -258,16 +255,16 @@ class PreferenceModule(LightningModule):
         """Return values of each example by name; `loss` has a gradient in training."""
         self._check(batch)
         batch = self._laid_out(batch)
-        reference = self.reference.log_probs(self.policy, batch)
+        reference = self.reference.log_probs(self.policy, batch) if self.loss.needs_reference else None
         log_probs = response_log_probs(self.policy, batch)
-        chosen, rejected, mismatched = _scores(batch, log_probs, reference)
-        values = preference_metrics(chosen, rejected, self.loss.beta, batch.paired)
-        labels = Labels(batch.certainty.float(), batch.margin.float())  # bf16-true casts what is in a batch
-        values["loss"] = self.loss(chosen, rejected, self._kl_baseline(mismatched), labels)
+        chosen, rejected, kl_rows = _scores(batch, log_probs, reference)
+        values = preference_metrics(self.loss, chosen, rejected, batch.paired)
+        values["loss"] = self.loss(chosen, rejected, self._statistics(chosen, rejected, kl_rows))
         if self.initial and with_initial:
             initial = self.initial.log_probs(self.policy, batch)
-            against_start = preference_metrics(*_scores(batch, log_probs, initial)[:2], self.loss.beta, batch.paired)
-            values |= {f"initial/{name}": value for name, value in against_start.items() if "log_probs" not in name}
+            chosen, rejected, _ = _scores(batch, log_probs, initial)
+            against_start = preference_metrics(self.loss, chosen, rejected, batch.paired)
+            values |= {f"initial/{name}": value for name, value in against_start.items() if "logps" not in name}
         return values
 
     def _score_ahead(self, reference: WindowReference, batch: PairBatch) -> None:
@@ -296,15 +293,14 @@ class PreferenceModule(LightningModule):
         if self.loss.mismatched and batch.mismatched is None:
             raise UserError(f"{kind} needs mismatched rows for its KL baseline: set data.mismatched")
 
-    def _kl_baseline(self, mismatched: Scores) -> Tensor:
-        """Return KTO's KL baseline: the mean log-ratio of mismatched rows of all ranks, detached, never negative."""
-        log_ratios = mismatched.log_ratios.detach()
-        if not self.loss.mismatched:
-            return log_ratios.new_zeros(())
-        total = torch.stack([log_ratios.sum(), log_ratios.new_tensor(len(log_ratios))])
-        if self._trainer and not self.trainer.predicting:  # in `predict`, ranks may have unequal numbers of batches
-            total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        return (total[0] / total[1].clamp(min=1)).clamp(min=0)
+    def _statistics(self, chosen: Scores, rejected: Scores, kl_rows: Scores) -> Tensor | None:
+        """Return the statistics of the loss over the batches of all ranks."""
+        sums = self.loss.sums(chosen, rejected, kl_rows)
+        if sums is None:
+            return None
+        if self._trainer:
+            sums = cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        return self.loss.statistics(sums, None)
 
     def _data_mesh(self) -> DeviceMesh | None:
         """Return the devices that the weights are parted among, if they are."""
@@ -363,11 +359,11 @@ def _without_fixed(module: Any, state: dict[str, Any], prefix: str, metadata: di
             state.pop(prefix + key, None)
 
 
-def _scores(batch: PairBatch, policy: Tensor, reference: Tensor) -> tuple[Scores, Scores, Scores]:
-    """Return the scores of the chosen, the rejected and the mismatched rows."""
-    parts = zip(*(batch.split(values) for values in (policy, reference, batch.lengths)), strict=True)
-    chosen, rejected, mismatched = (Scores(*part) for part in parts)
-    return chosen, rejected, mismatched
+def _scores(batch: PairBatch, policy: Tensor, reference: Tensor | None) -> list[Scores]:
+    """Return the scores of the chosen, the rejected and the KL rows."""
+    references = batch.split(reference) if reference is not None else (None, None, None)
+    parts = zip(batch.split(policy), batch.split(batch.lengths), references, batch.split_labels(), strict=True)
+    return [Scores(*part) for part in parts]
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
