@@ -31,7 +31,7 @@ class Drawn:
         batches: the batches, on the CPU.
         places: for each batch its epoch, and the number of batches of the epoch that have come with it.
         step_ends: after how many of the batches each optimizer step ends.
-        log_probs: the reference's log-probs of the responses of each batch, where they were computed ahead.
+        log_probs: the reference's log-probs of the scored tokens of each batch, where they were computed ahead.
     """
 
     def __init__(self, start: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class StepLoader(CombinedLoader):
     def __next__(self) -> tuple[PairBatch, int, int]:
         """Return the next batch of the epoch, its number, and the number of its loader."""
         if not self._queue:
-            self._draw(self._module.reference.steps_ahead(self._steps))
+            self._draw(self._module.steps_ahead(self._steps))
         if not self._queue or self._epoch_of_next != self.epoch:
             raise StopIteration
         drawn, index = self._queue.popleft()
@@ -237,7 +237,7 @@ class KeptLoader(CombinedLoader):
     """Evaluation batches that are drawn once and kept, with the reference's log-probs on them once these are computed.
 
     Attributes:
-        log_probs: of the responses of each batch, in the order of the batches; None where they are not computed ahead.
+        log_probs: of the scored tokens of each batch, in the order of the batches; None where they are not known.
     """
 
     def __init__(self, loaders: Any) -> None:
@@ -253,10 +253,12 @@ class KeptLoader(CombinedLoader):
 
     def __iter__(self) -> "KeptLoader":
         """Begin again."""
-        known = self.log_probs or [None] * len(self._drawn())
-        drawn = zip(self._drawn(), known, strict=True)
-        ours = ((replace(batch, reference_log_probs=one), *where) for (batch, *where), one in drawn)
-        self._coming = (one for one in ours if self._is_within(*one[1:]))
+        known: list[Any] = self.log_probs or [None] * len(self._drawn())
+        self._coming = (
+            (replace(batch, reference_log_probs=log_probs), number, loader)
+            for (batch, number, loader), log_probs in zip(self._drawn(), known, strict=True)
+            if self._is_within(number, loader)
+        )
         return self
 
     def __next__(self) -> tuple[PairBatch, int, int]:
@@ -265,7 +267,7 @@ class KeptLoader(CombinedLoader):
 
     def __len__(self) -> int:
         """Number of batches."""
-        return sum(self._is_within(*where) for _, *where in self._drawn())
+        return sum(self._is_within(number, loader) for _, number, loader in self._drawn())
 
     def _is_within(self, number: int, loader: int) -> bool:
         return self.limits is None or number < self.limits[loader]

@@ -1,41 +1,43 @@
-"""What is logged of preference scores: implicit rewards, margins, accuracy, log-ratios."""
+"""What is logged of preference scores: implicit rewards, margins, accuracies, log-probs, log-ratios."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch import Tensor, distributed
 
-from lit_tr.losses import Scores
+from lit_tr.losses import Loss, Scores
 
 
-def preference_metrics(chosen: Scores, rejected: Scores, beta: float, paired: bool) -> dict[str, Tensor]:
-    """Return the values of each example by name; their means are what is logged.
+def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: bool) -> dict[str, Tensor]:
+    """Return the values of each example by name, detached; their means are what is logged.
 
-    A reward is `beta * log_ratio`, the implicit reward of Rafailov et al. 2023 (arXiv 2305.18290), Sec. 5. The
-    log-ratios are those of the data's responses: they are no estimate of a KL divergence, which takes samples of the
-    policy.
+    The names are TRL's. They are the same for all batches of a loss; where a batch has no such value the tensor is
+    empty. The `log_ratios` are those of the data's responses: they are no estimate of a KL divergence, which takes
+    samples of the policy.
 
     Args:
+        loss: its rewards are what is compared.
         chosen: scores of the preferred responses, `(chosen,)`.
         rejected: scores of the other responses, `(rejected,)`.
-        beta: scale of the rewards.
         paired: the two are responses to the same prompts, so that they have margins and accuracies. An accuracy is 1
             where the chosen response has the higher reward (the higher log-prob under the policy), 1/2 where they are
             equal.
     """
+    rewards = [loss.rewards(chosen), loss.rewards(rejected)]
+    margins = rewards[0] - rewards[1] if paired else rewards[0][:0]
+    differences = chosen.policy - rejected.policy if paired else chosen.policy[:0]
     values = {
-        "rewards/chosen": beta * chosen.log_ratios,
-        "rewards/rejected": beta * rejected.log_ratios,
-        "log_probs/chosen": chosen.policy,
-        "log_probs/rejected": rejected.policy,
-        "log_ratio": torch.cat([chosen.log_ratios, rejected.log_ratios]),
+        "rewards/chosen": rewards[0],
+        "rewards/rejected": rewards[1],
+        "rewards/margins": margins,
+        "rewards/accuracies": _share_above(margins),
+        "logps/chosen": chosen.policy,
+        "logps/rejected": rejected.policy,
+        "logps/accuracies": _share_above(differences),
     }
-    if paired:
-        margins = values["rewards/chosen"] - values["rewards/rejected"]
-        values["rewards/margin"] = margins
-        values["rewards/accuracy"] = _share_above(margins)
-        values["log_probs/accuracy"] = _share_above(chosen.policy - rejected.policy)
+    if chosen.reference is not None:
+        values["log_ratios"] = torch.cat([chosen.log_ratios, rejected.log_ratios])
     return {name: value.detach() for name, value in values.items()}
 
 
@@ -43,22 +45,46 @@ def _share_above(differences: Tensor) -> Tensor:
     return (differences.sign() + 1) / 2
 
 
-class Means(nn.Module):
-    """Means over all the examples of an evaluation, on all ranks, by name."""
+class Means:
+    """Means by name over all the values of some batches, on all ranks.
+
+    Sums are kept on the device, in float64, and no update waits for it. All ranks must give the same names.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.metrics = nn.ModuleDict()
+        self.reset()
 
-    def update(self, values: dict[str, Tensor]) -> None:
+    def reset(self) -> None:
+        """Forget all values."""
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def update(self, values: Mapping[str, Tensor]) -> None:
         """Add the values of some examples, each `(examples,)`; a new name starts a new mean."""
         for name, value in values.items():
-            if name not in self.metrics:
-                self.metrics[name] = MeanMetric(nan_strategy="disable").to(value.device)
-            cast(MeanMetric, self.metrics[name]).update(value)
+            self._sums[name] = value.detach().sum(dtype=torch.float64) + self._sums.get(name, 0.0)
+            self._counts[name] = value.numel() + self._counts.get(name, 0)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of each name over all examples and ranks, and start again."""
-        means = {name: cast(MeanMetric, metric).compute() for name, metric in self.metrics.items()}
-        self.metrics.clear()
-        return means
+        """Return the mean of each name that has values, over those of all ranks, and start again.
+
+        It is to be called on all ranks.
+        """
+        names, sums, counts = list(self._sums), list(self._sums.values()), list(self._counts.values())
+        self.reset()
+        if not names:
+            return {}
+        totals = torch.stack([*sums, *(sums[0].new_tensor(count) for count in counts)])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(totals)
+        means, seen = (totals[: len(names)] / totals[len(names) :]).float(), totals[len(names) :].tolist()
+        return {name: mean for name, mean, count in zip(names, means, seen, strict=True) if count}
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums and counts of this rank."""
+        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": dict(self._counts)}
+
+    def load_state(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Go on from what `state` returned, on the device of the values to come."""
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._counts = dict(state["counts"])

@@ -10,8 +10,8 @@ class StepMean:
     """Makes the gradient of a step that of the mean over its examples, whatever the batches and ranks it is made of.
 
     Each batch has the mean loss of its own examples. Lightning divides it by the number of batches, and DDP by that of
-    ranks: so a batch's loss is weighed by its examples (`weigh`), and the sum of a step is divided by the mean number of
-    examples of a batch (`normalise`). A step without examples has the gradient 0.
+    ranks: so a batch's loss is weighed by its examples (`weigh`), and the sum of a step is divided by the mean number
+    of examples of a batch (`normalise`). A step without examples has the gradient 0.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,10 @@ class StepMean:
             strategy: that of the trainer; to be called on all ranks.
         """
         count = torch.tensor(float(self._examples), device=strategy.root_device)
-        mean = strategy.reduce(count, reduce_op="mean") / batches
+        of_ranks = strategy.reduce(count, reduce_op="mean")
+        scale = torch.where(of_ranks > 0, batches / of_ranks, 0.0)
         self.reset()
-        for param in (param for optimizer in optimizers for group in optimizer.param_groups for param in group["params"]):
-            if param.grad is not None:
-                param.grad.div_(mean.clamp(min=torch.finfo(mean.dtype).tiny))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            for param in group["params"]:
+                if param.grad is not None:
+                    param.grad.mul_(scale)

@@ -160,16 +160,16 @@ class ReferenceUpdate(Callback, ABC):
         self.updates, self._skipped_steps = state_dict["updates"], state_dict["skipped_steps"]
         self._lower = state_dict["lower"]
 
-    def _modules(self, pl_module: LightningModule) -> tuple[nn.Module, nn.Module]:
+    def _modules(self, pl_module: LightningModule) -> tuple[Any, Any]:
         return self._module(pl_module, "policy"), self._module(pl_module, "reference")
 
-    def _module(self, pl_module: LightningModule, role: str) -> nn.Module:
+    def _module(self, pl_module: LightningModule, role: str) -> Any:
         path, kind = getattr(self, role), type(pl_module).__name__
         try:
             found = attrgetter(path)(pl_module)
         except AttributeError as error:
             raise UserError(f"{type(self).__name__}: {role}={path!r}, but {kind} has no such attribute") from error
-        if not isinstance(found, nn.Module):
+        if not isinstance(found, nn.Module | MovingReference):
             raise UserError(f"{type(self).__name__}: {role}={path!r}, but that attribute of {kind} is no torch module")
         return found
 
@@ -228,8 +228,8 @@ class ReferenceUpdate(Callback, ABC):
         moving = isinstance(reference, MovingReference)
         far = cast(Any, reference).distance(policy) if moving else distance(policy, reference)
         figures = {} if far is None else {"distance": far}
-        if hasattr(pl_module, "reference_margin"):
-            figures["margin"] = cast(Any, pl_module).reference_margin(batch)
+        if hasattr(pl_module, "reward_margin"):
+            figures["margin"] = cast(Any, pl_module).reward_margin(batch)
         return figures
 
     def _compared(self, before: dict[str, float] | None, pl_module: LightningModule, batch: Any) -> dict[str, float]:

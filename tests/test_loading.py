@@ -2,10 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lit_tr.lookahead import _may_validate, batches_of_steps, training_batches
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lit_tr.data.sampling import ResumableSampler
-from lit_tr.lookahead import _may_validate, batches_of_steps, training_batches
 
 
 def at(batch_idx, **options):

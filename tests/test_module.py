@@ -67,7 +67,7 @@ def test_the_first_dpo_loss_is_log_2_and_a_small_task_is_learnt(llama_dir):
     assert model.losses[0] == pytest.approx(math.log(2))
     assert model.losses[-4:] < [0.3] * 4  # 16 pairs seen three times
     metrics = trainer.callback_metrics
-    assert metrics["train/rewards/margin"] == pytest.approx(
+    assert metrics["train/rewards/margins"] == pytest.approx(
         metrics["train/rewards/chosen"] - metrics["train/rewards/rejected"]
     )
     assert metrics["train/response_tokens_per_second"] > 0
@@ -140,15 +140,15 @@ def test_validation_is_the_mean_over_pairs_of_uneven_batches(llama_dir):
     model = module(llama_dir)
     trainer = fit(model, llama_dir)
     whole = Trainer(**QUIET, enable_checkpointing=False).predict(model, data(llama_dir, batch_size=10))[0]
-    for name in ("loss", "rewards/margin", "rewards/accuracy", "log_ratio", "initial/rewards/margin"):
+    for name in ("loss", "rewards/margins", "rewards/accuracies", "log_ratios", "initial/rewards/margins"):
         torch.testing.assert_close(trainer.callback_metrics[f"val/{name}"], whole[name].mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_initial_policy_is_logged_beside_a_reference_that_has_moved(llama_dir):
     model = module(llama_dir)
     metrics = fit(model, llama_dir, [HardReferenceUpdate(every_n_steps=4)]).callback_metrics
-    assert metrics["val/log_ratio"] == 0  # the reference is the policy
-    assert metrics["val/initial/log_ratio"] != 0
+    assert metrics["val/log_ratios"] == 0  # the reference is the policy
+    assert metrics["val/initial/log_ratios"] != 0
 
 
 def test_reference_gets_no_gradient_and_no_optimizer(llama_dir):
@@ -167,9 +167,9 @@ def test_other_losses_train_on_pairs(llama_dir, loss):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_margins_and_certainties_reach_the_loss(llama_dir, packed):
+def test_margins_and_confidences_reach_the_loss(llama_dir, packed):
     def format(row):
-        return Example(row["prompt"], row["chosen"], row["rejected"], margin=2.0, certainty=0.75)
+        return Example(row["prompt"], row["chosen"], row["rejected"], margin=2.0, confidence=0.75)
 
     model = module(llama_dir, loss=DPO(beta=0.5, margin_scale=0.5))
     rows = data(llama_dir, format=format, packed=packed)
@@ -185,18 +185,6 @@ def test_kto_trains_on_unpaired_rows(llama_dir, write_rows, rows):
     model = module(llama_dir, loss=KTO())
     fit(model, llama_dir, source=Rows(write_rows(unpaired)), mismatched=True)
     assert model.losses[0] == pytest.approx(0.5)  # sigmoid(0)
-
-
-def test_kl_baseline_is_the_mean_of_mismatched_rows_and_never_negative(llama_dir):
-    from lit_tr.losses import Scores
-
-    model = module(llama_dir, loss=KTO())
-    tokens = torch.tensor([1, 1])
-    up = Scores(torch.tensor([3.0, -1.0], requires_grad=True), torch.zeros(2), tokens)
-    assert model._kl_baseline(up).item() == 1.0
-    assert not model._kl_baseline(up).requires_grad
-    assert model._kl_baseline(Scores(torch.tensor([-3.0, 1.0]), torch.zeros(2), tokens)).item() == 0.0
-    assert model._kl_baseline(Scores(torch.zeros(0), torch.zeros(0), torch.zeros(0))).item() == 0.0
 
 
 class Crash(Callback):
@@ -329,7 +317,7 @@ def test_updates_are_on_record(llama_dir, tmp_path):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             with torch.no_grad():
                 values = pl_module._evaluate(batch)
-            self.margin = values["rewards/margin"].mean().item()
+            self.margin = values["rewards/margins"].mean().item()
             pairs = zip(pl_module.policy.parameters(), pl_module.reference.model.parameters(), strict=True)
             self.distance = sum((p - r).double().square().sum().item() for p, r in pairs) ** 0.5
 
@@ -376,7 +364,7 @@ def test_frozen_copies_are_not_in_a_checkpoint(llama_dir, tmp_path):
 def test_predict_gives_each_example(llama_dir):
     model = module(llama_dir)
     batches = Trainer(**QUIET, enable_checkpointing=False).predict(model, data(llama_dir))
-    assert [len(batch["rewards/margin"]) for batch in batches] == [4, 4, 2]
+    assert [len(batch["rewards/margins"]) for batch in batches] == [4, 4, 2]
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_the_kl_baseline_and_the_means_are_those_of_all_ranks(llama_dir, tokeniz
         batch = Collator(packed=False, mismatched=True)(examples[rank::2])
         ours = batch.split(response_log_probs(policy, batch).detach())
         theirs = batch.split(reference.log_probs(policy, batch))
-        parts.append([Scores(a, b, torch.ones_like(a)) for a, b in zip(ours, theirs, strict=True)])
+        parts.append([Scores(a, torch.ones_like(a), b) for a, b in zip(ours, theirs, strict=True)])
     baselines = [mismatched.log_ratios.mean().item() for _, _, mismatched in parts]
     assert baselines[0] != pytest.approx(baselines[1], rel=0.01)
     baseline = torch.tensor(max(sum(baselines) / 2, 0))
@@ -168,7 +168,7 @@ def test_the_kl_baseline_and_the_means_are_those_of_all_ranks(llama_dir, tokeniz
     losses = [KTO(beta=BETA)(chosen, rejected, baseline).mean() for chosen, rejected, _ in parts]
     assert metrics["val/loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     margins = torch.cat([chosen.log_ratios - rejected.log_ratios for chosen, rejected, _ in parts])
-    assert metrics["val/rewards/margin"] == pytest.approx(BETA * margins.mean().item(), rel=1e-4)
+    assert metrics["val/rewards/margins"] == pytest.approx(BETA * margins.mean().item(), rel=1e-4)
 
 
 WINDOW_SCRIPT = """

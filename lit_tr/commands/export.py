@@ -18,8 +18,9 @@ from lit_tr.errors import UserError
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.adapter import AdapterReference
-from lit_tr.reference.base import FrozenReference, Reference
+from lit_tr.reference.base import Reference
 from lit_tr.reference.copied import CopyReference
+from lit_tr.reference.frozen import FrozenReference
 
 
 def export(
@@ -125,7 +126,7 @@ def _restored(run: _Run, which: str, path: str | Path, state: dict[str, Tensor])
         adapter = POLICY_ADAPTER
         if which == "reference":
             run.reference.prepare(policy)
-            adapter = AdapterReference.ADAPTER
+            adapter = AdapterReference.adapter
     elif which == "reference":
         prefix = "reference.model."
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,7 +1,8 @@
 """Tokenized examples -> PairBatch, packed with shared prompts or padded."""
 
 import heapq
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import compress
 from typing import Any, Self
@@ -33,23 +34,37 @@ def _is_on_cpu(value: Any) -> bool:
     return isinstance(value, Tensor) and value.device.type == "cpu"
 
 
+class Labels(ByValue):
+    """Labels of responses, an attribute for each name, `(responses,)`, float32; nan where the data says nothing.
+
+    Lightning casts the tensors of a batch where `trainer.precision` is `bf16-true`. It looks into mappings and
+    dataclasses, and this is neither: a confidence of 0.9 stays one.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        vars(self).update(values)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "Labels":
+        """Return the labels on a device."""
+        return Labels({name: value.to(device, **kwargs) for name, value in vars(self).items()})
+
+
 @dataclass
 class PairBatch(ByValue):
-    """Prompts with responses: the chosen responses first, then the rejected ones, then the mismatched ones.
+    """Prompts with responses: the chosen responses first, then the rejected ones, then the KL rows.
 
     Args:
         chosen: number of preferred (desirable) responses.
         rejected: number of rejected (undesirable) responses.
-        mismatched: number of responses that are borrowed from another prompt, for KTO's KL baseline; None where the
-            batch was made without them.
+        mismatched: number of KL rows, prompts with a response that is borrowed from another one, for KTO's baseline;
+            None where the batch was made without them.
         paired: chosen response i and rejected response i answer the same prompt.
         lengths: scored tokens of each response, `(responses,)`.
-        margin: by how much the chosen response of each example is rated above the rejected one, `(examples,)`, float32,
-            in the units of the source. Examples are pairs, or unpaired rows, the desirable ones first.
-        certainty: probability that the label of each example is right, `(examples,)`, float32.
-        blank: there is nothing to learn: a rank whose rows have ended has this batch while others go on.
-        reference_log_probs: log-probs of the responses under the reference, `(responses,)`, where they were computed
-            ahead.
+        labels: what the data says of each response: `confidence`, `margin`, and what a format gives; nan for KL rows.
+        dummy: there is nothing to learn: a rank whose rows have ended has this batch while others go on. No part of it
+            has any response.
+        reference_log_probs: log-probs of the scored tokens under the reference, `(scored tokens,)`, where they were
+            computed ahead.
         drawn: the batches that were drawn together with this one, and `index` its number among them.
     """
 
@@ -58,9 +73,8 @@ class PairBatch(ByValue):
     mismatched: int | None
     paired: bool
     lengths: Tensor
-    margin: Tensor
-    certainty: Tensor
-    blank: bool = field(default=False, kw_only=True)
+    labels: Labels
+    dummy: bool = field(default=False, kw_only=True)
     reference_log_probs: Tensor | None = field(default=None, kw_only=True)
     drawn: Any = field(default=None, kw_only=True, repr=False, compare=False)
     index: int = field(default=0, kw_only=True, repr=False, compare=False)
@@ -71,13 +85,26 @@ class PairBatch(ByValue):
         return replace(self, **{name: value.to(device, **kwargs) for name, value in movable.items()})
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Part values of the responses, `(responses,)`, into those of the chosen, rejected and mismatched ones."""
-        chosen, rejected, mismatched = values.split([self.chosen, self.rejected, self.mismatched or 0])
-        return chosen, rejected, mismatched
+        """Split values of the responses, `(responses,)`, into those of the chosen, the rejected and the KL rows."""
+        sizes = [0, 0, 0] if self.dummy else [self.chosen, self.rejected, self.mismatched or 0]
+        chosen, rejected, kl_rows = values[: sum(sizes)].split(sizes)
+        return chosen, rejected, kl_rows
+
+    def split_tokens(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split values of the scored tokens, response after response, `(scored tokens,)`, in the same way."""
+        sizes = [int(lengths.sum()) for lengths in self.split(self.lengths)]
+        chosen, rejected, kl_rows = values[: sum(sizes)].split(sizes)
+        return chosen, rejected, kl_rows
+
+    def split_labels(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Return the labels of the chosen, the rejected and the KL rows, by name."""
+        split = {name: self.split(values) for name, values in vars(self.labels).items()}
+        chosen, rejected, kl_rows = ({name: side[i] for name, side in split.items()} for i in range(3))
+        return chosen, rejected, kl_rows
 
     def __len__(self) -> int:
-        """Number of examples: pairs, or rows of unpaired data; 0 if it is blank."""
-        if self.blank:
+        """Number of examples: pairs, or responses where not all rows are pairs; 0 if it is a dummy."""
+        if self.dummy:
             return 0
         return self.chosen if self.paired else self.chosen + self.rejected
 
@@ -195,7 +222,7 @@ class PackedBatch(PairBatch):
 
 
 def fill(sizes: Sequence[int], budget: int, multiple: int = 1, seed: int = 0) -> list[list[int]]:
-    """Part items into as few batches as keep within a budget, all of about the same size; return their indices.
+    """Split items into as few batches as keep within a budget, all of about the same size; return their indices.
 
     The longest item left goes to the batch that is smallest so far (Graham 1969, longest processing time first).
 
@@ -227,7 +254,7 @@ class Collator:
 
     Args:
         packed: pack the responses behind shared prompts; False pads them.
-        mismatched: add KTO's mismatched responses: each prompt with the response of the row before it, as the KTO paper
+        mismatched: add KTO's KL rows: each prompt with the response of the row before it, as the KTO paper
             (arXiv 2402.01306, Sec. 4.1) and TRL form them; one whose borrowed response is to the same prompt is left
             out.
         max_length: most tokens of a prompt with a borrowed response; the prompt is cut on the left to fit.
@@ -239,11 +266,13 @@ class Collator:
     max_length: int | None = None
     bos_id: int | None = None
 
-    def __call__(self, examples: Sequence[TokenizedExample]) -> PairBatch:
-        """Return the batch of some examples."""
+    def __call__(self, rows: Sequence[TokenizedExample | None]) -> PairBatch:
+        """Return the batch of some examples; a dummy batch where there is none but None, which stands for no row."""
+        examples = [row for row in rows if row is not None]
+        if not examples:
+            return replace(self([DUMMY]), dummy=True)
         chosen = [(e.prompt, e.chosen, e.chosen_scored) for e in examples if e.chosen is not None]
         rejected = [(e.prompt, e.rejected, e.rejected_scored) for e in examples if e.rejected is not None]
-        ordered = sorted(examples, key=lambda e: e.chosen is None)  # of unpaired rows the desirable ones come first
         mismatched = self._mismatched(chosen + rejected) if self.mismatched else []
         make = _packed if self.packed else _padded
         return make(
@@ -252,8 +281,7 @@ class Collator:
             rejected=len(rejected),
             mismatched=len(mismatched) if self.mismatched else None,
             paired=len(chosen) == len(rejected) == len(examples),
-            margin=torch.tensor([e.margin for e in ordered], dtype=torch.float32),
-            certainty=torch.tensor([e.certainty for e in ordered], dtype=torch.float32),
+            labels=_labels(examples, len(mismatched)),
         )
 
     def tokens(self, example: TokenizedExample) -> int:
@@ -269,6 +297,22 @@ class Collator:
 
     def _cut(self, prompt: list[int], response: list[int]) -> list[int]:
         return prompt if self.max_length is None else cut_left(prompt, self.max_length - len(response), self.bos_id)
+
+
+DUMMY = TokenizedExample([0], [0], [0])
+"""Every vocabulary has these tokens."""
+
+
+def _labels(examples: list[TokenizedExample], kl_rows: int) -> Labels:
+    """Return the labels of the chosen responses, the rejected ones and the KL rows."""
+    of_each = [{"confidence": (e.confidence,) * 2, "margin": (e.margin,) * 2, **e.labels} for e in examples]
+    values: dict[str, Tensor] = {}
+    for name in sorted(set().union(*of_each)):
+        pairs = [labels.get(name, (math.nan, math.nan)) for labels in of_each]
+        chosen = [pair[0] for pair, e in zip(pairs, examples, strict=True) if e.chosen is not None]
+        rejected = [pair[1] for pair, e in zip(pairs, examples, strict=True) if e.rejected is not None]
+        values[name] = torch.tensor(chosen + rejected + [math.nan] * kl_rows, dtype=torch.float32)
+    return Labels(values)
 
 
 def _padded(rows: list[Row], **counts: Any) -> PaddedBatch:

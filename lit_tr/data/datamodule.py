@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -14,11 +14,11 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lit_tr.data.batches import Collator, PairBatch, fill
+from lit_tr.data.batches import Collator, fill
 from lit_tr.data.formats import Format
 from lit_tr.data.intake import BadRows, Intake, Layout
 from lit_tr.data.reader import Reader
-from lit_tr.data.sampling import ResumableSampler
+from lit_tr.data.sampling import EvaluationSampler, ResumableSampler
 from lit_tr.data.sources import Source
 from lit_tr.data.stream import RankLoader, Stream
 from lit_tr.data.tokenization import TokenizedExample, Turns
@@ -158,8 +158,7 @@ class PreferenceDataModule(LightningDataModule):
             sizes = [self.collator.tokens(example) for example in self.examples["train"]]
             packs = fill(sizes, self.max_tokens, self._ranks, self.seed)
             rows = [[self.examples["train"][i] for i in pack] for pack in packs]
-        ranks = {"num_replicas": self._ranks, "rank": self._rank}
-        sampler = ResumableSampler(rows, **ranks, shuffle=self.shuffle, seed=self.seed)
+        sampler = ResumableSampler(rows, self._ranks, self._rank, shuffle=self.shuffle, seed=self.seed)
         return self._loader(rows, None if self.max_tokens else self.batch_size, sampler)
 
     def val_dataloader(self) -> StatefulDataLoader | list:
@@ -207,19 +206,15 @@ class PreferenceDataModule(LightningDataModule):
     def _streamed(self, source: Source, buffer: int) -> RankLoader:
         intake = self.intake("train", self._folder)
         stream = Stream(source, intake, buffer, self.shuffle, self.seed, self._rank, self._ranks)
-        end = [cast(int, self.tokenizer.eos_token_id)]
-        blank = replace(self.collator([TokenizedExample(end, end, end)]), blank=True)
-        return RankLoader(stream, self.num_workers, blank)
+        return RankLoader(stream, self.num_workers, self.collator([]))
 
     def _in_order(self, name: str) -> StatefulDataLoader:
         rows = self.examples[name]
         # as many rows as surely keep within the budget: the order of evaluated rows is that of the source
         size = self.batch_size or cast(int, self.max_tokens) // max(map(self.collator.tokens, rows))
-        return self._loader(rows, size)
+        return self._loader([*rows, None], size, EvaluationSampler(cast(Any, rows), self._ranks, self._rank))
 
-    def _loader(
-        self, rows: Examples | list[Examples], batch_size: int | None, sampler: Sampler | None = None
-    ) -> StatefulDataLoader:
+    def _loader(self, rows: Sequence[Any], batch_size: int | None, sampler: Sampler) -> StatefulDataLoader:
         return StatefulDataLoader(
             rows,
             batch_size=batch_size,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lit_tr.errors import BadRowError
@@ -14,7 +14,7 @@ Text = str | list[Message]
 Row = Mapping[str, Any]
 
 LARGEST = 3e38
-"""Margins become float32."""
+"""Labels become float32."""
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,29 @@ class Example:
         rejected: the other response; None in an unpaired example that is desirable.
         margin: by how much the chosen one is rated above the rejected one, in the units of the source; 0 where nobody
             says.
-        certainty: probability that the label is right, in [0, 1]: that the chosen one is the better one, 1/2 in a tie.
+        confidence: probability that the label is right, in [0, 1]: that the chosen one is the better one, 1/2 in a tie.
+        labels: further labels by name, of the chosen and of the rejected response, for a loss that reads them.
     """
 
     prompt: Text
     chosen: Text | None
     rejected: Text | None
     margin: float = 0.0
-    certainty: float = 1.0
+    confidence: float = 1.0
+    labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chosen == self.rejected:
             raise BadRowError("chosen and rejected are equal")
         if not abs(self.margin) < LARGEST:
             raise BadRowError("the margin is not a finite number", str(self.margin))
-        if not 0 <= self.certainty <= 1:
-            raise BadRowError("the certainty is not in [0, 1]", str(self.certainty))
+        if not 0 <= self.confidence <= 1:
+            raise BadRowError("the confidence is not in [0, 1]", str(self.confidence))
+        for name, values in self.labels.items():
+            if name in ("margin", "confidence"):
+                raise BadRowError(f"labels: {name} is a field of its own")
+            if len(values) != 2 or not all(abs(value) < LARGEST for value in values):
+                raise BadRowError(f"labels: {name} is not two finite numbers", str(values))
 
 
 Format = Callable[[Row], Example | list[Example]]

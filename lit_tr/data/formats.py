@@ -104,7 +104,7 @@ class AlpacaEval:
     """`{"instruction": str, "output_1": str, "output_2": str, "preference": number}`: an annotated comparison.
 
     The preference is 1 plus the probability that the second output is the better one (AlpacaEval 2), or just 1 or 2; a
-    tie is 1.5, or 0. The likelier output is the chosen one, and its probability the certainty.
+    tie is 1.5, or 0. The likelier output is the chosen one, and its probability the confidence.
 
     Args:
         chat: make messages of instruction and outputs, for a tokenizer with a chat template; False leaves plain text.
@@ -121,9 +121,9 @@ class AlpacaEval:
         second = preference - 1 if preference else 0.5
         prompt, one, two = as_chat(*texts) if self.chat else texts
         return (
-            Example(prompt, two, one, certainty=second)
+            Example(prompt, two, one, confidence=second)
             if second > 0.5
-            else Example(prompt, one, two, certainty=1 - second)
+            else Example(prompt, one, two, confidence=1 - second)
         )
 
 

@@ -128,7 +128,7 @@ def _count(found: Inspection, where: str, example: TokenizedExample, seen: set[b
         found.conflicts.append(where)
     seen.add(said)
     found.cut += example.cut > 0
-    found.weighed += example.margin != 0 or example.certainty != 1
+    found.weighed += example.margin != 0 or example.confidence != 1
 
 
 def _orders(example: TokenizedExample) -> Any:

@@ -38,7 +38,7 @@ class ResumableSampler(DistributedSampler):
         return self._resume or {"epoch": self.epoch, "position": self._position, "ranks": self.num_replicas}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on behind the last index that was taken, at the next `__iter__`.
+        """Go on after the last index that was taken, at the next `__iter__`.
 
         Raises:
             UserError: within an epoch, and there were another number of ranks.
@@ -52,3 +52,16 @@ class ResumableSampler(DistributedSampler):
             )
         taken = min(taken, self.num_samples) if ranks == self.num_replicas else (self.num_samples if taken else 0)
         self._resume = {"epoch": state_dict["epoch"], "position": taken, "ranks": self.num_replicas}
+
+
+class EvaluationSampler(DistributedSampler):
+    """The indices of a rank's rows in their order: as many on every rank, and no row twice.
+
+    A rank that has a row less ends with the index `len(dataset)`, that of no row. Lightning leaves a DistributedSampler
+    as it is; its own repeats rows instead.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield every `num_replicas`-th index."""
+        rows = len(self.dataset)  # type: ignore[arg-type]
+        return (min(self.rank + i * self.num_replicas, rows) for i in range(self.num_samples))

@@ -1,7 +1,7 @@
 """Example -> token ids, the prompt shared by both responses."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,9 +24,10 @@ class TokenizedExample:
             response.
         rejected: the same of the other response.
         margin: by how much the chosen one is rated above the rejected one, in the units of the source.
-        certainty: probability that the label is right.
+        confidence: probability that the label is right.
         chosen_scored: which ids of the preferred response are scored, the others being context; None scores all.
         rejected_scored: the same of the other response.
+        labels: further labels by name, of the chosen and of the rejected response.
         cut: how many tokens of the prompt were cut off.
     """
 
@@ -34,9 +35,10 @@ class TokenizedExample:
     chosen: list[int] | None
     rejected: list[int] | None
     margin: float = 0.0
-    certainty: float = 1.0
+    confidence: float = 1.0
     chosen_scored: list[bool] | None = None
     rejected_scored: list[bool] | None = None
+    labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     cut: int = field(default=0, compare=False)
 
     @property
@@ -90,7 +92,14 @@ def tokenize(
     ]
     (chosen, chosen_scored), (rejected, rejected_scored) = parts
     return TokenizedExample(
-        prompt[:seam], chosen, rejected, example.margin, example.certainty, chosen_scored, rejected_scored
+        prompt[:seam],
+        chosen,
+        rejected,
+        example.margin,
+        example.confidence,
+        chosen_scored,
+        rejected_scored,
+        example.labels,
     )
 
 

@@ -19,7 +19,7 @@ from lit_tr.data.batches import Collator, PairBatch
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.evaluation.generate import Generation, generate
-from lit_tr.losses import Scores
+from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import preference_metrics
 from lit_tr.policy.logprobs import response_log_probs, scoring
 from lit_tr.updates import ReferenceUpdate
@@ -28,8 +28,8 @@ Judge = Callable[[str, str], float]
 LogProbs = Callable[[PairBatch], Tensor]
 
 SCORED_AT_ONCE = 32
-PAIRED = ("rewards/accuracy", "rewards/margin")
-CURVES = ("loss", "rewards/margin", "rewards/accuracy", "log_ratio", "initial/log_ratio", "log_probs/chosen")
+PAIRED = {"rewards/accuracies": "preference accuracy", "rewards/margins": "preference margin"}
+CURVES = ("loss", "rewards/margins", "rewards/accuracies", "log_ratios", "initial/log_ratios", "logps/chosen")
 
 
 class GenerationReport(Callback):
@@ -88,7 +88,7 @@ class GenerationReport(Callback):
         """Return the figures before and after, and the samples after."""
         policy, start, data = pl_module.policy, pl_module.start, trainer.datamodule
         initial = partial(start.log_probs, policy)
-        evaluate = partial(self.evaluate, initial=initial, beta=pl_module.loss.beta, data=data, device=pl_module.device)
+        evaluate = partial(self.evaluate, initial=initial, loss=pl_module.loss, data=data, device=pl_module.device)
         with start.active(policy) as model:
             samples = self.sample(model, data)
         before = evaluate(samples, log_probs=initial)
@@ -107,7 +107,7 @@ class GenerationReport(Callback):
         samples: list[Generation],
         log_probs: LogProbs,
         initial: LogProbs,
-        beta: float,
+        loss: Loss,
         data: Any,
         device: torch.device | str = "cpu",
     ) -> dict[str, float]:
@@ -115,10 +115,8 @@ class GenerationReport(Callback):
         judged = [self.judge(sample.prompt_text, sample.text) for sample in samples]
         own, _ = score([sample.tokenized() for sample in samples], log_probs, initial, device)
         chosen, rejected = score(data.examples["val"], log_probs, initial, device)
-        given = preference_metrics(chosen, rejected, beta, paired=len(chosen.tokens) == len(rejected.tokens))
-        figures = {
-            f"preference {name.split('/')[1]}": value.mean().item() for name, value in given.items() if name in PAIRED
-        }
+        given = preference_metrics(loss, chosen, rejected, paired=len(chosen.tokens) == len(rejected.tokens))
+        figures = {PAIRED[name]: value.mean().item() for name, value in given.items() if name in PAIRED and len(value)}
         return figures | {
             "gold reward": mean(judged),
             "gold reward, standard error": stdev(judged) / len(judged) ** 0.5,
@@ -139,11 +137,11 @@ def score(
     parts: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     for i in range(0, len(examples), SCORED_AT_ONCE):
         batch = collate(examples[i : i + SCORED_AT_ONCE]).to(device)
-        rows = (batch.split(values.cpu()) for values in (log_probs(batch), initial(batch), batch.lengths))
+        rows = (batch.split(values.cpu()) for values in (log_probs(batch), batch.lengths, initial(batch)))
         chosen, rejected, _ = zip(*rows, strict=True)
         parts.append((chosen, rejected))
-    both = (Scores(*map(torch.cat, zip(*side, strict=True))) for side in zip(*parts, strict=True))
-    chosen_scores, rejected_scores = both
+    sides = (map(torch.cat, zip(*side, strict=True)) for side in zip(*parts, strict=True))
+    chosen_scores, rejected_scores = (Scores(policy, tokens, start) for policy, tokens, start in sides)
     return chosen_scores, rejected_scores
 
 

@@ -1,15 +1,17 @@
-"""Preference losses: DPO, IPO, KTO, SFT.
+"""What a preference loss is given, and what it says of itself.
 
-A loss is a frozen dataclass. It takes the log-probs of the chosen and of the rejected responses under the policy and
-under the reference, and returns one value for each example. It knows nothing of models, batches or ranks.
+A loss is a frozen dataclass. It takes the scores of the chosen and of the rejected responses and returns one value for
+each example. It knows nothing of models, batches or ranks.
 
-Log-probs are in nats, summed over the tokens of a response (its end-of-sequence token is one of them).
+Log-probs are in nats, summed over the scored tokens of a response (its end-of-sequence token is one of them).
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lit_tr.errors import UserError
@@ -17,73 +19,107 @@ from lit_tr.errors import UserError
 
 @dataclass(frozen=True)
 class Scores:
-    """What two policies think of the same responses.
+    """What is known of some responses.
 
     Args:
         policy: log-probs under the policy, `(responses,)`, with a gradient in training.
-        reference: log-probs under the reference, `(responses,)`.
-        tokens: how many tokens each response has, `(responses,)`.
+        tokens: number of scored tokens of each response, `(responses,)`.
+        reference: log-probs under the reference, `(responses,)`; None where the loss needs none.
+        labels: what the data says of each response, by name, `(responses,)` each; nan where it says nothing.
+        policy_tokens: log-prob of each scored token under the policy, response after response, `(scored tokens,)`; None
+            unless the loss is `token_level`.
+        reference_tokens: the same under the reference; None where the loss needs none.
     """
 
     policy: Tensor
-    reference: Tensor
     tokens: Tensor
+    reference: Tensor | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    policy_tokens: Tensor | None = None
+    reference_tokens: Tensor | None = None
 
     @property
     def log_ratios(self) -> Tensor:
-        """`log(policy / reference)` of each response, `(responses,)`."""
+        """`log(policy / reference)` of each response, `(responses,)`.
+
+        Raises:
+            UserError: there is no reference.
+        """
+        if self.reference is None:
+            raise UserError("the loss reads log_ratios, and there is no reference: leave its needs_reference True")
         return self.policy - self.reference
 
+    @property
+    def confidence(self) -> Tensor:
+        """Probability that the label of each response (chosen, rejected) is right, `(responses,)`; by default 1."""
+        return self.label("confidence", 1.0)
 
-@dataclass(frozen=True)
-class Labels:
-    """What the data says of its labels.
+    @property
+    def margin(self) -> Tensor:
+        """By how much the chosen response of its pair is rated above the rejected one, `(responses,)`; by default 0."""
+        return self.label("margin", 0.0)
 
-    Args:
-        certainty: probability that the label of each example is right, `(examples,)`: that the chosen response is the
-            better one, or that an unpaired one is as desirable as its label says. Unpaired ones stand desirable first.
-        margin: by how much the chosen response is rated above the rejected one, `(examples,)`, in the data's units.
-    """
-
-    certainty: Tensor | float = 1.0
-    margin: Tensor | float = 0.0
-
-    def of_responses(self, chosen: int, rejected: int) -> tuple[Tensor | float, Tensor | float]:
-        """Return the certainties of the chosen and of the rejected responses: in pairs, the same ones."""
-        if isinstance(self.certainty, float) or len(self.certainty) != chosen + rejected:
-            return self.certainty, self.certainty
-        one, other = self.certainty.split([chosen, rejected])
-        return one, other
-
-
-CERTAIN = Labels()
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
+    def label(self, name: str, default: float) -> Tensor:
+        """Return a label of each response, `(responses,)`; the default where the data says nothing."""
+        if name not in self.labels:
+            return torch.full_like(self.policy, default, requires_grad=False)
+        return self.labels[name].nan_to_num(default)
 
 
 class Loss(ABC):
     """One value for each example, from the scores of its responses.
 
     Attributes:
-        beta: scale of the implicit reward `beta * log_ratio`.
+        beta: scale of the implicit reward.
         paired: the loss compares the two responses of one prompt, so it cannot take unpaired rows.
-        mismatched: the loss needs a KL baseline from prompts with borrowed responses.
+        needs_reference: False where it reads nothing of the reference: then none is built, and no forward pass spent.
+        token_level: the loss reads the log-probs of each token.
+        mismatched: the loss needs KL rows: prompts with responses that are borrowed from other rows.
     """
 
     beta: float
     paired: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
+    token_level: ClassVar[bool] = False
     mismatched: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, chosen: Scores, rejected: Scores, kl: Tensor, labels: Labels = CERTAIN) -> Tensor:
-        """Return the loss of each example, `(pairs,)`, or `(chosen + rejected,)` where examples are not paired.
+    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
+        """Return the loss of each example, `(pairs,)`, or one for each response that it learns from.
+
+        A batch without examples gives an empty tensor.
 
         Args:
             chosen: scores of the preferred (desirable) responses.
             rejected: scores of the other (undesirable) responses.
-            kl: the KL baseline in nats, a scalar, detached, equal on all ranks; only KTO reads it.
-            labels: how certain the labels are, and by what margin; by default certain, without one.
+            statistics: what `statistics` returned for this batch; None for a loss without them.
         """
+
+    def rewards(self, scores: Scores) -> Tensor:
+        """Return the implicit reward of each response, `(responses,)`: what is logged as rewards and margins."""
+        return self.beta * scores.log_ratios
+
+    def sums(self, chosen: Scores, rejected: Scores, kl_rows: Scores) -> Tensor | None:
+        """Return sums over the responses of one batch, `(n,)`, detached, to be added up over the ranks; None: no need.
+
+        Args:
+            chosen: scores of the preferred responses.
+            rejected: scores of the other responses.
+            kl_rows: scores of the prompts with borrowed responses; none of them unless the loss is `mismatched`.
+        """
+        return None
+
+    def statistics(self, sums: Tensor, previous: Tensor | None) -> Tensor:
+        """Return what the loss reads beside the scores: KTO's baseline, or a running mean.
+
+        Args:
+            sums: the sums of all ranks.
+            previous: what this method returned at the last training step; None before the first one. It is saved with a
+                checkpoint and goes on after a resume.
+        """
+        return sums
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UserError(message)

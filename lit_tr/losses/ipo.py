@@ -5,14 +5,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from lit_tr.losses.base import CERTAIN, Labels, Loss, Scores, _require
+from lit_tr.losses.base import Loss, Scores, _require
 
 
 @dataclass(frozen=True)
 class IPO(Loss):
     """Identity Preference Optimization, Azar et al. 2023 (arXiv 2310.12036), Eq. 17.
 
-    With `h = log_ratio(chosen) - log_ratio(rejected)` the loss of a pair is its expectation over a label of certainty
+    With `h = log_ratio(chosen) - log_ratio(rejected)` the loss of a pair is its expectation over a label of confidence
     `c`: `c * (h - 1 / (2 * beta)) ** 2 + (1 - c) * (-h - 1 / (2 * beta)) ** 2`.
 
     Args:
@@ -27,11 +27,15 @@ class IPO(Loss):
     def __post_init__(self) -> None:
         _require(self.beta > 0, f"IPO: beta must be above 0, not {self.beta}")
 
-    def __call__(self, chosen: Scores, rejected: Scores, kl: Tensor, labels: Labels = CERTAIN) -> Tensor:
+    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
         """Return the loss of each pair, `(pairs,)`."""
         margins = self._scale(chosen) - self._scale(rejected)
-        target, certainty = 1 / (2 * self.beta), labels.certainty
-        return certainty * (margins - target) ** 2 + (1 - certainty) * (-margins - target) ** 2
+        target, confidence = 1 / (2 * self.beta), chosen.confidence
+        return confidence * (margins - target) ** 2 + (1 - confidence) * (-margins - target) ** 2
+
+    def rewards(self, scores: Scores) -> Tensor:
+        """Return `beta` times the log-ratio, summed or a mean as in the loss, of each response, `(responses,)`."""
+        return self.beta * self._scale(scores)
 
     def _scale(self, scores: Scores) -> Tensor:
         return scores.log_ratios if self.average == "sum" else scores.log_ratios / scores.tokens

@@ -6,18 +6,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_tr.losses.base import CERTAIN, Labels, Loss, Scores, _require
+from lit_tr.losses.base import Loss, Scores, _require
 
 
 @dataclass(frozen=True)
 class KTO(Loss):
     """Kahneman-Tversky Optimization, Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8.
 
-    Takes pairs (each gives a desirable and an undesirable example) and unpaired labelled rows. Its baseline, the KL of
-    the policy from the reference, is estimated from prompts with responses borrowed from other rows of the batch; where
-    no rank's batch has a row to borrow from, it is 0.
+    Each response is an example: a pair gives a desirable and an undesirable one, and unpaired rows may stand beside
+    pairs. The baseline, the KL of the policy from the reference, is the mean log-ratio of the KL rows of all ranks,
+    prompts with responses borrowed from other rows of the batch; where there are none, it is 0.
 
-    Where a label is not certain the loss of a response is its expectation: with the certainty the value of its label,
+    Where a label is not certain the loss of a response is its expectation: with the confidence the value of its label,
     else that of the other one.
 
     Args:
@@ -37,14 +37,24 @@ class KTO(Loss):
         _require(self.beta > 0, f"KTO: beta must be above 0, not {self.beta}")
         _require(min(self.desirable_weight, self.undesirable_weight) >= 0, "KTO: weights must not be negative")
 
-    def __call__(self, chosen: Scores, rejected: Scores, kl: Tensor, labels: Labels = CERTAIN) -> Tensor:
+    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
         """Return the loss of each example, `(chosen + rejected,)`: the desirable ones first."""
-        sides = labels.of_responses(len(chosen.policy), len(rejected.policy))
-        parts = [
-            certainty * self._value(scores, kl, label) + (1 - certainty) * self._value(scores, kl, not label)
-            for scores, certainty, label in zip((chosen, rejected), sides, (True, False), strict=True)
+        kl = chosen.policy.new_zeros(()) if statistics is None else statistics
+        values = [
+            scores.confidence * self._value(scores, kl, label)
+            + (1 - scores.confidence) * self._value(scores, kl, not label)
+            for scores, label in ((chosen, True), (rejected, False))
         ]
-        return torch.cat(parts)
+        return torch.cat(values)
+
+    def sums(self, chosen: Scores, rejected: Scores, kl_rows: Scores) -> Tensor:
+        """Return the sum of the log-ratios of the KL rows, and their number, `(2,)`."""
+        log_ratios = kl_rows.log_ratios.detach()
+        return torch.stack([log_ratios.sum(), log_ratios.new_full((), len(log_ratios))])
+
+    def statistics(self, sums: Tensor, previous: Tensor | None) -> Tensor:
+        """Return the KL baseline in nats, a scalar, never negative."""
+        return (sums[0] / sums[1].clamp(min=1)).clamp(min=0)
 
     def _value(self, scores: Scores, kl: Tensor, desirable: bool) -> Tensor:
         """Return the loss of responses that are all desirable, or all undesirable."""

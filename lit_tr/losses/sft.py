@@ -5,20 +5,25 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lit_tr.losses.base import CERTAIN, Labels, Loss, Scores
+from lit_tr.losses.base import Loss, Scores
 
 
 @dataclass(frozen=True)
 class SFT(Loss):
-    """Negative log-likelihood of the chosen responses, a mean over the tokens of each.
+    """Negative log-likelihood of the chosen responses, a mean over the tokens of each; it needs no reference.
 
-    The rejected ones and the reference only reach the metrics; rewards are plain log-ratios. Labels are not read.
+    The rejected ones only reach the metrics, whose rewards are mean log-probs. Labels are not read.
     """
 
     paired: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
 
     beta: float = field(default=1.0, init=False)
 
-    def __call__(self, chosen: Scores, rejected: Scores, kl: Tensor, labels: Labels = CERTAIN) -> Tensor:
+    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
         """Return the loss of each chosen response, `(chosen,)`, in nats a token."""
-        return -chosen.policy / chosen.tokens
+        return -self.rewards(chosen)
+
+    def rewards(self, scores: Scores) -> Tensor:
+        """Return the mean log-prob of the tokens of each response, `(responses,)`."""
+        return scores.policy / scores.tokens

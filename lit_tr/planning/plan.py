@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.data.batches import Collator, PairBatch
@@ -23,10 +22,11 @@ from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.planning.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step
 from lit_tr.policy.adapters import causal_model, has_adapter
-from lit_tr.policy.loading import TRUE, PretrainedPolicy
+from lit_tr.policy.loading import CAST_PRECISIONS, PretrainedPolicy
 from lit_tr.reference.adapter import AdapterReference
-from lit_tr.reference.base import FrozenReference, Reference
+from lit_tr.reference.base import Reference
 from lit_tr.reference.copied import CopyReference
+from lit_tr.reference.frozen import FrozenReference
 from lit_tr.reference.window import WindowReference
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -169,7 +169,8 @@ class Plan:
         with ledger, torch.device("meta"):
             policy = source.outline()
             reference.prepare(policy)
-            _cast(self.run, nn.ModuleList([policy, reference]))
+            _cast(self.run, policy)
+            _cast(self.run, reference)
         gc.collect()
         return ledger.live - self.weights
 
@@ -291,8 +292,6 @@ def parse_bytes(text: str) -> int:
 
 def _cast(run: Run, module: Any) -> Any:
     """Cast as Lightning does for a precision of weights."""
-    return (
-        nn.Module._apply(module, lambda t: t.to(TRUE[run.precision]) if t.is_floating_point() else t)
-        if (run.precision in TRUE)
-        else module
-    )
+    if run.precision in CAST_PRECISIONS:
+        module._apply(lambda t: t.to(CAST_PRECISIONS[run.precision]) if t.is_floating_point() else t)
+    return module

@@ -1,6 +1,7 @@
 """Language models from folders and hubs, on 4-bit bases and with LoRA adapters."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from lit_tr.errors import UserError
 from lit_tr.policy import attention
 from lit_tr.policy.quantization import keep_layout, nf4, outline_nf4
 
-TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 """Precisions of a Trainer that cast all weights to one."""
 
 
@@ -177,3 +178,42 @@ class PretrainedPolicy:
             return PeftModel.from_pretrained(model, adapter, is_trainable=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{adapter}: no adapter for {self.path} could be loaded ({error})") from error
+
+
+@dataclass(frozen=True)
+class GivenPolicy:
+    """A model in memory that is to be trained: a causal language model of Hugging Face's interface, or PEFT's of one.
+
+    Args:
+        model: the model.
+    """
+
+    model: nn.Module
+
+    def load(self, device: torch.device | str = "cpu", in_shards: bool = False) -> nn.Module:
+        """Return the model, in training mode, on a device.
+
+        Raises:
+            UserError: nothing of it is trained.
+        """
+        if not any(param.requires_grad for param in self.model.parameters()):
+            raise UserError(
+                "PreferenceModule: no parameter of the policy requires a gradient, so none would be trained"
+            )
+        keep_layout(self.model)
+        return self.model.to(device).train()
+
+
+def source_of(policy: Any) -> PretrainedPolicy | GivenPolicy:
+    """Return where a policy comes from that is given as a path, a `PretrainedPolicy`, or a model.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if isinstance(policy, str | Path):
+        return PretrainedPolicy(str(policy))
+    if isinstance(policy, nn.Module):
+        return GivenPolicy(policy)
+    if not isinstance(policy, PretrainedPolicy | GivenPolicy):
+        raise UserError(f"PreferenceModule: policy must be a path, a PretrainedPolicy or a model, and is {policy!r}")
+    return policy

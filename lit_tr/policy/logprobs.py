@@ -34,15 +34,24 @@ def scoring(model: nn.Module) -> Iterator[None]:
 
 
 @gathers
-def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
-    """Return the log-prob of each response given its prompt, `(responses,)`, float32, in nats summed over its tokens.
+def token_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
+    """Return the log-prob of each scored token, response after response, `(scored tokens,)`, float32, in nats.
 
     Args:
         model: a causal language model of Hugging Face's interface; for a packed batch one that passes `why_not_packed`.
         batch: prompts and responses.
     """
-    log_probs = _packed(model, batch) if isinstance(batch, PackedBatch) else _padded(model, batch)
-    return torch.stack([part.sum() for part in log_probs.split(batch.lengths.tolist())])
+    return _packed(model, batch) if isinstance(batch, PackedBatch) else _padded(model, batch)
+
+
+def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
+    """Return the log-prob of each response, `(responses,)`, float32, in nats summed over its scored tokens."""
+    return sum_by_response(batch, token_log_probs(model, batch))
+
+
+def sum_by_response(batch: PairBatch, values: Tensor) -> Tensor:
+    """Return the sum of the values of the scored tokens of each response, `(responses,)`."""
+    return torch.stack([part.sum() for part in values.split(batch.lengths.tolist())])
 
 
 @gathers

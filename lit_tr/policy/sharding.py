@@ -42,6 +42,22 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return model
 
 
+def data_mesh(mesh: DeviceMesh | None) -> DeviceMesh | None:
+    """Return the devices that the weights are sharded among, if they are.
+
+    Raises:
+        UserError: single tensors are to be divided, too.
+    """
+    if mesh is None:
+        return None
+    if mesh["tensor_parallel"].size() > 1:
+        raise UserError(
+            "lit_tr shards weights by FSDP2 and not by tensors: give ModelParallelStrategy data_parallel_size N and "
+            "tensor_parallel_size 1"
+        )
+    return mesh["data_parallel"]
+
+
 def gathers(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a function that runs parts of its first argument, a model, find the model's own shards gathered.
 

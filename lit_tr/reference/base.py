@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
-from lit_tr.policy.logprobs import response_log_probs, scoring, vocabulary_log_probs
+from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, vocabulary_log_probs
 from lit_tr.reference.averaging import Alpha
 
 KL_TOKENS = 256
@@ -123,12 +123,19 @@ class Reference(ABC):
         if self.model is not None:
             self.model._apply(fn)
 
-    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the reference, `(responses,)`, without gradient and dropout."""
+    def token_log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
+        """Return the log-probs of the scored tokens under the reference, `(scored tokens,)`.
+
+        They are those that the batch has, if they were computed ahead; they have no gradient and no dropout.
+        """
         if batch.reference_log_probs is not None:
-            return batch.reference_log_probs.to(batch.lengths.device)
+            return batch.reference_log_probs
         with self.active(policy) as model, scoring(model):
-            return response_log_probs(model, batch)
+            return token_log_probs(model, batch)
+
+    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
+        """Return the log-probs of the responses under the reference, `(responses,)`, in nats."""
+        return sum_by_response(batch, self.token_log_probs(policy, batch))
 
     def kl(self, policy: nn.Module, batch: PairBatch) -> tuple[Tensor, int]:
         """Return the KL divergence of the policy from the reference, a sum over some response tokens, and their number.

@@ -127,10 +127,10 @@ class CopyReference(Reference):
         """Return the Euclidean norm of the difference of all weights; None in 4 bits, whose rounding would hide it."""
         return None if self.hard_only else distance(policy, self.model)
 
-    def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the second model, `(responses,)`, on the batch's device."""
+    def token_log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
+        """Return the log-probs of the scored tokens, `(scored tokens,)`, on the batch's device."""
         there = batch if self.device is None else batch.to(self.device)
-        return super().log_probs(policy, there).to(batch.lengths.device)
+        return super().token_log_probs(policy, there).to(batch.lengths.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights of the second model, and what is kept of their averages."""

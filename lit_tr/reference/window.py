@@ -23,8 +23,8 @@ class WindowReference(Reference):
     all optimizer steps up to the next update, and the validation batches if there are any; the log-probs are kept, and
     no weights. So the batches of a window are drawn together, and those of validation stay in memory.
 
-    It goes with one `HardReferenceUpdate`, whose next update is known. A run that ends between two updates has scored up
-    to the next one. Between two updates no other batches (`test`, `predict`) can be scored.
+    It goes with one `HardReferenceUpdate`, whose next update is known. A run that ends between two updates has scored
+    up to the next one. Between two updates no other batches (`test`, `predict`) can be scored.
     """
 
     hard_only = True
@@ -126,7 +126,7 @@ class WindowReference(Reference):
         self._rank, self._is_policy = min(rank, len(states) - 1), not any(states)
 
     def _score(self, module: Any, batch: PairBatch) -> Tensor:
-        return self.log_probs(module.policy, module.placed(batch)).cpu()
+        return self.token_log_probs(module.policy, module.placed(batch)).cpu()
 
     def _restored(self, trainer: Any, drawn: Drawn, kept: list[PairBatch]) -> tuple[list[Tensor], list[Tensor]]:
         if len(self._saved) != trainer.world_size:
@@ -182,8 +182,8 @@ def _with_lengths(batches: list[PairBatch], log_probs: list[Tensor]) -> list[tup
 
 
 def _matched(batches: list[PairBatch], saved: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    lengths = [batch.lengths for batch in batches]
-    if len(batches) != len(saved) or not all(torch.equal(*pair) for pair in zip(lengths, (one for one, _ in saved))):
+    alike = (torch.equal(batch.lengths, lengths) for batch, (lengths, _) in zip(batches, saved, strict=False))
+    if len(batches) != len(saved) or not all(alike):
         raise UserError(
             "WindowReference: other batches come than those that were scored before the checkpoint, and the weights of "
             "then are gone: go on with the same rows and batches, or from a checkpoint of a step with an update"

@@ -74,10 +74,15 @@ def report(name: str, before: list, after: list, seconds: float, peak: float) ->
     print(f"\n{name}: {seconds:.2f} s a step, peak memory {peak:.2f} GB")
     for row in after:
         if row.get("train/loss"):
-            figures = ("train/loss", "train/rewards/margin", "train/rewards/accuracy", "train/initial/rewards/margin")
+            figures = (
+                "train/loss",
+                "train/rewards/margins",
+                "train/rewards/accuracies",
+                "train/initial/rewards/margins",
+            )
             print(f"  step {int(row['step']) + 1}:", ", ".join(f"{key} {float(row[key]):.4f}" for key in figures))
-    names = ("loss", "rewards/margin", "rewards/accuracy", "initial/rewards/margin", "initial/rewards/accuracy")
-    for figure in (*names, "log_probs/accuracy", "initial/log_ratio"):
+    names = ("loss", "rewards/margins", "rewards/accuracies", "initial/rewards/margins", "initial/rewards/accuracies")
+    for figure in (*names, "logps/accuracies", "initial/log_ratios"):
         values = [
             next(float(row[f"val/{figure}"]) for row in rows if row.get(f"val/{figure}")) for rows in (before, after)
         ]

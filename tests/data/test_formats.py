@@ -35,9 +35,9 @@ EXAMPLES = {  # what the rows in format_rows.py become, by hand
     "unpaired": [Example("Hi", " Hello", None), Example([USER], None, [BAD])],
     "tldr": [Example(POST, " Lost my key.", " Pets.")] * 2,
     "AlpacaEval": [
-        said("Say hi", "Hello!", "No.", certainty=0.75),
+        said("Say hi", "Hello!", "No.", confidence=0.75),
         said("Say hi", "No.", "Hello!"),
-        said("Say hi", "Hello!", "No.", certainty=0.5),
+        said("Say hi", "Hello!", "No.", confidence=0.5),
     ],
     # means 1.5, 4.5, 3 and none; 3 and 2
     "UltraFeedback": [[said("Say hi", "Hello!", "No.", margin=3.0)], [said("Say no", "No.", "Yes.", margin=1.0)]],
@@ -59,12 +59,12 @@ def test_each_format_is_read_and_detected(name):
 
 
 @pytest.mark.parametrize(
-    ("preference", "chosen", "certainty"), [(0, "Hello!", 0.5), (1, "Hello!", 1), (1.9, "No.", 0.9)]
+    ("preference", "chosen", "confidence"), [(0, "Hello!", 0.5), (1, "Hello!", 1), (1.9, "No.", 0.9)]
 )
-def test_alpaca_preferences_are_certainties(preference, chosen, certainty):
+def test_alpaca_preferences_are_confidences(preference, chosen, confidence):
     example = AlpacaEval(chat=False)(alpaca_row(preference))
     assert (example.prompt, example.chosen) == ("Say hi", chosen)
-    assert example.certainty == pytest.approx(certainty)
+    assert example.confidence == pytest.approx(confidence)
 
 
 def test_a_prompt_as_text_beside_whole_chats_is_the_implicit_chat_format():
@@ -168,8 +168,11 @@ def test_bad_rows_say_why(name, change, reason):
     [
         ({"margin": float("nan")}, "margin is not a finite number"),
         ({"margin": 1e39}, "margin is not a finite number"),  # too large for float32
-        ({"certainty": float("nan")}, r"certainty is not in \[0, 1\]"),
-        ({"certainty": 1.1}, r"certainty is not in \[0, 1\]"),
+        ({"confidence": float("nan")}, r"confidence is not in \[0, 1\]"),
+        ({"confidence": 1.1}, r"confidence is not in \[0, 1\]"),
+        ({"labels": {"score": (1.0, float("inf"))}}, "score is not two finite numbers"),
+        ({"labels": {"score": (1.0,)}}, "score is not two finite numbers"),
+        ({"labels": {"margin": (1.0, 1.0)}}, "margin is a field of its own"),
     ],
 )
 def test_labels_out_of_range_are_bad(labels, reason):

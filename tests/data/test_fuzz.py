@@ -49,8 +49,9 @@ def read(row, format=None, turns="last"):
         assert all(example.responses)
         assert len(example.prompt) + max(map(len, example.responses)) <= 64
     batch = Collator(mismatched=True, max_length=64)(examples)
-    assert batch.margin.isfinite().all()
-    assert ((batch.certainty >= 0) & (batch.certainty <= 1)).all()
+    for labels in batch.split_labels()[:2]:
+        assert labels["margin"].isfinite().all()
+        assert ((labels["confidence"] >= 0) & (labels["confidence"] <= 1)).all()
     assert (batch.lengths > 0).all()
     return None
 

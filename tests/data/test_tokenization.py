@@ -235,8 +235,8 @@ def test_zero_bytes_are_text_as_any_other(tokenizer):
 
 
 def test_labels_travel_with_the_tokens(tokenizer):
-    ours = tokenize(Example("a", " b", " c", margin=2.5, certainty=0.75), tokenizer)
-    assert (ours.margin, ours.certainty) == (2.5, 0.75)
+    ours = tokenize(Example("a", " b", " c", 2.5, 0.75, {"score": (4.0, 1.5)}), tokenizer)
+    assert (ours.margin, ours.confidence, ours.labels) == (2.5, 0.75, {"score": (4.0, 1.5)})
 
 
 def test_unpaired_example_has_one_response(tokenizer):
@@ -280,7 +280,7 @@ def test_a_first_bos_token_stays():
 
 
 def test_what_is_cut_is_counted_and_nothing_else_is_lost():
-    example = replace(LONG, margin=1.5, certainty=0.8, chosen_scored=[False, True, True])
+    example = replace(LONG, margin=1.5, confidence=0.8, chosen_scored=[False, True, True])
     cut = fit(example, 7, cut_prompt=True, bos=None)
     assert cut.cut == 6
     assert cut == replace(example, prompt=[7, 8, 9, 10])

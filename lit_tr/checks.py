@@ -1,0 +1,98 @@
+"""What does not go together is refused before weights are loaded; what would have no effect is said before training."""
+
+from typing import Any
+
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from lit_tr.errors import UserError
+from lit_tr.losses import Loss
+from lit_tr.policy.adapters import has_adapter
+from lit_tr.policy.loading import CAST_PRECISIONS
+from lit_tr.reference import Reference
+
+
+def check_arguments(reference: Any, loss: Any) -> None:
+    """Check that a reference and a loss are such.
+
+    Raises:
+        UserError: they are not, or there is no reference and the loss needs one.
+    """
+    for name, value, kind in (("loss", loss, Loss), ("reference", reference, Reference)):
+        if not isinstance(value, kind | None if name == "reference" else kind):
+            raise UserError(
+                f"PreferenceModule: {name} must be a subclass of {kind.__module__}.{kind.__name__}, and is "
+                f"{type(value).__name__}"
+            )
+    if reference is None and loss.needs_reference:
+        raise UserError(f"PreferenceModule: {type(loss).__name__} needs a reference: FrozenReference, say")
+
+
+def check_trainer(trainer: Any) -> None:
+    """Check strategy and callbacks.
+
+    Raises:
+        UserError: the strategy hides weights, or a callback averages what it cannot.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
+        raise UserError(
+            f"{type(strategy).__name__} flattens weights or gradients, which a reference and a mean over pairs go "
+            "by: take trainer.strategy ddp, or to shard weights lightning.pytorch.strategies.ModelParallelStrategy"
+        )
+    for callback in trainer.callbacks:
+        if isinstance(callback, StochasticWeightAveraging):
+            raise UserError(
+                "StochasticWeightAveraging copies the module before its weights are loaded: take EMAWeightAveraging"
+            )
+        if isinstance(callback, WeightAveraging) and isinstance(strategy, ModelParallelStrategy):
+            raise UserError(f"{type(callback).__name__} does not work with ModelParallelStrategy: take ddp")
+
+
+def check_precision(policy: nn.Module, precision: Any) -> None:
+    """Check that the trainer's precision does not spoil the policy's weights.
+
+    Raises:
+        UserError: it would cast 4-bit codes.
+    """
+    cast = CAST_PRECISIONS.get(str(precision))
+    if cast is None:
+        return
+    mixed = str(precision).replace("true", "mixed")
+    for name, param in policy.named_parameters():
+        if hasattr(param, "quant_state") and param.is_floating_point() and param.dtype != cast:
+            raise UserError(
+                f"{name}: trainer.precision {precision} would cast 4-bit codes that are held as {param.dtype}: take "
+                f"{mixed}, or load the policy in {cast}"
+            )
+    if has_adapter(policy):
+        rank_zero_warn(
+            f"trainer.precision {precision} holds adapters in {cast}, where small steps are lost: {mixed} keeps them "
+            "in float32 on a base of any precision"
+        )
+
+
+def say_what_does_not_move(module: Any) -> None:
+    """Say in one line where a reference that could move never will."""
+    reference, trainer = module.reference, module.trainer
+    if reference is None or not reference.moves:
+        return
+    kind, updates = type(reference).__name__, [c for c in trainer.callbacks if _moves(c, "reference")]
+    if not updates:
+        rank_zero_warn(f"{kind} will not move, for no callback updates it: add one, or take FrozenReference")
+    first = min((c.next_update(0) for c in updates), default=0)
+    if 0 < trainer.max_steps < first:
+        rank_zero_warn(
+            f"{kind} will not move: its first update follows step {first}, and max_steps is {trainer.max_steps}"
+        )
+
+
+def is_logged(trainer: Any, step: int) -> bool:
+    """Whether Lightning logs the values of an optimizer step, the first of which is 1."""
+    return bool(trainer.log_every_n_steps) and step % trainer.log_every_n_steps == 0
+
+
+def _moves(callback: Any, name: str) -> bool:
+    return getattr(callback, "reference", None) == name and hasattr(callback, "next_update")

@@ -1,0 +1,132 @@
+"""What a checkpoint holds beside weights and optimizer, so that a run goes on exactly: state that all ranks save."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, distributed
+
+from lit_tr.errors import UserError
+from lit_tr.policy.adapters import base_state_keys
+from lit_tr.progress import set_progress
+
+RANKS = "lit_tr_ranks"
+
+
+def keep_state(module: Any) -> None:
+    """Let `state_dict` and `load_state_dict` of a `PreferenceModule` be each other's inverse, strictly.
+
+    They hold the policy without a base that training never changes, and the reference.
+    """
+    module.register_state_dict_post_hook(_add_reference)
+    module.register_load_state_dict_pre_hook(_take_reference)
+    module.register_load_state_dict_post_hook(_forgive_base)
+
+
+def save(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Add what the ranks hold to a checkpoint of training, and let it be that of the last whole optimizer step."""
+    if module.reference is not None and "state_dict" in checkpoint:  # a callback that averages weights has put its own
+        checkpoint["state_dict"] |= {f"reference.{name}": one for name, one in module.reference.state_dict().items()}
+    if module.trainer.state.fn != TrainerFn.FITTING or not hasattr(module, "loader"):
+        return
+    position, fit = module.loader.position(), module.trainer.fit_loop
+    total = fit.epoch_loop.batch_progress.total
+    within = total.processed != position["total"] or total.started != total.processed
+    over = position["ended"] and fit.epoch_progress.current.processed > position["epoch"]
+    validate = not within and _validation_is_due(module, total.completed < total.processed)
+    set_progress(checkpoint["loops"]["fit_loop"], position, over, validate, module.global_step)
+    rank = module.reference.rank_state() if module.reference is not None else None
+    state = {**(module.before_step if within else moment(module)), "position": position, "reference": rank}
+    checkpoint[RANKS] = _of_all_ranks(state)
+
+
+def load(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Take what the ranks hold, and check that the weights are those of such a model.
+
+    Raises:
+        UserError: the checkpoint is of another policy or kind of reference.
+    """
+    states = checkpoint.get(RANKS, [])
+    if states and module.reference is not None:
+        module.reference.load_rank_state([state["reference"] for state in states], module.global_rank)
+    if module._trainer and module.trainer.state.fn == TrainerFn.FITTING:
+        module.saved = states
+    if "state_dict" not in checkpoint:  # in shards, which the strategy reads and checks
+        return
+    ours, theirs = module.state_dict().keys(), checkpoint["state_dict"].keys()
+    if ours != theirs:
+        missing, unknown = ours - theirs, theirs - ours
+        raise UserError(
+            f"the checkpoint is of another policy or kind of reference: {len(missing)} tensors are not in it, "
+            f"{len(unknown)} are not in the model, such as {min(missing | unknown)}"
+        )
+
+
+def restore(module: Any, states: list[dict[str, Any]]) -> None:
+    """Go on from where the ranks stood."""
+    if len(states) == module.trainer.world_size:
+        own = states[module.global_rank]
+        module.interval.load_state(own["interval"], module.device)
+        _set_random_state(own["random_state"], module.device)
+    statistics = states[0]["statistics"]
+    module.scorer.statistics = None if statistics is None else statistics.to(module.device)
+
+
+def moment(module: Any) -> dict[str, Any]:
+    """Return what changes within an optimizer step, as it is now."""
+    statistics = module.scorer.statistics
+    return {
+        "random_state": _random_state(module.device),
+        "interval": module.interval.state(),
+        "statistics": None if statistics is None else statistics.cpu(),
+    }
+
+
+def _validation_is_due(module: Any, at_batch_end: bool) -> bool:
+    """Whether validation follows the batch that was trained on last, and has not run to its end."""
+    trainer = module.trainer
+    if at_batch_end:
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    return trainer.validating and not module.is_validated
+
+
+def _add_reference(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    if hasattr(module, "policy"):
+        for key in base_state_keys(module.policy):
+            state.pop(f"{prefix}policy.{key}", None)
+        if module.reference is not None:
+            state |= {f"{prefix}reference.{name}": one for name, one in module.reference.state_dict().items()}
+
+
+def _take_reference(module: Any, state: dict[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
+    start, missing = f"{prefix}reference.", args[1]
+    found = {key.removeprefix(start): state.pop(key) for key in list(state) if key.startswith(start)}
+    if module.reference is not None:
+        missing += [start + name for name in module.reference.load_state_dict(found)]
+
+
+def _forgive_base(module: Any, incompatible: Any) -> None:
+    base = base_state_keys(module.policy) if hasattr(module, "policy") else set()
+    kept = [key for key in incompatible.missing_keys if key.partition("policy.")[2] not in base]
+    incompatible.missing_keys[:] = kept
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+def _of_all_ranks(value: Any) -> list[Any]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,93 @@
+"""What a policy, its reference and its start say of a batch, as a loss reads it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lit_tr.data.batches import PackedBatch, PairBatch
+from lit_tr.errors import UserError
+from lit_tr.losses import Loss, Scores
+from lit_tr.metrics import preference_metrics
+from lit_tr.policy.logprobs import sum_by_response, token_log_probs
+from lit_tr.policy.probe import why_not_packed
+from lit_tr.reference import Reference
+
+
+class Scorer:
+    """Scores batches for a loss.
+
+    Attributes:
+        statistics: those of the loss at the last training step, equal on all ranks.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self.statistics: Tensor | None = None
+        self._takes_packs: bool | None = None
+
+    def values(
+        self,
+        policy: nn.Module,
+        reference: Reference | None,
+        initial: Reference | None,
+        batch: PairBatch,
+        add_ranks: Callable[[Tensor], Tensor],
+        training: bool,
+    ) -> dict[str, Tensor]:
+        """Return losses and metrics of each example by name; `loss` has a gradient in training.
+
+        Args:
+            policy: the trained policy.
+            reference: what the loss compares it with; None where it needs none.
+            initial: the initial policy, for `initial/...`; None leaves them out.
+            batch: the batch.
+            add_ranks: adds up a tensor over all ranks.
+            training: whether the statistics of this batch are those that the next one goes on from.
+        """
+        batch = self.laid_out(policy, batch)
+        ours = token_log_probs(policy, batch)
+        theirs = None if reference is None else reference.token_log_probs(policy, batch)
+        chosen, rejected, kl_rows = self.scores(batch, ours, theirs)
+        values = preference_metrics(self.loss, chosen, rejected, batch.paired)
+        sums = self.loss.sums(chosen, rejected, kl_rows)
+        statistics = None if sums is None else self.loss.statistics(add_ranks(sums), self.statistics)
+        if training:
+            self.statistics = statistics
+        values["loss"] = self.loss(chosen, rejected, statistics)
+        if initial is not None:
+            chosen, rejected, _ = self.scores(batch, ours.detach(), initial.token_log_probs(policy, batch))
+            against_start = preference_metrics(self.loss, chosen, rejected, batch.paired)
+            values |= {f"initial/{name}": value for name, value in against_start.items() if "logps" not in name}
+        return values
+
+    def scores(self, batch: PairBatch, policy: Tensor, reference: Tensor | None) -> list[Scores]:
+        """Return the scores of the chosen, the rejected and the KL rows, of the log-probs of each scored token."""
+        none = (None, None, None)
+        sums = [none if one is None else batch.split(sum_by_response(batch, one)) for one in (policy, reference)]
+        tokens: list[Any] = [none, none]
+        if self.loss.token_level:
+            tokens = [none if one is None else batch.split_tokens(one) for one in (policy, reference)]
+        parts = zip(sums[0], batch.split(batch.lengths), sums[1], batch.split_labels(), *tokens, strict=True)
+        return [Scores(*part) for part in parts]
+
+    def laid_out(self, policy: nn.Module, batch: PairBatch) -> PairBatch:
+        """Return a packed batch as it is, or padded where the policy is not proven to take packs.
+
+        Raises:
+            UserError: the loss does not take such a batch.
+        """
+        kind = type(self.loss).__name__
+        if self.loss.paired and not batch.paired:
+            raise UserError(f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO or SFT")
+        if self.loss.mismatched and batch.mismatched is None:
+            raise UserError(f"{kind} needs mismatched rows for its KL baseline: set data.mismatched")
+        if not isinstance(batch, PackedBatch):
+            return batch
+        if self._takes_packs is None:
+            reason = why_not_packed(policy)
+            self._takes_packs = reason is None
+            if reason:
+                rank_zero_warn(f"batches are padded, which takes more time and memory: {reason}")
+        return batch if self._takes_packs else batch.padded()
