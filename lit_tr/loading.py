@@ -5,7 +5,6 @@ A `Trainer` asks where its batches come from; `draw_from` puts the loaders of th
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -248,17 +247,14 @@ class KeptLoader(CombinedLoader):
 
     @property
     def batches(self) -> list[PairBatch]:
-        """All batches, up to the limits of the first call."""
-        return [batch for batch, _, _ in self._drawn()]
+        """All batches within the limits of the first call, which draws them."""
+        if self._kept is None:
+            self._kept = list(self._drawn())
+        return [batch for batch, _, _ in self._kept]
 
     def __iter__(self) -> "KeptLoader":
-        """Begin again."""
-        known: list[Any] = self.log_probs or [None] * len(self._drawn())
-        self._coming = (
-            (replace(batch, reference_log_probs=log_probs), number, loader)
-            for (batch, number, loader), log_probs in zip(self._drawn(), known, strict=True)
-            if self._is_within(number, loader)
-        )
+        """Begin again: with the batches that are kept, or where none are with those of the loaders."""
+        self._coming = self._drawn() if self._kept is None else self._known(self._kept)
         return self
 
     def __next__(self) -> tuple[PairBatch, int, int]:
@@ -267,19 +263,22 @@ class KeptLoader(CombinedLoader):
 
     def __len__(self) -> int:
         """Number of batches."""
-        return sum(self._is_within(number, loader) for _, number, loader in self._drawn())
+        lengths = zip(self.flattened, self.limits or [ENDLESS] * len(self.flattened), strict=True)
+        return sum(int(min(len(loader), limit)) for loader, limit in lengths)
 
-    def _is_within(self, number: int, loader: int) -> bool:
-        return self.limits is None or number < self.limits[loader]
+    def _drawn(self) -> Iterator[tuple[PairBatch, int, int]]:
+        super().__iter__()
+        while True:
+            try:
+                yield super().__next__()
+            except StopIteration:
+                return
 
-    def _drawn(self) -> list[tuple[PairBatch, int, int]]:
-        if self._kept is None:
-            super().__iter__()
-            self._kept = []
-            with suppress(StopIteration):
-                while True:
-                    self._kept.append(super().__next__())
-        return self._kept
+    def _known(self, kept: list[tuple[PairBatch, int, int]]) -> Iterator[tuple[PairBatch, int, int]]:
+        log_probs: list[Any] = self.log_probs or [None] * len(kept)
+        for (batch, number, loader), known in zip(kept, log_probs, strict=True):
+            if self.limits is None or number < self.limits[loader]:
+                yield replace(batch, reference_log_probs=known), number, loader
 
 
 class _Source(_DataLoaderSource):

@@ -145,6 +145,8 @@ class PreferenceModule(LightningModule):
         self._in_step = False
         if self.saved:
             resume.restore(self, self.saved)
+        for held in self.held:
+            held.on_train_start(self.trainer, self)
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         """Start the clock; a checkpoint within a step holds what was before its first batch."""
@@ -163,8 +165,8 @@ class PreferenceModule(LightningModule):
         logs = ends_step and checks.is_logged(self.trainer, self.global_step + 1)
         values = self._evaluate(batch, with_initial=logs, training=True)
         self.interval.update(values)
-        if logs:
-            self.log_dict({f"train/{name}": value for name, value in self.interval.compute().items()})
+        if logs or self._ends_epoch:
+            self._log_interval(keep=not logs)
         self._examples = values["loss"].numel()
         return values["loss"].sum() / max(self._examples, 1)  # SFT has nothing to learn from rejected responses alone
 
@@ -279,6 +281,18 @@ class PreferenceModule(LightningModule):
 
     def _add_ranks(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum") if self._trainer else values
+
+    def _log_interval(self, keep: bool) -> None:
+        """Log the means since the last logged step; at an epoch's end for callbacks that watch them, and go on."""
+        state = self.interval.state()
+        self.log_dict({f"train/{name}": value for name, value in self.interval.compute().items()})
+        if keep:
+            self.interval.load_state(state, self.device)
+
+    @property
+    def _ends_epoch(self) -> bool:
+        last = self.global_step + 1 == self.trainer.max_steps and not self.trainer.fit_loop._should_accumulate()
+        return last or self.trainer.fit_loop.epoch_loop._num_ready_batches_reached()
 
     def _precision(self) -> AbstractContextManager:
         return self.trainer.precision_plugin.forward_context() if self._trainer else nullcontext()

@@ -51,6 +51,7 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
         module.reference.load_rank_state([state["reference"] for state in states], module.global_rank)
     if module._trainer and module.trainer.state.fn == TrainerFn.FITTING:
         module.saved = states
+        module.trainer.num_sanity_val_steps = 0  # Lightning leaves it out for most resumes, and not for all
     if "state_dict" not in checkpoint:  # in shards, which the strategy reads and checks
         return
     ours, theirs = module.state_dict().keys(), checkpoint["state_dict"].keys()

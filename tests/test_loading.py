@@ -1,70 +1,133 @@
+"""The loaders between a Trainer and its data, driven as Lightning's loops drive them."""
+
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lit_tr.lookahead import _may_validate, batches_of_steps, training_batches
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lit_tr.data.sampling import ResumableSampler
+from lit_tr.errors import UserError
+from lit_tr.loading import KeptLoader, StepLoader
 
 
-def at(batch_idx, **options):
-    """A trainer with the batch of an index in hand: 23 an epoch, steps of 3."""
-    loop = SimpleNamespace(batch_idx=batch_idx, total_batch_idx=23 + batch_idx)
-    known = {"num_training_batches": 23, "accumulate_grad_batches": 3, "callbacks": [], "check_val_every_n_epoch": 1}
-    return SimpleNamespace(fit_loop=loop, **{**known, **options})
+@dataclass
+class Batch:
+    """What a loader gives in the place of a PairBatch."""
+
+    rows: list
+    drawn: object = None
+    index: int = 0
+    reference_log_probs: object = None
 
 
-@pytest.mark.parametrize(
-    ("batch_idx", "steps", "count"),
-    [
-        (0, 5, 15),
-        (15, 5, 14),  # 3 + 3 + 2 to the end of the epoch, 3 + 3
-        (21, 1, 2),
-        (22, 2, 4),  # 1 of a step that began before, 3
-        (0, 17, 49),  # 23 + 23 are 8 + 8 steps, 3
-    ],
+def batch(rows):
+    return Batch([int(row) for row in rows])
+
+
+class Unsized(IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        yield from range(self.rows)
+
+
+def sized(rows, kind=StatefulDataLoader):
+    sampler = ResumableSampler(range(rows), 1, 0, seed=4)
+    return kind(range(rows), 2, sampler=sampler, collate_fn=batch, generator=torch.Generator())
+
+
+LOADERS = {
+    "sized": sized,
+    "random": lambda rows: StatefulDataLoader(range(rows), 2, shuffle=True, collate_fn=batch),
+    "unsized": lambda rows: StatefulDataLoader(Unsized(rows), batch_size=2, collate_fn=batch),
+    "stateless": lambda rows: DataLoader(range(rows), batch_size=2, collate_fn=batch),
+}
+
+
+class Run:
+    """A Trainer's loop over a loader: epochs, optimizer steps, and what it counts."""
+
+    def __init__(self, loader, accumulate, limit, tau, position=None):
+        processed = SimpleNamespace(processed=0)
+        self.batches = SimpleNamespace(total=SimpleNamespace(processed=0))
+        self.epochs = SimpleNamespace(current=processed)
+        loop = SimpleNamespace(epoch_progress=self.epochs, epoch_loop=SimpleNamespace(batch_progress=self.batches))
+        self.trainer = SimpleNamespace(fit_loop=loop, accumulate_grad_batches=accumulate, global_step=0)
+        module = SimpleNamespace(trainer=self.trainer, steps_ahead=lambda step: tau - step % tau)
+        if position is not None:
+            over = position["ended"] and position["over"]
+            processed.processed = position["epoch"] + over
+            self.batches.total.processed = position["total"]
+            self.trainer.global_step = position["global_step"]
+        self.loader = StepLoader(loader, module)
+        self.loader.limits = [float("inf") if limit is None else limit]
+        self.accumulate, self.rest = accumulate, position and not over
+        self.at = position["batches"] if self.rest else 0
+        if position is not None:
+            self.loader.load([position], 0, 1)
+
+    def train(self, count):
+        """Train on so many batches; return the rows of each, and where the run stood after each."""
+        seen, positions = [], []
+        random_state = torch.get_rng_state()
+        iterator = iter(self.loader)
+        torch.set_rng_state(random_state)  # as the module does at the start of training
+        while len(seen) < count:
+            coming = next(iterator, None)
+            while coming is not None and len(seen) < count:
+                following = next(iterator, None) if self._is_unsized else coming  # Lightning looks one batch ahead
+                self.at += 1
+                last = following is None or (not self._is_unsized and self.at == len(self.loader))
+                seen.append(coming[0].rows)
+                self.batches.total.processed += 1
+                self.trainer.global_step += last or self.at % self.accumulate == 0
+                positions.append({**self.loader.position(), "global_step": self.trainer.global_step, "over": False})
+                coming = None if last else following if self._is_unsized else next(iterator)
+            if len(seen) < count or coming is None:
+                self.epochs.current.processed += 1
+                self.at = 0
+                positions[-1:] = [{**positions[-1], "over": True}] if positions else []
+                iterator = iter(self.loader)
+        return seen, positions
+
+    @property
+    def _is_unsized(self):
+        try:
+            return len(self.loader) is None
+        except NotImplementedError:
+            return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(LOADERS)),
+    rows=st.integers(2, 13),
+    accumulate=st.integers(1, 3),
+    limit=st.one_of(st.none(), st.integers(1, 5)),
+    tau=st.integers(1, 4),
+    stop=st.integers(1, 20),
+    again=st.integers(1, 6),
 )
-def test_batches_of_steps(batch_idx, steps, count):
-    assert batches_of_steps(at(batch_idx), steps) == count
-
-
-@pytest.mark.parametrize(
-    ("batch_idx", "count", "options", "expected"),
-    [
-        (0, 6, {}, False),
-        (0, 7, {}, True),  # behind batch 7
-        (7, 6, {}, False),  # 8 to 13
-        (21, 8, {}, False),  # 22, 23, 1 to 6
-        (21, 9, {}, True),
-        (0, 4, {"check_val_every_n_epoch": None}, False),  # 24 to 27 of the run
-        (0, 5, {"check_val_every_n_epoch": None}, True),  # 28
-        (0, 1, {"_val_check_time_interval": 60}, True),
-    ],
-)
-def test_validation_is_foreseen(batch_idx, count, options, expected):
-    assert _may_validate(at(batch_idx, val_check_batch=7, **options), count) is expected
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("limit", "taken"), [(5, 1), (5, 3), (5, 5), (4, 4), (4, 2)])
-def test_training_batches_are_those_that_come(limit, taken, workers, monkeypatch):
-    """5 batches an epoch, or 4 of them; three epochs from the batch in hand on, and the loader stays where it is."""
-    monkeypatch.setattr("lit_tr.lookahead._placed", lambda trainer, batch: batch)
-
-    def epochs():
-        rows = torch.arange(10)
-        loader = StatefulDataLoader(rows, 2, sampler=ResumableSampler(rows, 1, 0, seed=4), num_workers=workers)
-        for _ in range(4):
-            for _, batch in zip(range(limit), loader, strict=False):
-                yield loader, batch.tolist()
-
-    expected = [batch for _, batch in epochs()]
-    coming = epochs()
-    for _ in range(taken):
-        loader, batch = next(coming)
-    count = 3 * limit - taken + 1
-    trainer = at(taken - 1, num_training_batches=limit, train_dataloader=loader)
-    ahead = list(training_batches(trainer, torch.tensor(batch), count))
-    assert [batch.tolist() for batch in ahead] == expected[taken - 1 : 3 * limit]
-    assert [batch for _, batch in coming] == expected[taken:]
+def test_a_run_goes_on_from_any_position_twice(kind, rows, accumulate, limit, tau, stop, again):
+    """The batches after a stop are those of the run that did not stop, from the start of a step on."""
+    options = {"accumulate": accumulate, "limit": limit, "tau": tau}
+    torch.manual_seed(0)
+    whole, positions = Run(LOADERS[kind](rows), **options).train(32)
+    if kind == "random" and tau > 1:
+        return  # an epoch's order is drawn from the global random state, and by a window earlier than by an epoch
+    position = positions[stop - 1]
+    for _ in range(2):
+        total = position["total"]
+        assert 0 <= stop - total < accumulate
+        torch.set_rng_state(position["start"]["random_state"])
+        resumed, later = Run(LOADERS[kind](rows), **options, position=position).train(32 - total)
+        assert resumed == whole[total:]
+        stop = min(total + again, 32)
+        position = later[stop - total - 1]

@@ -27,8 +27,8 @@ KL_TOKENS = 256
 class Reference(ABC):
     """A policy that another one is held near to. Subclasses name their arguments as the attributes that keep them.
 
-    `PreferenceModule` calls `setup`, `prepare`, `shard`, `on_fit_start`, `on_train_batch_start` in this order; a
-    callback calls `update`. None of the hooks has to be overridden but `prepare`, `active` and `update`.
+    `PreferenceModule` calls `setup`, `prepare`, `shard`, `on_fit_start`, `on_train_start` and `on_train_batch_start` in
+    this order; a callback calls `update`. None of them has to be overridden but `prepare`, `active` and `update`.
 
     Attributes:
         moves: it can follow the policy.
@@ -64,6 +64,9 @@ class Reference(ABC):
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Get ready to train: precision and device of all weights are what they will be, the rows are there."""
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Begin to train; what a checkpoint holds has been restored."""
 
     def steps_ahead(self, step: int) -> int:
         """Return of how many optimizer steps after step `step` the batches are drawn together, 1 or more."""

@@ -64,23 +64,32 @@ class WindowReference(Reference):
         """Return the number of optimizer steps up to the next update."""
         return self._callback.next_update(step) - step
 
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Find the validation batches; after a resume within a window, with their log-probs.
+
+        Raises:
+            UserError: other batches come than those that were scored, or the next update comes elsewhere.
+        """
+        self._validation = _validation_loader(trainer)
+        if self._saved:
+            self._check_window(trainer)
+            if self._validation:
+                self._validation.log_probs = _matched(self._validation.batches, self._saved[self._rank]["validation"])
+
     def on_train_batch_start(self, module: Any, batch: PairBatch) -> None:
         """Put the reference log-probs on a batch; before the first one of a window, score all of them.
 
         Raises:
-            UserError: other batches come than those that were scored before a resume, or the update comes elsewhere.
+            UserError: other batches come than those that were scored before a resume.
         """
         drawn = batch.drawn
-        if drawn.log_probs is None:
-            self._drawn, self._validation = drawn, _validation_loader(module.trainer)
-            kept = self._validation.batches if self._validation else []
-            if self._saved:
-                drawn.log_probs, known = self._restored(module.trainer, drawn, kept)
-            else:
-                drawn.log_probs, known = ([self._score(module, one) for one in some] for some in (drawn.batches, kept))
+        if drawn.log_probs is None and self._saved:
+            drawn.log_probs = _matched(drawn.batches, self._saved[self._rank]["train"])
+        elif drawn.log_probs is None:
+            drawn.log_probs = [self._score(module, one) for one in drawn.batches]
             if self._validation:
-                self._validation.log_probs = known
-            self._is_policy = False
+                self._validation.log_probs = [self._score(module, one) for one in self._validation.batches]
+        self._drawn, self._saved, self._is_policy = drawn, [], False
         batch.reference_log_probs = drawn.log_probs[batch.index].to(batch.lengths.device)
 
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
@@ -128,20 +137,18 @@ class WindowReference(Reference):
     def _score(self, module: Any, batch: PairBatch) -> Tensor:
         return self.token_log_probs(module.policy, module.placed(batch)).cpu()
 
-    def _restored(self, trainer: Any, drawn: Drawn, kept: list[PairBatch]) -> tuple[list[Tensor], list[Tensor]]:
+    def _check_window(self, trainer: Any) -> None:
         if len(self._saved) != trainer.world_size:
             raise UserError(
                 f"the checkpoint's window was scored on {len(self._saved)} ranks, and now there are "
                 f"{trainer.world_size}: go on with as many, or from a checkpoint of a step with an update"
             )
-        saved, follows = self._saved[self._rank], self._callback.next_update(trainer.global_step)
-        if saved["until"] != follows:
+        until, follows = self._saved[self._rank]["until"], self._callback.next_update(trainer.global_step)
+        if until != follows:
             raise UserError(
-                f"WindowReference has scored the batches up to step {saved['until']}, and the next update follows step "
+                f"WindowReference has scored the batches up to step {until}, and the next update follows step "
                 f"{follows}: go on with the every_n_steps of before, or from a checkpoint of a step with an update"
             )
-        self._saved = []
-        return _matched(drawn.batches, saved["train"]), _matched(kept, saved["validation"])
 
 
 def hard_update(trainer: Any) -> Any:
