@@ -180,9 +180,8 @@ def test_two_ranks_evaluate_each_row_once_also_where_they_hold_different_kinds(l
         assert metrics["val/loss"] == 0.5  # the reference is the policy
         for name in ("logps/chosen", "logps/rejected", "rewards/chosen", "log_ratios"):
             assert metrics[f"val/{name}"] == pytest.approx(one[f"val/{name}"], rel=1e-5, abs=1e-5), name
+    (_, first), (_, second) = two
     for side in (0, 1):
-        seen = [
-            sorted(value for batch in batches for value in batch[side]) for batches in (alone, two[0][1] + two[1][1])
-        ]
+        seen = [sorted(value for batch in batches for value in batch[side]) for batches in (alone, first + second)]
         assert seen[1] == pytest.approx(seen[0], rel=1e-5)
     assert [[len(side) for side in batch] for batch in second] == [[1, 1], [0, 0]]
