@@ -119,21 +119,21 @@ START: dict[str, Any] = {"batches": 0, "state": None}
 class RankLoader(StatefulDataLoader):
     """Loads the batches of one rank's stream, as many on every rank, and goes on exactly, also on many ranks.
 
-    Where a rank has no batch left and another one has, it gets `blank` batches, which weigh nothing. The state that is
+    Where a rank has no batch left and another one has, it gets dummy batches, which weigh nothing. The state that is
     saved is that behind the last batch which was trained on (`trained`), not behind one that was fetched ahead, and it
     is that of all ranks.
 
     Args:
         stream: the stream of this rank.
         num_workers: worker processes that read, tokenize and make batches; 0 lets the training process do so.
-        blank: a batch that weighs nothing.
+        dummy: a batch that weighs nothing.
     """
 
-    def __init__(self, stream: Stream, num_workers: int, blank: PairBatch) -> None:
+    def __init__(self, stream: Stream, num_workers: int, dummy: PairBatch) -> None:
         super().__init__(
             stream, batch_size=None, num_workers=num_workers, collate_fn=_same, generator=torch.Generator()
         )
-        self.stream, self.blank = stream, blank
+        self.stream, self.dummy = stream, dummy
         self._epoch, self._resumes = -1, False
         self._place = START
         self._length: int | None = None
@@ -157,7 +157,7 @@ class RankLoader(StatefulDataLoader):
                 return
             state = super().state_dict() if batch is not None else place["state"]
             place = {"batches": place["batches"] + 1, "state": state}
-            yield replace(self.blank if batch is None else batch, place=place)
+            yield replace(self.dummy if batch is None else batch, place=place)
 
     def trained(self, batch: PairBatch) -> None:
         """Take note that a batch is being trained on."""
