@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from torch import distributed, multiprocessing
 
 from lit_tr.losses import DPO, FDPO, IPO, KTO, SFT, Scores, SimPO
 from lit_tr.metrics import Means, preference_metrics
+from tests.test_ranks import run
 
 # log-ratios: chosen 2, -1, 0; rejected -1, 1, 0
 CHOSEN = Scores(torch.tensor([-4.0, -9.0, -2.0]), torch.tensor([2, 4, 1]), torch.tensor([-6.0, -8.0, -2.0]))
@@ -135,3 +137,51 @@ def test_means_are_those_of_all_ranks_also_where_they_hold_different_kinds_of_ro
     multiprocessing.start_processes(of_rank, (str(tmp_path),), nprocs=2, start_method="fork")
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == {"margins": 3.0, "chosen": math.fsum([0.5, 1, 1, 2]) / 4}
+
+
+VALIDATION_SCRIPT = """
+import json, sys
+import torch
+from lightning.pytorch import Trainer
+from lit_tr import PreferenceDataModule, PreferenceModule
+from lit_tr.data import Rows
+from lit_tr.losses import KTO
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
+
+model, rows, devices, folder = sys.argv[1:]
+module = PreferenceModule(PretrainedPolicy(model), CopyReference(), KTO(), log_initial=False)
+data = PreferenceDataModule(model, Rows(rows), val=Rows(rows), batch_size=2, mismatched=True)
+trainer = Trainer(
+    accelerator="cpu", devices=int(devices), strategy="ddp" if devices == "2" else "auto", logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+metrics = trainer.validate(module, data, verbose=False)[0]
+batches = trainer.predict(module, data)
+logps = [[batch["logps/chosen"].tolist(), batch["logps/rejected"].tolist()] for batch in batches]
+with open(f"{folder}/{devices}.{trainer.global_rank}", "w") as file:
+    json.dump([metrics, logps], file)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_evaluate_each_row_once_also_where_they_hold_different_kinds(llama_dir, write_rows, rows, tmp_path):
+    """Rank 0 has the pairs, rows 0, 2 and 4, in two batches; rank 1 two unpaired rows, and then a dummy batch."""
+    unpaired = [
+        {"prompt": rows[1]["prompt"], "completion": rows[1]["chosen"], "label": True},
+        {"prompt": rows[3]["prompt"], "completion": rows[3]["rejected"], "label": False},
+    ]
+    path = write_rows([rows[0], unpaired[0], rows[2], unpaired[1], rows[4]])
+    for devices in ("1", "2"):
+        run(tmp_path, VALIDATION_SCRIPT, llama_dir, path, devices, str(tmp_path))
+    (one, alone), *two = (json.loads((tmp_path / name).read_text()) for name in ("1.0", "2.0", "2.1"))
+    assert one.keys() >= {"val/rewards/margins", "val/rewards/accuracies", "val/logps/chosen", "val/loss"}
+    for metrics, _ in two:
+        assert metrics["val/loss"] == 0.5  # the reference is the policy
+        for name in ("logps/chosen", "logps/rejected", "rewards/chosen", "log_ratios"):
+            assert metrics[f"val/{name}"] == pytest.approx(one[f"val/{name}"], rel=1e-5, abs=1e-5), name
+    (_, first), (_, second) = two
+    for side in (0, 1):
+        seen = [sorted(value for batch in batches for value in batch[side]) for batches in (alone, first + second)]
+        assert seen[1] == pytest.approx(seen[0], rel=1e-5)
+    assert [[len(side) for side in batch] for batch in second] == [[1, 1], [0, 0]]

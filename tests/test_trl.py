@@ -7,10 +7,11 @@ from lightning.pytorch import Trainer
 from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows
-from lit_tr.losses import DPO, IPO, KTO
+from lit_tr.losses import DPO, FDPO, IPO, KTO, SimPO
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import CopyReference
 
@@ -42,8 +43,8 @@ def reference_dir(llama_dir, tmp_path):
     return str(tmp_path / "reference")
 
 
-def our_loss(llama_dir, reference_dir, path, loss, batch_size):
-    """Our mean loss on the first batch, with weights of its own in the reference."""
+def our_values(llama_dir, reference_dir, path, loss, batch_size):
+    """Our values of each example of the first batch, by name, with weights of its own in the reference."""
     module = PreferenceModule(PretrainedPolicy(llama_dir), CopyReference(), loss, log_initial=False)
     module.configure_model()
     module.reference.model.load_state_dict(LlamaForCausalLM.from_pretrained(reference_dir).state_dict())
@@ -51,7 +52,11 @@ def our_loss(llama_dir, reference_dir, path, loss, batch_size):
         llama_dir, Rows(path), batch_size=batch_size, shuffle=False, mismatched=loss.mismatched, max_length=256
     )
     data.setup("fit")
-    return module._evaluate(next(iter(data.train_dataloader())))["loss"].mean().item()
+    return module.predict_step(next(iter(data.train_dataloader())), 0)
+
+
+def our_loss(*arguments):
+    return our_values(*arguments)["loss"].mean().item()
 
 
 def their_loss(trainer, batch_size):
@@ -60,46 +65,100 @@ def their_loss(trainer, batch_size):
 
 
 @pytest.mark.parametrize(
-    ("kind", "loss"),
+    ("kind", "loss", "options"),
     [
-        ("sigmoid", DPO(beta=BETA)),
-        ("ipo", IPO(beta=BETA, average="mean")),
+        ("sigmoid", DPO(beta=BETA), {}),
+        ("ipo", IPO(beta=BETA, average="mean"), {}),
+        ("sigmoid", FDPO(beta=BETA, alpha=0.0), {"f_divergence_type": "forward_kl"}),
+        ("sigmoid", FDPO(beta=BETA, alpha=0.5), {"f_divergence_type": "alpha_divergence"}),
+        (
+            "sigmoid",
+            FDPO(beta=BETA, alpha=1.5),
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 1.5},
+        ),
     ],
 )
-def test_losses_of_pairs(llama_dir, reference_dir, tmp_path, write_rows, rows, kind, loss):
+def test_losses_of_pairs(llama_dir, reference_dir, tmp_path, write_rows, rows, kind, loss, options):
     ours = our_loss(llama_dir, reference_dir, write_rows(rows), loss, 8)
-    config = DPOConfig(tmp_path, loss_type=[kind], per_device_train_batch_size=8, **COMMON)
+    config = DPOConfig(tmp_path, loss_type=[kind], per_device_train_batch_size=8, **options, **COMMON)
     theirs = their_loss(make_dpo(config, llama_dir, reference_dir, rows), 8)
-    assert ours == pytest.approx(theirs, rel=1e-5)
+    # exponents of log-ratios turn their last bits into relative errors
+    assert ours == pytest.approx(theirs, rel=1e-4 if options else 1e-5)
+
+
+def test_metrics_of_pairs_have_the_names_and_values_of_trl(llama_dir, reference_dir, tmp_path, write_rows, rows):
+    ours = our_values(llama_dir, reference_dir, write_rows(rows), DPO(beta=BETA), 8)
+    trainer = make_dpo(DPOConfig(tmp_path, per_device_train_batch_size=8, **COMMON), llama_dir, reference_dir, rows)
+    their_loss(trainer, 8)
+    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
+    names = [name for name in metrics if name.startswith(("rewards/", "logps/"))]
+    assert set(ours) - set(names) == {"loss", "log_ratios", "logps/accuracies"}
+    assert len(names) == 6
+    for name in names:
+        assert ours[name].mean().item() == pytest.approx(metrics[name][0], rel=1e-4), name
+
+
+def test_loss_and_rewards_of_simpo(llama_dir, reference_dir, tmp_path, write_rows, rows):
+    ours = our_values(llama_dir, reference_dir, write_rows(rows), SimPO(beta=2.0, gamma=0.5), 8)
+    options = {**COMMON, "beta": 2.0}
+    config = CPOConfig(
+        tmp_path, loss_type="simpo", cpo_alpha=0.0, simpo_gamma=0.5, per_device_train_batch_size=8, **options
+    )
+    trainer = CPOTrainer(
+        model=llama_dir,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(llama_dir),
+    )
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    loss, metrics = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(batch))
+    assert ours["loss"].mean().item() == pytest.approx(loss.item(), rel=1e-5)
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
+        assert ours[name].mean().item() == pytest.approx(metrics[name], rel=1e-4), name
+
+
+def make_kto(config, llama_dir, reference_dir, rows):
+    return KTOTrainer(
+        model=llama_dir,
+        ref_model=LlamaForCausalLM.from_pretrained(reference_dir),
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(llama_dir),
+    )
+
+
+def unpaired(row, label):
+    return {"prompt": row["prompt"], "completion": row["chosen" if label else "rejected"], "label": label}
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.5, 0.5)])
 def test_losses_of_unpaired_rows(llama_dir, reference_dir, tmp_path, write_rows, rows, weights):
     labels = [True, False, False, True, True, False, True, True]
-    unpaired = [
-        {"prompt": row["prompt"], "completion": row["chosen" if label else "rejected"], "label": label}
-        for row, label in zip(rows, labels, strict=False)
-    ]
     # our rows stand the desirable ones first; TRL borrows from the row before as given
-    unpaired.sort(key=lambda row: not row["label"])
+    given = sorted(map(unpaired, rows, labels), key=lambda row: not row["label"])
     desirable, undesirable = weights
-    loss = KTO(beta=BETA, desirable_weight=desirable, undesirable_weight=undesirable)
-    ours = our_loss(llama_dir, reference_dir, write_rows(unpaired), loss, 8)
-    config = KTOConfig(
-        tmp_path,
-        per_device_train_batch_size=8,
-        desirable_weight=desirable,
-        undesirable_weight=undesirable,
-        **COMMON,
+    options = {"desirable_weight": desirable, "undesirable_weight": undesirable}
+    ours = our_loss(llama_dir, reference_dir, write_rows(given), KTO(beta=BETA, **options), 8)
+    config = KTOConfig(tmp_path, per_device_train_batch_size=8, **options, **COMMON)
+    assert ours == pytest.approx(their_loss(make_kto(config, llama_dir, reference_dir, given), 8), rel=1e-5)
+
+
+def test_kto_of_pairs_and_unpaired_rows_in_one_batch(llama_dir, reference_dir, tmp_path, write_rows, rows):
+    """Each response is an example: of two pairs, a desirable and two undesirable rows, seven."""
+    ours = our_values(
+        llama_dir,
+        reference_dir,
+        write_rows([unpaired(rows[2], False), rows[0], unpaired(rows[3], True), rows[1], unpaired(rows[4], False)]),
+        KTO(beta=BETA, undesirable_weight=0.5),
+        5,
     )
-    trainer = KTOTrainer(
-        model=llama_dir,
-        ref_model=LlamaForCausalLM.from_pretrained(reference_dir),
-        args=config,
-        train_dataset=Dataset.from_list(unpaired),
-        processing_class=AutoTokenizer.from_pretrained(llama_dir),
-    )
-    assert ours == pytest.approx(their_loss(trainer, 8), rel=1e-5)
+    chosen = [unpaired(rows[i], True) for i in (0, 3, 1)]
+    given = chosen + [unpaired(rows[i], False) for i in (2, 0, 1, 4)]
+    config = KTOConfig(tmp_path, per_device_train_batch_size=7, undesirable_weight=0.5, **COMMON)
+    theirs = their_loss(make_kto(config, llama_dir, reference_dir, given), 7)
+    assert ours["loss"].shape == (7,)
+    assert ours["loss"].mean().item() == pytest.approx(theirs, rel=1e-5)
+    assert (len(ours["rewards/chosen"]), len(ours["rewards/rejected"]), len(ours["rewards/margins"])) == (3, 4, 0)
 
 
 def make_dpo(config, llama_dir, reference_dir, rows, trainer=DPOTrainer):

@@ -1,7 +1,11 @@
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.plugins.precision import HalfPrecision
 
 from lit_tr.data.batches import Collator, fill
 from lit_tr.data.tokenization import TokenizedExample
@@ -117,22 +121,83 @@ def test_a_pack_with_context_padded_is_the_padded_batch(examples, mismatched):
     again = Collator(mismatched=mismatched)(examples).padded()
     for name, value in vars(padded).items():
         other = getattr(again, name)
+        if name == "labels":
+            value, other = (torch.stack(list(vars(labels).values())).nan_to_num(-1) for labels in (value, other))
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
+PAIR = TokenizedExample([1], [2], [3], 0.5, 0.75)
+DESIRABLE, UNDESIRABLE = TokenizedExample([3], [4], None, 2.0, 0.25), TokenizedExample([5], None, [6], 3.0, 0.9)
+
+
+def lists(labels):
+    return [{name: [round(v, 6) for v in values.tolist()] for name, values in side.items()} for side in labels]
+
+
 @pytest.mark.parametrize("packed", [True, False])
-def test_labels_of_pairs_are_in_their_order(packed):
-    pairs = [TokenizedExample([1], [2], [3], 0.5, 0.75), TokenizedExample([4], [5], [6], -2.0)]
-    batch = Collator(packed)(pairs).to("cpu")
-    assert batch.margin.dtype == batch.certainty.dtype == torch.float32
-    assert (batch.margin.tolist(), batch.certainty.tolist()) == ([0.5, -2.0], [0.75, 1.0])
+def test_labels_are_of_responses_and_pairs_and_unpaired_rows_go_together(packed):
+    batch = Collator(packed)([UNDESIRABLE, PAIR, DESIRABLE])
+    assert (batch.chosen, batch.rejected, batch.paired, len(batch)) == (2, 2, False, 4)
+    chosen, rejected, kl_rows = lists(batch.split_labels())
+    assert chosen == {"confidence": [0.75, 0.25], "margin": [0.5, 2.0]}
+    assert rejected == {"confidence": [0.9, 0.75], "margin": [3.0, 0.5]}
+    assert kl_rows == {"confidence": [], "margin": []}
 
 
-def test_labels_of_unpaired_rows_are_in_the_order_of_their_responses():
-    rows = [
-        TokenizedExample([1], None, [2], 1.0, 0.5),
-        TokenizedExample([3], [4], None, 2.0, 0.25),
-        TokenizedExample([5], None, [6], 3.0, 1.0),
-    ]
+def test_kl_rows_have_no_labels():
+    batch = Collator(mismatched=True)([PAIR, DESIRABLE])
+    chosen, rejected, kl_rows = batch.split_labels()
+    assert (chosen["margin"].tolist(), rejected["margin"].tolist()) == ([0.5, 2.0], [0.5])
+    assert len(kl_rows["margin"]) == batch.mismatched > 0
+    assert kl_rows["margin"].isnan().all()
+
+
+def test_any_label_of_a_format_is_one_of_the_batch_and_nan_where_a_row_has_none():
+    rows = [replace(PAIR, labels={"score": (4.0, 1.5)}), DESIRABLE, replace(UNDESIRABLE, labels={"score": (0.0, 2.5)})]
     batch = Collator()(rows)
-    assert (batch.margin.tolist(), batch.certainty.tolist()) == ([2.0, 1.0, 3.0], [0.25, 0.5, 1.0])
+    assert batch.labels.score.nan_to_num(-1).tolist() == [4.0, -1.0, 1.5, 2.5]
+    assert batch.labels.score.dtype == batch.labels.margin.dtype == torch.float32
+
+
+@pytest.mark.parametrize("carry", [lambda batch: pickle.loads(pickle.dumps(batch)), lambda batch: batch.to("cpu")])
+def test_labels_travel_with_the_batch(carry):
+    batch = Collator()([replace(PAIR, labels={"score": (4.0, 1.5)})])
+    for before, now in ((batch, carry(batch)), (batch.padded(), carry(batch).padded())):
+        assert vars(now.labels).keys() == {"confidence", "margin", "score"}
+        assert all(torch.equal(getattr(now.labels, name), value) for name, value in vars(before.labels).items())
+
+
+def test_bfloat16_rounds_no_label():
+    batch = Collator(packed=False)([UNDESIRABLE])
+    cast = HalfPrecision("bf16-true").convert_input([batch, torch.tensor(0.9)])
+    assert cast[1].dtype == torch.bfloat16
+    assert torch.equal(cast[0].labels.confidence, torch.tensor([0.9]))
+    assert torch.equal(cast[0].to("cpu").split_labels()[1]["confidence"], torch.tensor([0.9]))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("mismatched", [True, False])
+def test_without_rows_there_is_a_dummy_batch_of_the_same_kind(packed, mismatched):
+    collate = Collator(packed, mismatched)
+    dummy, batch = collate([None, None]), collate([PAIR, None])
+    assert (dummy.dummy, batch.dummy) == (True, False)
+    assert (len(dummy), len(batch)) == (0, 1)
+    assert type(dummy) is type(batch)
+    assert (dummy.paired, dummy.mismatched is None) == (True, batch.mismatched is None)
+    responses = torch.ones(len(dummy.lengths), requires_grad=True)
+    parts = dummy.split(responses)
+    assert [len(part) for part in parts] == [0, 0, 0]
+    assert torch.equal(
+        torch.autograd.grad(sum(part.sum() for part in parts), responses)[0], torch.zeros_like(responses)
+    )
+    assert all(len(values) == 0 for side in dummy.split_labels() for values in side.values())
+    assert dummy.input_ids.numel() > 0  # something to run the model on
+
+
+def test_values_of_tokens_are_split_as_the_responses_are():
+    pairs = [TokenizedExample([1], [2, 3], [4]), TokenizedExample([5], [6], [7, 8, 9])]
+    batch = Collator(mismatched=True)(pairs)
+    chosen, rejected, kl_rows = batch.split_tokens(batch.targets)
+    assert (chosen.tolist(), rejected.tolist()) == ([2, 3, 6], [4, 7, 8, 9])
+    assert kl_rows.tolist() == [7, 8, 9, 2, 3, 6, 4]  # each prompt with the response of the row before
+    assert [len(part) for part in Collator()([]).split_tokens(torch.ones(2))] == [0, 0, 0]

@@ -1,9 +1,11 @@
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
-from torch.utils.data import SequentialSampler
 
 from lit_tr import PreferenceDataModule
 from lit_tr.data import Rows
@@ -32,7 +34,7 @@ def test_batches_of_the_synthetic_task():
 def test_training_is_shuffled_and_validation_is_not():
     data = PreferenceDataModule(TINY, SyntheticPairs(10), val=SyntheticPairs(3, seed=9))
     data.setup("fit")
-    assert isinstance(data.val_dataloader().sampler, SequentialSampler)
+    assert list(data.val_dataloader().sampler) == [0, 1, 2]
     orders = []
     sampler = data.train_dataloader().sampler
     for _ in range(2):
@@ -90,6 +92,33 @@ def test_ranks_train_on_rows_of_their_own(tmp_path):
         seen.append({tuple(batch.input_ids[0].tolist()) for batch in data.train_dataloader()})
     assert len(seen[0]) == len(seen[1]) == 4
     assert not seen[0] & seen[1]
+
+
+@settings(deadline=None, max_examples=30)
+@example(rows=1, ranks=3, batch_size=2)  # more ranks than rows
+@example(rows=5, ranks=2, batch_size=2)  # rank 0 has a batch more
+@given(rows=st.integers(1, 13), ranks=st.integers(1, 4), batch_size=st.integers(1, 5))
+def test_evaluation_brings_each_row_once_and_as_many_batches_to_each_rank(rows, ranks, batch_size):
+    data = PreferenceDataModule(TINY, SyntheticPairs(1), val=SyntheticPairs(rows, seed=9), batch_size=batch_size)
+    data.setup("validate")
+    expected = [sorted([*pair.chosen, *pair.rejected]) for pair in data.examples["val"]]
+    counts, seen = set(), [[] for _ in range(rows)]
+    for rank in range(ranks):
+        data.trainer = SimpleNamespace(world_size=ranks, global_rank=rank)
+        batches = list(data.val_dataloader())
+        counts.add(len(batches))
+        assert len(data.val_dataloader()) == len(batches)
+        assert all(batch.dummy == (len(batch) == 0) for batch in batches)
+        own = [part for batch in batches if not batch.dummy for part in _pairs(batch)]
+        seen[rank::ranks] = own  # in the order of the source
+    assert counts == {math.ceil(math.ceil(rows / ranks) / batch_size)}
+    assert seen == expected
+
+
+def _pairs(batch):
+    """The response tokens of each pair, sorted."""
+    parts = [part.tolist() for part in batch.targets.split(batch.lengths.tolist())]
+    return [sorted(parts[i] + parts[batch.chosen + i]) for i in range(batch.chosen)]
 
 
 def test_kto_with_one_row_a_batch_is_refused():
@@ -166,7 +195,7 @@ def test_a_row_may_make_several_pairs(write_rows):
     data = setup(write_rows([row, row]), format=Ranking(pairs="all"), batch_size=6, shuffle=False)
     (batch,) = data.train_dataloader()
     assert len(batch) == 6
-    assert batch.margin.tolist() == [1, 2, 1] * 2
+    assert batch.labels.margin.tolist() == [1, 2, 1] * 4  # of the chosen and of the rejected responses
 
 
 def test_turns_are_scored_as_asked(write_rows, tmp_path, tokenizer):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lit_tr.data.sampling import ResumableSampler
+from lit_tr.data.sampling import EvaluationSampler, ResumableSampler
 from lit_tr.errors import UserError
 
 
@@ -53,3 +53,13 @@ def test_another_number_of_ranks_goes_on_at_an_epochs_end_and_not_within_one(bef
         assert list(other) == []
     assert {index for other in others for index in other} == set(range(11))
     assert {other.epoch for other in others} == {1}
+
+
+@example(size=1, ranks=4)
+@given(size=st.integers(1, 20), ranks=st.integers(1, 5))
+def test_evaluated_rows_come_once_in_their_order_and_as_many_indices_to_each_rank(size, ranks):
+    shards = [list(EvaluationSampler(range(size), ranks, rank)) for rank in range(ranks)]
+    assert {len(shard) for shard in shards} == {-(-size // ranks)}
+    rows = [[index for index in shard if index != size] for shard in shards]  # `size` is no row
+    assert rows == [list(range(rank, size, ranks)) for rank in range(ranks)]
+    assert all(len(shard) - len(own) <= 1 for shard, own in zip(shards, rows, strict=True))
