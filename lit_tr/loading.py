@@ -13,6 +13,7 @@ from lightning.fabric.utilities.data import _set_sampler_epoch, sized_len
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
@@ -201,7 +202,7 @@ class StepLoader(CombinedLoader):
         batch = next(self._batches, None) if taken < self._limit else None
         if batch is not None:
             self._place = epoch, taken + 1
-            self._state = self._loader.state_dict() if hasattr(self._loader, "state_dict") else None
+            self._state = self._loader.state_dict() if _is_stateful(self._loader) else None
         self._ended = batch is None or taken + 1 >= self._limit
         return batch
 
@@ -279,6 +280,13 @@ class KeptLoader(CombinedLoader):
         for (batch, number, loader), known in zip(kept, log_probs, strict=True):
             if self.limits is None or number < self.limits[loader]:
                 yield replace(batch, reference_log_probs=known), number, loader
+
+
+def _is_stateful(loader: Any) -> bool:
+    """Whether a loader knows where it stands; torchdata's counts on for a data set that does not, and loses its end."""
+    data = getattr(loader, "dataset", None)
+    counts = isinstance(data, IterableDataset) and not hasattr(data, "state_dict")
+    return hasattr(loader, "state_dict") and not counts
 
 
 class _Source(_DataLoaderSource):

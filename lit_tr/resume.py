@@ -69,6 +69,8 @@ def restore(module: Any, states: list[dict[str, Any]]) -> None:
         own = states[module.global_rank]
         module.interval.load_state(own["interval"], module.device)
         _set_random_state(own["random_state"], module.device)
+        if own["position"]["start"]["ended"] and not own["position"]["skip"]:
+            torch.set_rng_state(own["position"]["start"]["random_state"])  # what the order of the epoch is drawn from
     statistics = states[0]["statistics"]
     module.scorer.statistics = None if statistics is None else statistics.to(module.device)
 
