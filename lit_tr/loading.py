@@ -132,8 +132,7 @@ class StepLoader(CombinedLoader):
         self._resume = positions[rank % len(positions)]
 
     def reset(self) -> None:
-        """Forget what was drawn, and end the workers."""
-        self._groups.clear()
+        """End the workers; the position stays."""
         self._queue.clear()
         self._batches = iter(())
         super().reset()

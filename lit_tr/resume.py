@@ -25,8 +25,10 @@ def keep_state(module: Any) -> None:
 
 def save(module: Any, checkpoint: dict[str, Any]) -> None:
     """Add what the ranks hold to a checkpoint of training, and let it be that of the last whole optimizer step."""
-    if module.reference is not None and "state_dict" in checkpoint:  # a callback that averages weights has put its own
-        checkpoint["state_dict"] |= {f"reference.{name}": one for name, one in module.reference.state_dict().items()}
+    if "current_model_state" in checkpoint:  # WeightAveraging has copied the reference, too, when training began
+        averaged = dict(module.named_parameters())
+        current = checkpoint["current_model_state"].items()
+        checkpoint["state_dict"] |= {name: value for name, value in current if name not in averaged}
     if module.trainer.state.fn != TrainerFn.FITTING or not hasattr(module, "loader"):
         return
     position, fit = module.loader.position(), module.trainer.fit_loop
