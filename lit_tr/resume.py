@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, distributed
+from torch import Tensor
 
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import base_state_keys
+from lit_tr.policy.sharding import of_ranks
 from lit_tr.progress import set_progress
 
 RANKS = "lit_tr_ranks"
@@ -39,7 +40,7 @@ def save(module: Any, checkpoint: dict[str, Any]) -> None:
     set_progress(checkpoint["loops"]["fit_loop"], position, over, validate, module.global_step)
     rank = module.reference.rank_state() if module.reference is not None else None
     state = {**(module.before_step if within else moment(module)), "position": position, "reference": rank}
-    checkpoint[RANKS] = _of_all_ranks(state)
+    checkpoint[RANKS] = of_ranks(state)
 
 
 def load(module: Any, checkpoint: dict[str, Any]) -> None:
@@ -127,11 +128,3 @@ def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
-
-
-def _of_all_ranks(value: Any) -> list[Any]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    values = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values

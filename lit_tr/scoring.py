@@ -46,6 +46,7 @@ class Scorer:
             add_ranks: adds up a tensor over all ranks.
             training: whether the statistics of this batch are those that the next one goes on from.
         """
+        self.check(batch)
         batch = self.laid_out(policy, batch)
         ours = token_log_probs(policy, batch)
         theirs = None if reference is None else reference.token_log_probs(policy, batch)
@@ -72,8 +73,8 @@ class Scorer:
         parts = zip(sums[0], batch.split(batch.lengths), sums[1], batch.split_labels(), *tokens, strict=True)
         return [Scores(*part) for part in parts]
 
-    def laid_out(self, policy: nn.Module, batch: PairBatch) -> PairBatch:
-        """Return a packed batch as it is, or padded where the policy is not proven to take packs.
+    def check(self, batch: PairBatch) -> None:
+        """Check that the loss takes a batch.
 
         Raises:
             UserError: the loss does not take such a batch.
@@ -83,6 +84,9 @@ class Scorer:
             raise UserError(f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO or SFT")
         if self.loss.mismatched and batch.mismatched is None:
             raise UserError(f"{kind} needs mismatched rows for its KL baseline: set data.mismatched")
+
+    def laid_out(self, policy: nn.Module, batch: PairBatch) -> PairBatch:
+        """Return a packed batch as it is, or padded where the policy is not proven to take packs."""
         if not isinstance(batch, PackedBatch):
             return batch
         if self._takes_packs is None:

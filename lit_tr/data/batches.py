@@ -273,7 +273,10 @@ class Collator:
             return replace(self([DUMMY]), dummy=True)
         chosen = [(e.prompt, e.chosen, e.chosen_scored) for e in examples if e.chosen is not None]
         rejected = [(e.prompt, e.rejected, e.rejected_scored) for e in examples if e.rejected is not None]
+        ahead = [e.ahead for e in examples if e.ahead is not None]
         mismatched = self._mismatched(chosen + rejected) if self.mismatched else []
+        if self.mismatched and ahead:
+            mismatched = [(row.prompt, *_rows(row)[0]) for one in ahead for row in one.kl_rows]
         make = _packed if self.packed else _padded
         return make(
             chosen + rejected + mismatched,
@@ -282,7 +285,18 @@ class Collator:
             mismatched=len(mismatched) if self.mismatched else None,
             paired=len(chosen) == len(rejected) == len(examples),
             labels=_labels(examples, len(mismatched)),
+            reference_log_probs=_log_probs_ahead(examples, self.mismatched) if ahead else None,
         )
+
+    def kl_rows(self, examples: list[TokenizedExample]) -> list[list[TokenizedExample]]:
+        """Return the KL rows of each example of a whole set: its prompt with the responses of the one before it."""
+        before = zip(examples, examples[-1:] + examples[:-1], strict=True)
+        return [
+            [self._lent(e, *row) for row in _rows(other)] if e.prompt != other.prompt else [] for e, other in before
+        ]
+
+    def _lent(self, example: TokenizedExample, ids: list[int], scored: list[bool] | None) -> TokenizedExample:
+        return TokenizedExample(self._cut(example.prompt, ids), ids, None, chosen_scored=scored)
 
     def tokens(self, example: TokenizedExample) -> int:
         """Return how many tokens of a pack an example takes.
@@ -301,6 +315,20 @@ class Collator:
 
 DUMMY = TokenizedExample([0], [0], [0])
 """Every vocabulary has these tokens."""
+
+
+def _rows(example: TokenizedExample) -> list[tuple[list[int], list[bool] | None]]:
+    both = (example.chosen, example.chosen_scored), (example.rejected, example.rejected_scored)
+    return [(ids, scored) for ids, scored in both if ids is not None]
+
+
+def _log_probs_ahead(examples: list[TokenizedExample], with_kl_rows: bool) -> Tensor:
+    """Return what was computed ahead of the chosen responses, the rejected ones and the KL rows, `(scored tokens,)`."""
+    known = [(e, e.ahead) for e in examples if e.ahead is not None]
+    chosen = [ahead.log_probs[0] for e, ahead in known if e.chosen is not None]
+    rejected = [ahead.log_probs[-1] for e, ahead in known if e.rejected is not None]
+    kl_rows = [one for _, ahead in known for one in ahead.kl_log_probs] if with_kl_rows else []
+    return torch.cat([*chosen, *rejected, *kl_rows])
 
 
 def _labels(examples: list[TokenizedExample], kl_rows: int) -> Labels:

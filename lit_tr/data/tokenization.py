@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from lit_tr.data.chat import check_special, render, spans
 from lit_tr.data.example import Example, Message, Text
 from lit_tr.errors import BadRowError, UserError
@@ -29,6 +31,7 @@ class TokenizedExample:
         rejected_scored: the same of the other response.
         labels: further labels by name, of the chosen and of the rejected response.
         cut: how many tokens of the prompt were cut off.
+        ahead: what a reference says of it, where that was computed ahead.
     """
 
     prompt: list[int]
@@ -40,11 +43,27 @@ class TokenizedExample:
     rejected_scored: list[bool] | None = None
     labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     cut: int = field(default=0, compare=False)
+    ahead: "Ahead | None" = field(default=None, compare=False)
 
     @property
     def responses(self) -> list[list[int]]:
         """The responses that there are, chosen first."""
         return [ids for ids in (self.chosen, self.rejected) if ids is not None]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a reference says of an example, computed ahead.
+
+    Args:
+        log_probs: log-probs of each of its `responses`, `(scored tokens,)`.
+        kl_rows: for KTO, its prompt with borrowed responses, one each.
+        kl_log_probs: log-probs of each of these, `(scored tokens,)`.
+    """
+
+    log_probs: list[Tensor]
+    kl_rows: list[TokenizedExample]
+    kl_log_probs: list[Tensor]
 
 
 def tokenize(
