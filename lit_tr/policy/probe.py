@@ -63,7 +63,7 @@ def _attempt(find: Callable[..., str | None], *args: Any) -> str | None:
     try:
         return find(*args)
     except Exception as error:  # whatever it is that a foreign model raises: it ends no run
-        return f"it raises {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return f"the model does not take them ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
 
 
 def _objection(model: nn.Module, longest: int | None) -> str | None:
@@ -74,7 +74,7 @@ def _objection(model: nn.Module, longest: int | None) -> str | None:
             f"packs are computed for attention {' and '.join(PACKABLE)}, and the model has {text._attn_implementation}"
         )
     if "position_ids" not in signature(decoder(causal).forward).parameters:
-        return "its forward pass takes no position_ids"
+        return "the model does not take position_ids"
     bound = min(filter(None, (longest, getattr(text, "max_position_embeddings", None))), default=1024)
     limits = {name: value for name, value in _limits(text).items() if value < bound}  # others never act
     for name, value in limits.items():

@@ -56,19 +56,8 @@ SPARSE_OF_QWEN4 = {
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
 }
-BLT = {"hidden_size": 32, "hidden_size_global": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
-    "blt": {
-        "encoder_config": {**BLT, "num_hidden_layers": 1, "vocab_size": VOCABULARY},
-        "decoder_config": {**BLT, "num_hidden_layers": 2, "vocab_size": VOCABULARY},
-        "global_config": {
-            "hidden_size": 64,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "num_hidden_layers": 2,
-        },
-    },
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
@@ -83,7 +72,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "n_output_layers": 1,
     },
     "dots1": {"n_shared_experts": 1},
-    "dots3_note": {"text_config": {"head_dim": 16}},
     "dots3_note_text": {"head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granite_swa": {"layer_rope_theta": None},
@@ -121,6 +109,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 """What a type needs beside its sizes."""
 NOT_BUILT = {
+    "blt": "holds four models of bytes and patches, whose sizes depend on each other",
+    "dots3_note": "holds a vision and an audio tower; dots3_note_text is built",
     "gemma3n": "its vision tower needs the library timm; gemma3n_text is built",
     "gemma4_assistant": "drafts tokens from the states of another model",
     "gemma4_unified_assistant": "drafts tokens from the states of another model",
