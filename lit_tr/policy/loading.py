@@ -13,7 +13,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.policy import attention
 from lit_tr.policy.quantization import keep_layout, nf4, outline_nf4
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -55,8 +54,8 @@ class PretrainedPolicy:
         gradient_checkpointing: compute activations again in the backward pass instead of holding them.
         compile: compile the layers with torch.compile. That takes a quarter of a minute and more at the start, and a
             sixth off the memory above what weights and optimizer take (SmolLM2-135M on the CPU, bfloat16).
-        attention: attention implementation of transformers. None takes the one of lit_tr that computes packs in the
-            place of the one that transformers would take, where the model lets its attention be chosen.
+        attention: attention implementation of transformers; None takes the one that transformers would take. Packs
+            are computed for `sdpa` and `eager`, where `why_not_packed` proves them; others get padded rows.
         trust_remote_code: run model code that comes with the weights. It can do anything on this machine.
     """
 
@@ -133,9 +132,6 @@ class PretrainedPolicy:
 
     def _prepared(self, model: PreTrainedModel) -> Any:
         keep_layout(model)
-        own = model.config._attn_implementation
-        if self.attention is None and model._supports_attention_backend and own in attention.REPLACES:
-            model.set_attn_implementation(attention.REPLACES[own])
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.compile:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.policy.adapters import causal_model
+from lit_tr.policy.attention import placeholder_mask
 from lit_tr.policy.sharding import gathers
 
 CHUNK = 2**23
@@ -78,14 +79,18 @@ def _padded(model: nn.Module, batch: Any) -> Tensor:
 def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     """Return the logits before each response token, `(response tokens, vocabulary)`, and the tokens."""
     mask = batch.response_mask[:, 1:]
-    columns, options = torch.arange(mask.shape[1], device=mask.device), {}
-    if "logits_to_keep" in signature(causal_model(model).forward).parameters:
-        columns = mask.any(dim=0).nonzero()[:, 0]
-        options = {"logits_to_keep": columns}
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **options).logits[
-        :, : len(columns)
-    ]
+    columns = mask.any(dim=0).nonzero()[:, 0]
+    options = accepted(model, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=columns)
+    if "logits_to_keep" not in options:
+        columns = torch.arange(mask.shape[1], device=mask.device)
+    logits = model(input_ids=batch.input_ids, **options).logits[:, : len(columns)]
     return logits[mask[:, columns].nonzero(as_tuple=True)].float(), batch.input_ids[:, 1:][mask]
+
+
+def accepted(model: nn.Module, **options: Any) -> dict[str, Any]:
+    """Return those of some options that a causal language model takes by name."""
+    taken = signature(causal_model(model).forward).parameters
+    return {name: value for name, value in options.items() if name in taken}
 
 
 def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
@@ -98,19 +103,26 @@ def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
     """
     causal = causal_model(model)
     hidden = _hidden(causal, batch)
-    rows = max(CHUNK // causal.config.get_text_config().vocab_size, 1)
+    rows = max(CHUNK // causal.config.get_text_config(decoder=True).vocab_size, 1)
     parts = zip(batch.predictors.split(rows), batch.targets.split(rows), strict=True)
     return torch.cat(
         [checkpoint(_head_log_probs, causal, hidden[at], targets, use_reentrant=False) for at, targets in parts]
     )
 
 
+def decoder(causal: Any) -> Any:
+    """Return what a causal language model makes hidden states with: the model without its head."""
+    return (
+        causal.model if causal.base_model is causal else causal.base_model
+    )  # Llama 4 has no part of its prefix's name
+
+
 def _hidden(causal: Any, batch: PackedBatch) -> Tensor:
     """Return the last hidden state of a pack, `(tokens, hidden)`."""
-    output = causal.base_model(
+    output = decoder(causal)(
         input_ids=batch.input_ids,
         position_ids=batch.packing.positions[None],
-        attention_mask=batch.input_ids.new_ones(1, 1, 1, 1),  # a mask of 4 dimensions is passed on, and `packing` rules
+        attention_mask=placeholder_mask(batch.input_ids),
         use_cache=False,
         packing=batch.packing,
     )
@@ -123,7 +135,7 @@ def _head_log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
 
 def _logits(causal: Any, hidden: Tensor) -> Tensor:
     """Return the logits of some hidden states, `(tokens, vocabulary)`, float32."""
-    config = causal.config
+    config = causal.config.get_text_config(decoder=True)
     logits = causal.get_output_embeddings()(hidden).float()
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits = logits * scale

@@ -1,15 +1,20 @@
-"""Proof that a model computes packs as it computes padded rows."""
+"""Proof that packs are computed as the model by itself computes rows, one by one."""
 
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from lit_tr.data.batches import Collator, PackedBatch
+from lit_tr.data.batches import Collator, PackedBatch, PairBatch
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy.adapters import causal_model
-from lit_tr.policy.logprobs import scoring, vocabulary_log_probs
+from lit_tr.policy.attention import PACKABLE
+from lit_tr.policy.logprobs import accepted, decoder, scoring, vocabulary_log_probs
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 0.2}
 """Largest KL divergence for round-off at a response token, in nats.
@@ -18,47 +23,168 @@ Measured on SmolLM2-135M, on NF4 too, and a random Llama, 3 probes each: at most
 of float16), 3e-4 in float16, 0.065 in bfloat16; with wrong positions or a mask that lets responses see each other 0.64
 and more.
 """
+SHARPEST = 0.01
+"""Least tolerance, as a share of the largest, for a model that has less round-off."""
+LONGEST = 8192
+"""Longest window, chunk or top-k, in tokens, that a probe passes."""
+LIMITS = re.compile(r"^(?!max_).*(window|chunk|topk|block_size|local)")
+"""Names, in configurations, of lengths beyond which a model computes otherwise."""
+RESPONSES = (5, 20, 9, 3)
+"""Tokens of the chosen and the rejected responses of a probe's two pairs."""
+KEPT = [*range(5), *range(34, 37)]
+"""Response tokens of the first chosen and the last rejected response, which stay when the others change."""
+MARGIN = 32
+"""By how many tokens a prompt passes the longest limit."""
 
 
-def why_not_packed(model: Any) -> str | None:
-    """Score two pairs in both layouts; return the reason to pad, or None where the layouts agree.
+def why_not_packed(model: Any, longest: int | None = None) -> str | None:
+    """Prove the packs of a model; return the reason to pad, or None where they are right.
 
-    One prompt is one token long, one pair passes the model's sliding window if it has one.
+    Up to round-off, two pairs in one pack must give the distributions of next tokens that the model gives by itself,
+    with its own attention, for the four rows one by one. Their length passes each sliding window, attention chunk and
+    top-k that the configuration names. And other tokens in one response must not move another response's log-probs at
+    all; where kernels sum otherwise for other tokens (an expert gets more of them), their derivative must be 0.
+
+    The model's modes and gradients and the global random state are as before after.
+
+    Args:
+        model: a causal language model of Hugging Face's interface, with an adapter or without.
+        longest: most tokens of a prompt with a response in the data, where that is known: a window that is longer never
+            acts, and is not tried.
     """
+    device = causal_model(model).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), scoring(model):
+        reason = _attempt(_objection, model, longest)
+        doubts = _attempt(_doubts_of_padding, model) if reason else None
+        return "; ".join(filter(None, (reason, doubts))) or None
+
+
+def _attempt(find: Callable[..., str | None], *args: Any) -> str | None:
     try:
-        difference, tolerance = _difference(model)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        return f"the model does not take packs ({type(error).__name__}: {error})"
-    if difference <= tolerance:
+        return find(*args)
+    except Exception as error:  # whatever it is that a foreign model raises: it ends no run
+        return f"the model does not take them ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+
+
+def _objection(model: nn.Module, longest: int | None) -> str | None:
+    causal = causal_model(model)
+    text = causal.config.get_text_config(decoder=True)
+    if text._attn_implementation not in PACKABLE:
+        return (
+            f"packs are computed for attention {' and '.join(PACKABLE)}, and the model has {text._attn_implementation}"
+        )
+    if "position_ids" not in signature(decoder(causal).forward).parameters:
+        return "the model does not take position_ids"
+    bound = min(filter(None, (longest, getattr(text, "max_position_embeddings", None))), default=1024)
+    limits = {name: value for name, value in _limits(text).items() if value < bound}  # others never act
+    for name, value in limits.items():
+        if value > LONGEST:
+            return f"its {name} of {value} is longer than the {LONGEST} tokens that are tried, and rows may be longer"
+    return _difference(model, max(min(max(limits.values(), default=0) + MARGIN, bound - max(RESPONSES)), 8))
+
+
+def _limits(config: Any) -> dict[str, int]:
+    """Return the lengths, in tokens, that a configuration names as ends of what a token sees, by their names."""
+    named = {name: value for name, value in config.to_dict().items() if LIMITS.search(name)}
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":  # a longer row lets all rows of its batch turn by other frequencies
+        named["original_max_position_embeddings"] = rope.get("original_max_position_embeddings")
+    return {name: value for name, value in named.items() if isinstance(value, int)}
+
+
+def _difference(model: nn.Module, length: int) -> str | None:
+    """Return what is wrong with packs whose longest prompt has some length."""
+    pairs, others = _pairs(model, length)
+    packed, moved = (_log_probs(model, Collator()(some)) for some in (pairs, others))
+    largest = TOLERANCE.get(_precision(model), max(TOLERANCE.values()))
+    by = _divergence(packed[KEPT], moved[KEPT]).max().item()
+    if not torch.equal(packed[KEPT], moved[KEPT]) and (not by <= largest or _depends(model)):
+        return f"other tokens in one response move the distributions of another one's, by {by:.2g} nats"
+    divergence = _median(_divergence(packed, _rows(model, pairs)), RESPONSES)
+    tolerance = min(max(10 * _round_off(model), SHARPEST * largest), largest)
+    if divergence <= tolerance:
         return None
-    return f"packs and padded rows diverge by {difference:.2g} nats at a token, where round-off is {tolerance:.2g}"
+    return f"packs and rows one by one diverge by {divergence:.2g} nats at a token, where round-off is {tolerance:.2g}"
 
 
-def _difference(model: nn.Module) -> tuple[float, float]:
-    batch = _probe(model)
-    tokens = torch.arange(int(batch.lengths.sum()), device=batch.lengths.device)
-    with scoring(model):
-        packed, padded = (vocabulary_log_probs(model, layout, tokens) for layout in (batch, batch.padded()))
-    divergence = F.kl_div(packed, padded, log_target=True, reduction="none").sum(dim=-1).max().item()
-    dtype = torch.get_autocast_dtype(batch.input_ids.device.type) if _autocast(batch) else causal_model(model).dtype
-    return divergence, TOLERANCE.get(dtype, 0.2)
+def _doubts_of_padding(model: nn.Module) -> str | None:
+    tolerance = TOLERANCE.get(_precision(model), max(TOLERANCE.values()))
+    if (divergence := _round_off(model)) <= tolerance:
+        return None
+    return f"padded rows diverge from rows one by one by {divergence:.2g} nats at a token"
 
 
-def _autocast(batch: PackedBatch) -> bool:
-    return torch.is_autocast_enabled(batch.input_ids.device.type)
+def _precision(model: nn.Module) -> torch.dtype:
+    causal = causal_model(model)
+    kind = causal.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else causal.dtype
 
 
-def _probe(model: nn.Module) -> PackedBatch:
-    config = causal_model(model).config.get_text_config()
-    window = getattr(config, "sliding_window", None) or 0
-    longest = getattr(config, "max_position_embeddings", None) or 1024
-    length = max(min(window + 32, longest - 24), 8)
+def _pairs(model: nn.Module, length: int) -> tuple[list[TokenizedExample], list[TokenizedExample]]:
+    """Return two pairs, and the same with other tokens in the first rejected and the last chosen response."""
+    size = causal_model(model).config.get_text_config(decoder=True).vocab_size
     draw = torch.Generator().manual_seed(0)
 
-    def ids(count: int) -> list[int]:
-        return torch.randint(config.vocab_size, (count,), generator=draw).tolist()
+    def ids(count: int) -> list[int]:  # special tokens lie at the ends of a vocabulary
+        return torch.randint(size // 4, max(size * 3 // 4, 1), (count,), generator=draw).tolist()
 
-    pairs = [TokenizedExample(ids(1), ids(5), ids(9)), TokenizedExample(ids(length), ids(20), ids(3))]
-    batch = Collator()(pairs)
+    first, last = (
+        TokenizedExample(ids(prompt), ids(RESPONSES[i]), ids(RESPONSES[i + 2])) for i, prompt in enumerate((1, length))
+    )
+    return [first, last], [replace(first, rejected=ids(RESPONSES[2])), replace(last, chosen=ids(RESPONSES[1]))]
+
+
+def _log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
+    """Return the log-probs of all next tokens at the response tokens of a batch, `(tokens, vocabulary)`."""
+    batch = batch.to(causal_model(model).device)
+    return vocabulary_log_probs(model, batch, torch.arange(int(batch.lengths.sum()), device=batch.lengths.device))
+
+
+def _rows(model: nn.Module, pairs: Sequence[TokenizedExample]) -> Tensor:
+    """Return the same by the model's own forward pass, row by row, without lit_tr's attention or torch.compile."""
+    rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+    with torch.compiler.set_stance("force_eager"):
+        return torch.cat([_row(model, prompt, response) for prompt, response in rows])
+
+
+def _row(model: nn.Module, prompt: list[int], response: Any) -> Tensor:
+    count = len(response) + 1
+    ids = torch.tensor([prompt + response], device=causal_model(model).device)
+    logits = model(input_ids=ids, **accepted(model, use_cache=False, logits_to_keep=count)).logits
+    return logits[0, -count:-1].float().log_softmax(dim=-1)
+
+
+def _divergence(log_probs: Tensor, others: Tensor) -> Tensor:
+    """Return the KL divergence at each token, `(tokens,)`, in nats."""
+    return F.kl_div(log_probs, others, log_target=True, reduction="none").sum(dim=-1)
+
+
+def _median(values: Tensor, lengths: Sequence[int]) -> float:
+    """Return the largest median of a response: a router that tips over at a token is no error of the others."""
+    return max(part.median().item() for part in values.split(list(lengths)))
+
+
+def _round_off(model: nn.Module) -> float:
+    """Return the divergence of two short padded rows from the same rows one by one: the mean of a token, in nats."""
+    pair = _pairs(model, 1)[0][:1]
+    return _divergence(_log_probs(model, Collator(packed=False)(pair)), _rows(model, pair)).mean().item()
+
+
+def _depends(model: nn.Module) -> bool:
+    """Return whether the log-probs of the kept responses have a derivative by the embeddings of the others."""
+    pairs, others = _pairs(model, MARGIN)
+    batch, other = Collator()(pairs), Collator()(others)
     assert isinstance(batch, PackedBatch)
-    return batch.to(causal_model(model).device)
+    assert isinstance(other, PackedBatch)
+    embedded: list[Tensor] = []
+    hook = (
+        causal_model(model)
+        .get_input_embeddings()
+        .register_forward_hook(lambda module, args, output: embedded.append(output.requires_grad_()))
+    )
+    try:
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(_log_probs(model, batch)[KEPT].sum(), embedded)
+    finally:
+        hook.remove()
+    return bool(gradient[0, (batch.input_ids != other.input_ids)[0].to(gradient.device)].any())

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy import LoRA, PretrainedPolicy, logprobs
-from lit_tr.policy.attention import REPLACES, packed_attention
+from lit_tr.policy.attention import packed_attention
 from lit_tr.policy.logprobs import response_log_probs, scoring
 from lit_tr.policy.probe import why_not_packed
 
@@ -53,7 +54,7 @@ IDS = st.lists(st.integers(3, 96), min_size=1, max_size=24)
 def random_model(kind, attention=None):
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**SMALL, "initializer_range": 0.2, **(KINDS | EAGER)[kind]})
-    attention = attention or REPLACES["eager" if kind in EAGER else "sdpa"]
+    attention = attention or ("eager" if kind in EAGER else "sdpa")
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     assert model.dtype == torch.float32
     return model
@@ -152,8 +153,11 @@ def test_policies_take_packs(llama_dir, options, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("wrong", ["positions", "branches"])
-def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, monkeypatch, dtype, wrong):
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [("positions", "packs and rows one by one diverge"), ("branches", "other tokens in one response move")],
+)
+def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, monkeypatch, dtype, wrong, reason):
     right = logprobs._hidden
 
     def spoiled(causal, batch):
@@ -163,7 +167,7 @@ def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, mon
 
     policy = PretrainedPolicy(llama_dir, dtype=dtype).load()
     monkeypatch.setattr(logprobs, "_hidden", spoiled)
-    assert "packs and padded rows diverge" in why_not_packed(policy)
+    assert reason in why_not_packed(policy)
 
 
 @pytest.mark.parametrize(
@@ -199,12 +203,17 @@ def test_the_block_mask_of_cuda_lets_through_what_the_masks_of_the_cpu_do(window
     packing = Collator(mismatched=True)(pairs).packing
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, len(packing.branches), 8) for _ in range(3))
-    expected, _ = packed_attention(None, query, key, value, None, packing, window)
+    expected, _ = packed_attention(sdpa_attention_forward, None, query, key, value, None, packing, window)
     flexible = flex_attention(query, key, value, block_mask=packing.block_mask(window))
     torch.testing.assert_close(flexible.transpose(1, 2), expected)
     assert packing.block_mask(window) is packing.block_mask(window)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_an_attention_that_knows_no_packs_is_found_out(attention):
-    assert why_not_packed(random_model("llama", attention))
+def test_either_attention_takes_packs(attention):
+    assert why_not_packed(random_model("llama", attention)) is None
+
+
+def test_another_attention_gets_padded_rows_and_a_reason():
+    reason = "packs are computed for attention sdpa and eager, and the model has flex_attention"
+    assert why_not_packed(random_model("llama", "flex_attention")) == reason
