@@ -57,7 +57,9 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
         module.trainer.num_sanity_val_steps = 0  # Lightning leaves it out for most resumes, and not for all
     if "state_dict" not in checkpoint:  # in shards, which the strategy reads and checks
         return
-    ours, theirs = module.state_dict().keys(), checkpoint["state_dict"].keys()
+    optional = tuple(f"reference.{start}" for start in getattr(module.reference, "optional", ()))
+    states = (module.state_dict(), checkpoint["state_dict"])
+    ours, theirs = ({key for key in state if not key.startswith(optional)} for state in states)
     if ours != theirs:
         missing, unknown = ours - theirs, theirs - ours
         raise UserError(

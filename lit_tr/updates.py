@@ -3,63 +3,60 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from contextlib import suppress
 from operator import attrgetter
-from typing import Any, Protocol, cast, runtime_checkable
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import DriftError, UserError
-from lit_tr.reference.averaging import Alpha, blend, check_alpha, check_models, checksum, distance
-
-
-@runtime_checkable
-class MovingReference(Protocol):
-    """A reference that knows how to follow a policy."""
-
-    moves: bool
-    hard_only: bool
-
-    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Move towards the policy by a share alpha; return figures for the log."""
-        ...
-
-    def distance(self, policy: nn.Module) -> float | None:
-        """Return how far the policy's weights are; None if the reference holds none."""
-        ...
-
-    def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
-        """Return what an update changes."""
-        ...
+from lit_tr.reference.averaging import (
+    Alpha,
+    Buffers,
+    ModuleReference,
+    check_alpha,
+    check_models,
+    checksum,
+    parameters,
+)
+from lit_tr.reference.precision import LowOrderBits
 
 
 class ReferenceUpdate(Callback, ABC):
     """Moves the reference towards the policy after every n optimizer steps; subclasses say how far.
 
     Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips is none. The update
-    comes after the step and before a checkpoint of that step is saved. Each one goes to the loggers: alpha, what the
-    reference tells of it, and at most once in `log_every_n_steps` steps what takes time: the distance of the weights
-    before and after, a Euclidean norm (a soft update of all layers alike goes by their difference), and the jump of the
-    mean reward margin on the last batch, by two forward passes of the reference.
+    comes after the step and before a checkpoint of that step is saved. Its figures are logged with the metrics of that
+    step: alpha, what the reference tells of it, and at most once in `log_every_n_steps` steps what takes time: the
+    distance of the weights before and after, a Euclidean norm (a soft update of all layers alike goes by their
+    difference), and the jump of the mean reward margin on the last batch, by two forward passes of the reference.
+
+    In a LightningModule of your own, `reference` may be any module with the policy's parameter names. Half-precision
+    weights of it are averaged as float32 would be, and what that takes beside them is in the callback's state. All
+    parameters are averaged one by one: of a PEFT model the factors of its adapter and not their product, which is
+    another average (see `AdapterReference`).
 
     Args:
         every_n_steps: the paper's tau (arXiv 2404.09656), at least 1.
         start_step: the first optimizer steps, as many, go by without an update.
-        layers: factors on alpha by regular expression, for the parameters whose name the expression is found in; the
-            first one that is found counts, and 0 leaves a parameter as it is. Layers that move at rates of their own
-            are those of adaptive model averaging.
+        layers: factors on alpha by regular expression, for the parameters in whose name the expression is found, a name
+            as in `policy.named_parameters()` whatever the reference; the first one that is found counts, and 0 leaves a
+            parameter as it is. Layers that move at rates of their own are those of adaptive model averaging.
         compare_every: at every n-th update the ranks compare a checksum of the trained weights and the reference, and
             stop if they have drifted apart; 0 never. Ranks that hold shards of the weights do not compare.
         policy: path of the attribute of the LightningModule that is trained.
-        reference: path of the attribute that follows: a lit_tr reference, or any module with the policy's parameter
-            names. The bfloat16 weights of the latter are averaged as float32 would; the halves that this takes are in
-            the callback's state.
+        reference: path of the attribute that follows: a lit_tr reference or a module.
+        buffers: what an update does to the buffers of a module, the running statistics of a batch norm say: `copy` them
+            from the policy, `average` those of floating-point numbers as the weights are, and copy the others, or
+            `leave` them.
 
     Attributes:
-        hard: the reference becomes the policy at each update.
+        hard: the reference becomes the policy, all of it, at each update.
         foreseen: `next_update` tells for sure when the next one comes.
     """
 
@@ -74,26 +71,32 @@ class ReferenceUpdate(Callback, ABC):
         compare_every: int = 1,
         policy: str = "policy",
         reference: str = "reference",
+        buffers: Buffers = "copy",
     ) -> None:
         name = type(self).__name__
-        if every_n_steps < 1:
-            raise UserError(f"{name}: every_n_steps must be at least 1, not {every_n_steps}")
-        if start_step < 0:
-            raise UserError(f"{name}: start_step must not be negative, and is {start_step}")
-        if compare_every < 0:
-            raise UserError(f"{name}: compare_every must not be negative, and is {compare_every}")
+        least = {
+            "every_n_steps": (every_n_steps, 1),
+            "start_step": (start_step, 0),
+            "compare_every": (compare_every, 0),
+        }
+        for argument, (value, bound) in least.items():
+            if value < bound:
+                raise UserError(f"{name}: {argument} must be at least {bound}, not {value}")
+        if buffers not in get_args(Buffers):
+            raise UserError(f"{name}: buffers must be copy, average or leave, not {buffers!r}")
         self.every_n_steps, self.start_step, self.layers = every_n_steps, start_step, dict(layers or {})
-        self.compare_every = compare_every
+        self.compare_every, self.buffers = compare_every, buffers
         for pattern, factor in self.layers.items():
             if factor < 0:
                 raise UserError(f"{name}: the factor of layers {pattern!r} must not be negative, and is {factor}")
         self.policy, self.reference = policy, reference
-        self.updates = 0
-        self._skipped_steps = 0
-        self._seen_step = 0
-        self._loss_scale = 0.0
-        self._measured_at = -math.inf
-        self._lower: dict[str, Tensor] = {}
+        self.hard = self.hard and not self.layers
+        self._reset()
+
+    def _reset(self) -> None:
+        self.updates = self._skipped_steps = self._seen_step = 0
+        self._loss_scale, self._measured_at = 0.0, -math.inf
+        self._averaged, self._logged = LowOrderBits(), list[str]()
 
     @property
     def state_key(self) -> str:
@@ -102,39 +105,68 @@ class ReferenceUpdate(Callback, ABC):
 
     @abstractmethod
     def alpha_at(self, step: int) -> float:
-        """Return the weight of the policy, in (0, 1], in the update after optimizer step `step` (the first is 1)."""
+        """Return the weight of the policy, in [0, 1], in the update after optimizer step `step` (the first is 1)."""
 
     def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
         """Return whether to update, asked after every n optimizer steps; equal on all ranks."""
         return True
 
     def next_update(self, step: int) -> int:
-        """Return the first optimizer step behind `step` that an update follows."""
+        """Return the first optimizer step after `step` that an update follows."""
         return (max(step, self.start_step) // self.every_n_steps + 1) * self.every_n_steps
+
+    def weights(self, alpha: float) -> Alpha:
+        """Return alpha, or that of each parameter by its name in the policy."""
+        if not self.layers or alpha == 0:
+            return alpha
+
+        def weight(name: str) -> float:
+            factors = (factor for pattern, factor in self.layers.items() if re.search(pattern, name))
+            return min(alpha * next(factors, 1.0), 1.0)
+
+        return weight
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with a new trainer, and check the reference if it is there before weights are loaded.
+
+        Raises:
+            UserError: the reference cannot follow the policy.
+        """
+        if stage != TrainerFn.FITTING:
+            return
+        if trainer.global_step == 0:  # a checkpoint is restored later
+            self._reset()
+        with suppress(AttributeError):  # what `configure_model` makes
+            self._check(attrgetter(self.reference)(pl_module), pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both modules.
 
         Raises:
-            UserError: one of them is not there, or the reference cannot follow the policy.
+            UserError: one of them is not there, the reference cannot follow the policy, or `layers` names no parameter.
         """
-        policy, reference = self._modules(pl_module)
-        if not isinstance(reference, MovingReference):
+        policy, reference = self._attribute(pl_module, "policy"), self._attribute(pl_module, "reference")
+        self._check(reference, pl_module)
+        if of_module := isinstance(reference, nn.Module):
             check_models(policy, reference)
-        elif not reference.moves:
-            raise UserError(
-                f"{type(reference).__name__} does not move: leave {type(self).__name__} out, or take another one"
-            )
-        elif reference.hard_only and (self.layers or not self.hard):
-            raise UserError(
-                f"{type(reference).__name__}, as it is configured, takes hard updates of all layers alone: take "
-                "HardReferenceUpdate without layers, or another reference"
-            )
+        moved = [name for name, param in parameters(policy).items() if of_module or param.requires_grad]
+        for pattern in self.layers:
+            if not any(re.search(pattern, name) for name in moved):
+                raise UserError(
+                    f"{type(self).__name__}: layers {pattern!r} is found in the name of no parameter of {self.policy!r} "
+                    f"that the reference follows, such as {', '.join(moved[:1])}"
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count where the trainer is, after a resume too."""
         self._seen_step = trainer.global_step
         self._was_skipped(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Drop what was logged of the last update: Lightning would log it again with each later step."""
+        for name in self._logged:
+            trainer._results.pop(f"on_train_batch_end.{name}", None)  # type: ignore[union-attr]
+        self._logged = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -145,61 +177,88 @@ class ReferenceUpdate(Callback, ABC):
             return
         before = self._seen_step - self._skipped_steps
         self._seen_step = trainer.global_step
+        figures: dict[str, float] = {}
         if self._was_skipped(trainer):
             self._skipped_steps += taken
         elif before + taken >= self.next_update(before) and self.is_due(trainer, pl_module, batch):
-            self._update(trainer, pl_module, batch, before + taken)
-        pl_module.log(f"{self.reference}/updates", float(self.updates))
+            figures = self._update(trainer, pl_module, batch, before + taken)
+        self._log(trainer, pl_module, figures)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters, and the lower halves of averaged bfloat16 weights of a foreign reference."""
-        return {"updates": self.updates, "skipped_steps": self._skipped_steps, "lower": self._lower}
+        """Return the counters, and what is kept beside averaged half-precision weights of a module."""
+        counters = {"updates": self.updates, "skipped_steps": self._skipped_steps, "measured_at": self._measured_at}
+        return {**counters, "averaged": dict(vars(self._averaged.kept))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counters and halves."""
+        """Restore the counters and averages."""
         self.updates, self._skipped_steps = state_dict["updates"], state_dict["skipped_steps"]
-        self._lower = state_dict["lower"]
+        self._measured_at = state_dict["measured_at"]
+        self._averaged.kept = SimpleNamespace(**state_dict["averaged"])
 
     def _modules(self, pl_module: LightningModule) -> tuple[Any, Any]:
-        return self._module(pl_module, "policy"), self._module(pl_module, "reference")
+        policy, reference = self._attribute(pl_module, "policy"), self._attribute(pl_module, "reference")
+        if isinstance(reference, nn.Module):
+            reference = ModuleReference(reference, None if self.hard else self._averaged, self.buffers)
+        return policy, reference
 
-    def _module(self, pl_module: LightningModule, role: str) -> Any:
+    def _attribute(self, pl_module: LightningModule, role: str) -> Any:
         path, kind = getattr(self, role), type(pl_module).__name__
         try:
-            found = attrgetter(path)(pl_module)
+            return attrgetter(path)(pl_module)
         except AttributeError as error:
             raise UserError(f"{type(self).__name__}: {role}={path!r}, but {kind} has no such attribute") from error
-        if not isinstance(found, nn.Module | MovingReference):
-            raise UserError(f"{type(self).__name__}: {role}={path!r}, but that attribute of {kind} is no torch module")
-        return found
 
-    def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: int) -> None:
+    def _check(self, reference: Any, pl_module: LightningModule) -> None:
+        own, kind, where = (
+            type(self).__name__,
+            type(reference).__name__,
+            f"{self.reference!r} of {type(pl_module).__name__}",
+        )
+        if reference is None:
+            raise UserError(f"{own}: {where} is None, as where a loss (SimPO, SFT) needs no reference: leave {own} out")
+        if isinstance(reference, nn.Module):
+            return
+        if not hasattr(reference, "moves"):
+            raise UserError(f"{own}: {where} is neither a torch module nor a reference of lit_tr")
+        if not reference.moves:
+            raise UserError(f"{kind} does not move: leave {own} out, or take another one")
+        if reference.hard_only and not self.hard:
+            raise UserError(
+                f"{kind}, as it is configured, takes hard updates of all layers alone: take HardReferenceUpdate "
+                "without layers, or another reference"
+            )
+        if self.buffers != "copy":
+            raise UserError(f"{own}: buffers is for a module that follows, and {where} is a {kind}: leave it out")
+
+    def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: int) -> dict[str, float]:
         policy, reference = self._modules(pl_module)
         alpha = self.alpha_at(step)
-        weights = self._by_layer(alpha) if self.layers else alpha
         before = self._measured(trainer, pl_module, batch)
-        if isinstance(reference, MovingReference):
-            figures = reference.update(policy, weights)
-        else:
-            device = next(reference.parameters()).device
-            self._lower = {name: halves.to(device) for name, halves in self._lower.items()}
-            figures = {}
-            blend(policy, reference, weights, self._lower)
+        figures = reference.update(policy, self.weights(alpha))
         self.updates += 1
         if self.compare_every and self.updates % self.compare_every == 0 and trainer.world_size > 1:
             self._compare_ranks(trainer, policy, reference, step)
-        figures = {"alpha": alpha, **figures, **self._compared(before, pl_module, batch)}
-        for logger in pl_module.loggers:
-            logger.log_metrics({f"{self.reference}/{name}": value for name, value in figures.items()}, step=step)
+        return {"alpha": alpha, **figures, **self._compared(before, pl_module, batch)}
 
-    def _compare_ranks(self, trainer: Trainer, policy: nn.Module, reference: nn.Module, step: int) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, figures: dict[str, float]) -> None:
+        """Log figures in the row of the step, or in one of their own where Lightning logs none."""
+        named = {f"{self.reference}/{name}": value for name, value in figures.items()}
+        if trainer._logger_connector.should_update_logs:
+            pl_module.log_dict(named)
+            self._logged = [*named]
+        elif named:
+            for logger in pl_module.loggers:
+                logger.log_metrics(named, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+        pl_module.log(f"{self.reference}/updates", float(self.updates))
+
+    def _compare_ranks(self, trainer: Trainer, policy: nn.Module, reference: Any, step: int) -> None:
         trained = [param for param in policy.parameters() if param.requires_grad]
         if any(isinstance(param, DTensor) for param in trained):
             return
-        follows = reference.tensors(policy) if isinstance(reference, MovingReference) else reference.parameters()
-        own = torch.stack([checksum(trained), checksum(follows).to(trained[0].device)])
-        sums = cast(Tensor, trainer.strategy.all_gather(own))
-        for held, of_ranks in zip((self.policy, self.reference), sums.unbind(-1), strict=True):
+        sums = (checksum(trained), checksum(reference.tensors(policy)))
+        own = torch.stack([one.to(trainer.strategy.root_device) for one in sums])
+        gathered = cast(Tensor, trainer.strategy.all_gather(own))
+        for held, of_ranks in zip((self.policy, self.reference), gathered.unbind(-1), strict=True):
             others = (of_ranks != of_ranks[0]).nonzero().flatten().tolist()
             if others:
                 raise DriftError(
@@ -207,13 +266,6 @@ class ReferenceUpdate(Callback, ABC):
                     "not those on rank 0. Something draws random numbers, reads data or skips steps on one rank alone; "
                     "go on from a checkpoint of before"
                 )
-
-    def _by_layer(self, alpha: float) -> Alpha:
-        def weight(name: str) -> float:
-            factors = (factor for pattern, factor in self.layers.items() if re.search(pattern, name))
-            return min(alpha * next(factors, 1.0), 1.0)
-
-        return weight
 
     def _measured(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float] | None:
         """Return what takes time to measure, if it is due."""
@@ -225,22 +277,16 @@ class ReferenceUpdate(Callback, ABC):
 
     def _measure(self, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         policy, reference = self._modules(pl_module)
-        moving = isinstance(reference, MovingReference)
-        far = cast(Any, reference).distance(policy) if moving else distance(policy, reference)
-        figures = {} if far is None else {"distance": far}
-        if hasattr(pl_module, "reward_margin"):
-            figures["margin"] = cast(Any, pl_module).reward_margin(batch)
-        return figures
+        margin = cast(Any, pl_module).reward_margin(batch) if hasattr(pl_module, "reward_margin") else None
+        figures = {"distance": reference.distance(policy), "margin": margin}
+        return {name: value for name, value in figures.items() if value is not None}
 
     def _compared(self, before: dict[str, float] | None, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         if before is None:
             return {}
-        after = self._measure(pl_module, batch)
-        figures = {
-            f"distance_{when}": at["distance"]
-            for when, at in (("before", before), ("after", after))
-            if "distance" in at
-        }
+        after, figures = self._measure(pl_module, batch), {}
+        if "distance" in before:
+            figures = {"distance_before": before["distance"], "distance_after": after["distance"]}
         if "margin" in before:
             figures["margin_jump"] = after["margin"] - before["margin"]
         return figures
@@ -273,22 +319,29 @@ class SoftReferenceUpdate(ReferenceUpdate):
         return self.alpha
 
 
-class CosineReferenceUpdate(SoftReferenceUpdate):
+class CosineReferenceUpdate(ReferenceUpdate):
     """Soft updates whose alpha goes along half a cosine from one value to another.
 
+    From 0.004 to 0 that is the schedule of BYOL (arXiv 2006.07733), MoCo v3 and DINO, whose tau or m is 1 - alpha.
+
     Args:
-        alpha: weight of the policy at the first step, in (0, 1].
-        last_alpha: weight at step `steps` and after, in (0, 1].
+        alpha: weight of the policy at the first step, in [0, 1].
+        last_alpha: weight at step `steps` and after, in [0, 1]; not both are 0, by which an update changes nothing.
         steps: optimizer steps from the one to the other.
         every_n_steps: optimizer steps between updates.
         **options: as for `ReferenceUpdate`.
     """
 
     def __init__(self, alpha: float, last_alpha: float, steps: int, every_n_steps: int = 1, **options: Any) -> None:
-        super().__init__(alpha, every_n_steps, **options)
+        super().__init__(every_n_steps, **options)
         if steps < 1:
             raise UserError(f"CosineReferenceUpdate: steps must be at least 1, not {steps}")
-        self.last_alpha, self.steps = check_alpha(last_alpha), steps
+        self.alpha, self.last_alpha, self.steps = (
+            check_alpha(alpha, zero=True),
+            check_alpha(last_alpha, zero=True),
+            steps,
+        )
+        check_alpha(max(alpha, last_alpha))
 
     def alpha_at(self, step: int) -> float:
         """Return `last_alpha + (alpha - last_alpha) * (1 + cos(pi * step / steps)) / 2`."""
@@ -335,16 +388,16 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
         super().__init__(alpha, every_n_steps, **options)
         if not max_kl > 0:
             raise UserError(f"AdaptiveReferenceUpdate: max_kl must be above 0, not {max_kl}")
-        self.max_kl, self.hard = max_kl, alpha == 1
+        self.max_kl, self.hard = max_kl, alpha == 1 and not self.layers
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find both modules.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew with a new trainer, and check that the LightningModule measures a divergence.
 
         Raises:
-            UserError: one of them is not there, or the LightningModule measures no divergence.
+            UserError: it does not, or the reference cannot follow the policy.
         """
-        super().on_fit_start(trainer, pl_module)
-        if not hasattr(pl_module, "kl_to_reference"):
+        super().setup(trainer, pl_module, stage)
+        if stage == TrainerFn.FITTING and not hasattr(pl_module, "kl_to_reference"):
             raise UserError(f"AdaptiveReferenceUpdate: {type(pl_module).__name__} has no method kl_to_reference(batch)")
 
     def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:

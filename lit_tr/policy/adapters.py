@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -46,18 +46,24 @@ def has_adapter(policy: nn.Module) -> bool:
 
 
 def adapter_parameters(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, nn.Parameter]:
-    """Return the parameters of one adapter, by names that do not hold the adapter's."""
-    part = f".{adapter}."
+    """Return the parameters of one adapter, by the names that those of the policy's own adapter have in the policy."""
+    own, part = f".{POLICY_ADAPTER}.", f".{adapter}."
     named = ((f"{name}.", param) for name, param in policy.named_parameters())
-    return {name.replace(part, "."): param for name, param in named if part in name}
+    return {name.replace(part, own)[:-1]: param for name, param in named if part in name}
 
 
 def is_base(policy: nn.Module) -> bool:
-    """Whether a policy with an adapter still is its bare base: all the adapter's B matrices are zero."""
+    """Whether a policy with an adapter still is its bare base: B is zero, and modules trained whole are the base's."""
     factors = [
         param for name, param in adapter_parameters(policy).items() if "lora_B" in name or "lora_embedding_B" in name
     ]
-    return bool(factors) and not any(param.any() for param in factors)
+    whole = [one for one in policy.modules() if isinstance(one, ModulesToSaveWrapper)]
+    return bool(factors or whole) and not any(param.any() for param in factors) and all(map(_is_saved_base, whole))
+
+
+def _is_saved_base(module: Any) -> bool:
+    base, own = (one.state_dict() for one in (module.original_module, module.modules_to_save[POLICY_ADAPTER]))
+    return all(torch.equal(own[name], value.to(own[name])) for name, value in base.items())
 
 
 PLAIN = (
@@ -118,7 +124,7 @@ def _whole(value: float) -> Any:
 
 
 def lora_factors(policy: nn.Module, *adapters: str) -> dict[str, tuple[LowRank, ...]]:
-    """Return the factors of some adapters, by the names of the layers that they are on; in shards where weights are.
+    """Return the factors of some adapters by layers, each named by its A in the policy; in shards where weights are.
 
     They are the weights themselves: who writes to them changes the adapter.
 
@@ -126,12 +132,14 @@ def lora_factors(policy: nn.Module, *adapters: str) -> dict[str, tuple[LowRank, 
         UserError: a layer's factors are no matrices.
     """
     factors = {}
-    for name, layer in policy.named_modules():
+    for layer_name, layer in policy.named_modules():
         if isinstance(layer, LoraLayer) and all(adapter in layer.scaling for adapter in adapters):
+            a = f"lora_A.{POLICY_ADAPTER}.weight" if len(layer.lora_A) else f"lora_embedding_A.{POLICY_ADAPTER}"
+            name = f"{layer_name}.{a}"
             factors[name] = tuple(LowRank(*_factors(layer, adapter), layer.scaling[adapter]) for adapter in adapters)
             if any(one.a.ndim != 2 for one in factors[name]):
                 raise UserError(
-                    f"{name}: a LoRA adapter of a convolution has no reference here: take it out of the targets"
+                    f"{layer_name}: a LoRA adapter of a convolution has no reference here: take it out of the targets"
                 )
     return factors
 

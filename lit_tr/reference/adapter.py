@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,13 +19,16 @@ from lit_tr.policy.adapters import (
     lora_factors,
     saved_modules,
 )
+from lit_tr.policy.loading import CAST_PRECISIONS
 from lit_tr.policy.sharding import whole, write
-from lit_tr.reference.averaging import Alpha, blend_tensors, check_alpha
-from lit_tr.reference.base import Reference
+from lit_tr.reference.averaging import Alpha, blend_tensors, rate
+from lit_tr.reference.base import Reference, updates_of
 from lit_tr.reference.lowrank import LowRank, average, squared_norm, widened
 
 TOGETHER = 8
 """Layers that are averaged at a time on a CPU: many small products, few enough for a cache."""
+TINY = 2.0**-20
+"""An alpha that no factor of a layer brings to 1, where rates are cut off."""
 
 
 class AdapterReference(Reference):
@@ -37,8 +39,11 @@ class AdapterReference(Reference):
     all layers, before the factors are rounded to the adapter's precision. The average of each factor by itself is
     another matrix: it differs from that of the weights by `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
 
+    Rates of single layers (`layers` of an update) go by the names of the policy's own parameters; in weight space the A
+    and B of a layer move together, so both names must give one rate.
+
     Args:
-        update: `weight_space`, or `factors` for the average of each factor, which costs next to nothing.
+        average: `weight_space`, or `factors` for the average of each factor, which costs next to nothing.
         rank: rank of the reference's adapter, the policy's or more; None takes twice the policy's for `weight_space`,
             and the policy's for `factors`, which can have no other.
         dtype: precision of the reference's adapter; None takes that of the policy's.
@@ -49,16 +54,29 @@ class AdapterReference(Reference):
 
     def __init__(
         self,
-        update: Literal["weight_space", "factors"] = "weight_space",
+        average: Literal["weight_space", "factors"] = "weight_space",
         rank: int | None = None,
         dtype: Literal["float32"] | None = None,
         log_error: bool = False,
     ) -> None:
-        if update == "factors" and rank is not None:
+        if average == "factors" and rank is not None:
             raise UserError("AdapterReference: factors of another rank cannot be averaged: leave rank out")
         if rank is not None and rank < 1:
             raise UserError(f"AdapterReference: rank must be at least 1, not {rank}")
-        self.by_factors, self.rank, self.dtype, self.log_error = update == "factors", rank, dtype, log_error
+        self.average, self.rank, self.dtype, self.log_error = average, rank, dtype, log_error
+
+    def setup(self, trainer: Any, module: Any) -> None:
+        """Check that the trainer does not cast what is to stay in a precision of its own.
+
+        Raises:
+            UserError: it does.
+        """
+        if self.dtype and str(trainer.precision) in CAST_PRECISIONS:
+            raise UserError(
+                f"trainer.precision {trainer.precision} would cast the reference that is to stay in {self.dtype}: take "
+                f"{str(trainer.precision).replace('true', 'mixed')}, and model.policy.dtype for the precision of the "
+                "weights"
+            )
 
     def prepare(self, policy: nn.Module) -> None:
         """Become the policy as it is now.
@@ -70,7 +88,7 @@ class AdapterReference(Reference):
             raise UserError(
                 "AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference"
             )
-        growth = 1 if self.by_factors else 2
+        growth = 1 if self.average == "factors" else 2
         dtype = getattr(torch, self.dtype) if self.dtype else None
         add_adapter_copy(policy, self.adapter, rank=self.rank, growth=growth, dtype=dtype)
         self._copy(policy)
@@ -81,20 +99,34 @@ class AdapterReference(Reference):
         with adapter_switched(policy, self.adapter):
             yield policy
 
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        """Check the rates that updates give to single layers.
+
+        Raises:
+            UserError: A and B of a layer have different ones, in weight space.
+        """
+        for update in updates_of(trainer) if self.average == "weight_space" else []:
+            self._rates(module.policy, update.weights(TINY))
+
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move the reference's adapter towards the policy's.
 
         Returns:
             `relative_error`: of the new weights of the adapter against the average of the weights.
+
+        Raises:
+            UserError: alpha is not in [0, 1], A and B of a layer have different ones, or the policy has diverged.
         """
+        if alpha == 0:
+            return {}
         if alpha == 1:
             self._copy(policy)
             return {"relative_error": 0.0}
-        weights = alpha if callable(alpha) else partial(_same, check_alpha(alpha))
-        if not self.by_factors:
-            self._blend_others(policy, weights)
-            return {"relative_error": self._average(policy, weights)}
-        exact = self._exact(policy, weights) if self.log_error else None
+        if self.average == "weight_space":
+            rates = self._rates(policy, alpha)
+            self._blend_others(policy, alpha)
+            return {"relative_error": self._average(policy, rates)}
+        exact = self._exact(policy, alpha) if self.log_error else None
         blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.adapter), alpha)
         return {} if exact is None else {"relative_error": self._distance(policy, exact)}
 
@@ -116,22 +148,33 @@ class AdapterReference(Reference):
     def _copy(self, policy: nn.Module) -> None:
         for ours, theirs in self._pairs(policy).values():
             _write(theirs, *widened(_whole(ours), theirs))
-        self._blend_others(policy, lambda name: 1.0)
+        self._blend_others(policy, 1.0)
 
-    def _blend_others(self, policy: nn.Module, weights: Alpha) -> None:
+    def _blend_others(self, policy: nn.Module, alpha: Alpha) -> None:
         """Blend what is trained beside the factors: whole modules."""
-        blend_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.adapter), weights)
+        blend_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.adapter), alpha)
+
+    def _rates(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+        """Return the alpha of each layer, by the name of its A."""
+        rates = {name: rate(alpha, name) for name in self._pairs(policy)}
+        for name, one in rates.items():
+            other = name.replace("lora_A.", "lora_B.").replace("lora_embedding_A.", "lora_embedding_B.")
+            if rate(alpha, other) != one:
+                raise UserError(
+                    f"{name} is to move at another rate than its B, and in weight space they move together: name the "
+                    "layer in layers, without lora_A and lora_B, or set average factors"
+                )
+        return rates
 
     @torch.no_grad()
-    def _average(self, policy: nn.Module, weights: Alpha) -> float:
+    def _average(self, policy: nn.Module, rates: dict[str, float]) -> float:
         """Average layer by layer, some of one shape at a time; return the relative error."""
-        assert callable(weights)
         pairs = self._pairs(policy)
         groups: dict[tuple, list[str]] = {}
         for name, (ours, theirs) in pairs.items():
-            if weights(name) == 0:
+            if rates[name] == 0:
                 continue
-            key = (ours.a.shape, ours.b.shape, ours.scaling, theirs.a.shape, theirs.scaling, weights(name))
+            key = (ours.a.shape, ours.b.shape, ours.scaling, theirs.a.shape, theirs.scaling, rates[name])
             groups.setdefault(key, []).append(name)
         cuts, totals = [], []
         for (*_, weight), names in groups.items():
@@ -148,12 +191,11 @@ class AdapterReference(Reference):
         return _ratio(torch.stack(cuts).sum(), torch.stack(totals).sum()) if cuts else 0.0
 
     @torch.no_grad()
-    def _exact(self, policy: nn.Module, weights: Alpha) -> dict[str, LowRank]:
+    def _exact(self, policy: nn.Module, alpha: Alpha) -> dict[str, LowRank]:
         """Return the average of the weights, whole, as stacked factors."""
-        assert callable(weights)
         exact = {}
         for name, pair in self._pairs(policy).items():
-            weight, (one, other) = weights(name), map(_whole, pair)
+            weight, (one, other) = rate(alpha, name), map(_whole, pair)
             b = torch.cat([weight * one.scaling * one.b, (1 - weight) * other.scaling * other.b], dim=-1)
             exact[name] = LowRank(torch.cat([one.a, other.a], dim=-2), b, 1.0)
         return exact
@@ -164,10 +206,6 @@ class AdapterReference(Reference):
         theirs = lora_factors(policy, self.adapter)
         ways = [_squared_distance(one, *theirs[name]) for name, one in exact.items()]
         return _ratio(torch.stack(ways).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
-
-
-def _same(alpha: float, name: str) -> float:
-    return alpha
 
 
 def _stack(factors: list[LowRank]) -> LowRank:

@@ -1,6 +1,7 @@
 """Soft and hard updates of weights."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, distributed, nn
@@ -8,58 +9,76 @@ from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import UserError
 from lit_tr.policy.sharding import local
+from lit_tr.reference.precision import PlainAverage, lerp
 
 Alpha = float | Callable[[str], float]
 """Weight of the policy in an update: one for all parameters, or by the name of each."""
-CHUNK = 2**19
-"""Weights that are held in float32 at a time: few enough to stay in a CPU's cache."""
+Buffers = Literal["copy", "average", "leave"]
+"""What an update does to buffers: `average` moves floating-point ones as weights, and copies the others."""
 
 
-def check_alpha(alpha: float) -> float:
-    """Return alpha if it lies in (0, 1].
+def check_alpha(alpha: float, zero: bool = False) -> float:
+    """Return alpha if it lies in (0, 1], or with `zero` in [0, 1].
 
     Raises:
         UserError: it does not.
     """
-    if not 0 < alpha <= 1:
-        raise UserError(f"alpha must be in (0, 1], not {alpha}: 1 copies the policy, 0 would never move the reference")
-    return alpha
+    if 0 < alpha <= 1 or (zero and alpha == 0):
+        return alpha
+    interval, never = ("[0, 1]", "leaves") if zero else ("(0, 1]", "would never move")
+    raise UserError(f"alpha must be in {interval}, not {alpha}: 1 copies the policy, 0 {never} the reference")
+
+
+def rate(alpha: Alpha, name: str) -> float:
+    """Return the alpha of a parameter.
+
+    Raises:
+        UserError: it is not in [0, 1].
+    """
+    return check_alpha(alpha(name) if callable(alpha) else alpha, zero=True)
 
 
 def blend(
     policy: nn.Module,
     reference: nn.Module,
     alpha: Alpha,
-    kept: MutableMapping[str, Tensor] | None = None,
+    average: PlainAverage | None = None,
     without: Container[str] = (),
+    buffers: Buffers = "copy",
 ) -> None:
     """Move a reference model towards a policy: `reference <- alpha * policy + (1 - alpha) * reference`.
 
     Eq. 5 of the TR-DPO paper (arXiv 2404.09656), and with alpha = 1 its Eq. 6.
 
-    All floating-point parameters are blended, frozen ones too; packed integer or 4-bit codes never are. Buffers are
-    copied. With alpha = 1 the result equals the policy bit for bit.
+    All floating-point parameters are blended, frozen ones too; packed integer or 4-bit codes never are. With alpha = 1
+    the result equals the policy bit for bit; alpha = 0 changes nothing.
 
     Args:
         policy: the model in training.
-        reference: a model of the same architecture.
-        alpha: weight of the policy, in (0, 1].
-        kept: as for `blend_tensors`.
+        reference: a model of the same architecture, on any device.
+        alpha: weight of the policy, in [0, 1].
+        average: as for `blend_tensors`.
         without: names of modules whose own parameters are left out.
+        buffers: what is done to those that both have.
 
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
     """
     plain = {
         name: param
-        for name, param in _parameters(policy).items()
+        for name, param in parameters(policy).items()
         if not _is_packed(param) and name.rpartition(".")[0] not in without
     }
-    blend_tensors(plain, _parameters(reference), alpha, kept)
-    buffers = _plain(reference.named_buffers())
-    for name, buffer in _plain(policy.named_buffers()).items():
-        if name in buffers:
-            buffers[name].copy_(buffer)
+    blend_tensors(plain, parameters(reference), alpha, average)
+    if alpha == 0 or buffers == "leave":
+        return
+    theirs = _plain(reference.named_buffers())
+    ours = {name: buffer for name, buffer in _plain(policy.named_buffers()).items() if name in theirs}
+    if buffers == "average":
+        numbers = {name: ours.pop(name) for name in [*ours] if ours[name].is_floating_point()}
+        blend_tensors(numbers, theirs, alpha, average)
+    for name, buffer in ours.items():
+        theirs[name].copy_(buffer)
 
 
 @torch.no_grad()
@@ -67,55 +86,41 @@ def blend_tensors(
     policy: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
     alpha: Alpha,
-    kept: MutableMapping[str, Tensor] | None = None,
+    average: PlainAverage | None = None,
 ) -> None:
     """Blend tensors by name, as `blend` does; `reference` may hold more names than `policy`.
 
-    Of weights in shards each rank blends its own. The sum is taken in the reference's own precision. In bfloat16 a step
-    of less than 1/256 of a weight would be lost: with `kept` the sums are those of float32.
+    Of weights in shards each rank blends its own.
 
     Args:
         policy: tensors in training.
         reference: tensors that move.
-        alpha: weight of the policy, in (0, 1], or a function from a tensor's name to it, where 0 leaves the tensor.
-        kept: for bfloat16 tensors of the reference, by name, the lower 16 bits of what float32 would hold (int16, 2
-            bytes a weight), or that value whole (float32, 4 bytes, on any device). Those that it lacks are made, as
-            lower bits, and all are kept up to date.
+        alpha: weight of the policy, in [0, 1], or a function from a tensor's name to it; 0 leaves a tensor as it is.
+        average: how the sums are taken; None takes them in the reference's own precision.
     """
-    alphas = {name: alpha(name) for name in policy} if callable(alpha) else dict.fromkeys(policy, check_alpha(alpha))
+    alphas = {name: rate(alpha, name) for name in policy}
     check_match(policy, reference)
+    average = average or PlainAverage()
+    average.begin({name: reference[name] for name in policy if alphas[name] != 0})
     alike: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
     for name, whole in policy.items():
-        target, param, weight = local(reference[name]), local(whole), alphas[name]
+        target, goal, weight, kept = local(reference[name]), local(whole), alphas[name], average.of(name)
         if weight == 0:
             continue
-        if kept is None or target.dtype != torch.bfloat16:
-            if (target.dtype, target.device) == (param.dtype, param.device):
-                alike.setdefault((target.dtype, target.device, weight), []).append((target, param))
-            else:
-                _lerp([target], [param.to(target)], weight)
-            continue
-        if name not in kept:
-            kept[name] = torch.zeros_like(reference[name], dtype=torch.int16)
-        more = local(kept[name])
-        if more.dtype == torch.float32:
-            _lerp([more], [param.to(more)], weight)
-            target.copy_(more)
-        elif weight == 1 and param.dtype == target.dtype:
-            target.copy_(param)
-            more.zero_()
+        if kept is None and (target.dtype, target.device) == (goal.dtype, goal.device):
+            alike.setdefault((target.dtype, target.device, weight), []).append((target, goal))
         else:
-            _lerp_halves(target, more, param, weight)
+            average.move(target, None if kept is None else local(kept), goal, weight)
     for (*_, weight), pairs in alike.items():
-        targets, params = zip(*pairs, strict=True)
-        _lerp(list(targets), list(params), weight)
+        targets, goals = zip(*pairs, strict=True)
+        lerp(list(targets), list(goals), weight)
 
 
 @torch.no_grad()
 def distance(policy: nn.Module, reference: nn.Module) -> float:
     """Return the Euclidean norm of policy - reference over all parameters that `blend` moves."""
-    theirs, squares, mesh = _parameters(reference), torch.zeros((), dtype=torch.float64), None
-    for name, param in _parameters(policy).items():
+    theirs, squares, mesh = parameters(reference), torch.zeros((), dtype=torch.float64), None
+    for name, param in parameters(policy).items():
         if not _is_packed(param):
             mesh = param.device_mesh if isinstance(param, DTensor) else mesh
             way = local(param) - local(theirs[name]).to(local(param))
@@ -143,27 +148,26 @@ def checksum(tensors: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _lerp(targets: list[Tensor], goals: list[Tensor], weight: float) -> None:
-    """Move tensors of one precision and device, fused where the device has a kernel for it."""
-    if weight == 1:
-        torch._foreach_copy_(targets, goals)
-    else:
-        torch._foreach_lerp_(targets, goals, weight)
+class ModuleReference:
+    """Any module with the policy's parameter names, as a reference that moves."""
 
+    moves, hard_only = True, False
 
-def _lerp_halves(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> None:
-    """Move a bfloat16 tensor whose lower halves stand beside it, some rows at a time."""
-    upper, lower, goal = (torch.atleast_1d(tensor) for tensor in (upper, lower, goal))
-    count = CHUNK if upper.device.type == "cpu" else 64 * CHUNK
-    rows = max(count * len(upper) // max(upper.numel(), 1), 1)
-    for high, low, end in zip(upper.split(rows), lower.split(rows), goal.split(rows), strict=True):
-        value = high.float()
-        bits = value.view(torch.int32)
-        bits += low
-        value.lerp_(end.float(), weight)
-        bits.clamp_(max=2**31 - 2**15 - 1)  # what is above is not a number, and stays so
-        low.copy_(bits)  # the lower half, from -2**15 to 2**15 - 1: the upper one is the nearest above or below
-        high.view(torch.int16).copy_(bits.add_(2**15).bitwise_right_shift_(16))
+    def __init__(self, model: nn.Module, average: PlainAverage | None, buffers: Buffers) -> None:
+        self.model, self.average, self.buffers = model, average, buffers
+
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+        """Move towards the policy."""
+        blend(policy, self.model, alpha, self.average, buffers=self.buffers)
+        return {}
+
+    def distance(self, policy: nn.Module) -> float:
+        """Return how far the policy's weights are."""
+        return distance(policy, self.model)
+
+    def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
+        """Return what an update changes."""
+        return self.model.parameters()
 
 
 def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
@@ -188,7 +192,7 @@ def check_models(policy: nn.Module, reference: nn.Module) -> None:
     Raises:
         UserError: they cannot.
     """
-    ours, theirs = _parameters(policy), _parameters(reference)
+    ours, theirs = parameters(policy), parameters(reference)
     check_match(ours, theirs)
     check_match(theirs, ours)
     if not any(param.requires_grad for param in ours.values()):
@@ -200,10 +204,10 @@ def _is_packed(param: Tensor) -> bool:
     return not param.is_floating_point() or hasattr(param, "quant_state")
 
 
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a model by name, without the prefix that torch.compile puts before names."""
     return _plain(model.named_parameters())
 
 
 def _plain(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    # torch.compile puts a prefix before the names of what it wraps
     return {name.replace("_orig_mod.", ""): tensor for name, tensor in named}

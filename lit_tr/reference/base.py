@@ -36,6 +36,8 @@ class Reference(ABC):
         log_initial: whether the initial policy is logged beside it by default, which may take a third model.
         adapter: name of the adapter on the policy's base that it is, if it is one.
         model: the second model that it is, if it is one.
+        device: where it is held and scores, if not on the policy's device.
+        optional: what the names in `state_dict` begin with that are there in some runs alone.
     """
 
     moves: ClassVar[bool] = True
@@ -43,6 +45,8 @@ class Reference(ABC):
     log_initial: ClassVar[bool] = True
     adapter: str | None = None
     model: nn.Module | None = None
+    device: str | None = None
+    optional: tuple[str, ...] = ()
 
     def setup(self, trainer: Any, module: Any) -> None:
         """Check that it goes with a trainer, its callbacks and a module; no weights are loaded yet.
@@ -117,10 +121,6 @@ class Reference(ABC):
     def load_rank_state(self, states: list[Any], rank: int) -> None:
         """Take what the ranks have saved."""
 
-    def held_elsewhere(self) -> bool:
-        """Whether what it holds lies on another device than the policy."""
-        return False
-
     def _apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move or cast a second model with the module that holds the policy."""
         if self.model is not None:
@@ -134,7 +134,7 @@ class Reference(ABC):
         if batch.reference_log_probs is not None:
             return batch.reference_log_probs
         with self.active(policy) as model, scoring(model):
-            return token_log_probs(model, batch)
+            return token_log_probs(model, self._there(batch)).to(batch.lengths.device)
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
         """Return the log-probs of the responses under the reference, `(responses,)`, in nats."""
@@ -152,8 +152,17 @@ class Reference(ABC):
         with scoring(policy):
             ours = vocabulary_log_probs(policy, batch, tokens)
         with self.active(policy) as model, scoring(model):
-            theirs = vocabulary_log_probs(model, batch, tokens)
+            there = self._there(batch)
+            theirs = vocabulary_log_probs(model, there, tokens.to(there.lengths.device)).to(ours.device)
         return F.kl_div(theirs, ours, log_target=True, reduction="sum"), len(tokens)
+
+    def _there(self, batch: PairBatch) -> PairBatch:
+        return batch if self.device is None else batch.to(self.device)
+
+
+def updates_of(trainer: Any) -> list[Any]:
+    """Return the callbacks that move the reference of a trainer's module."""
+    return [c for c in trainer.callbacks if getattr(c, "reference", None) == "reference" and hasattr(c, "next_update")]
 
 
 def frozen_copy(policy: nn.Module, make: Callable[[nn.Module], nn.Module] = deepcopy) -> nn.Module:
