@@ -47,6 +47,12 @@ FLOPS: dict[Any, Callable[..., int]] = {
 class Ledger(TorchDispatchMode):
     """Counts the bytes that are live and the FLOPs of all operations under it.
 
+    Args:
+        vocabulary: see `logits`.
+        device: type of the device that the meta device stands for: what is made on another one is not counted, and
+            nothing is allocated there either. None counts all that is made, where it is made.
+        reads: what a number on the meta device is read as, by `item` or `bool`.
+
     Attributes:
         live: bytes of the tensors that were made under it and are not freed.
         peak: most bytes that were live at a time.
@@ -56,35 +62,49 @@ class Ledger(TorchDispatchMode):
         flops: floating-point operations of matrix products and attention.
     """
 
-    def __init__(self, vocabulary: int = 0) -> None:
+    def __init__(self, vocabulary: int = 0, device: str | None = None, reads: int = 0) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
+        self.vocabulary, self.device, self.reads = vocabulary, device, reads
         self.live = self.peak = self.logits = self.gradients = self.flops = 0
         self.at_peak = (0, 0)
         self._known: weakref.WeakSet = weakref.WeakSet()
+        self._elsewhere: weakref.WeakSet = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it makes."""
-        given = tree_leaves((args, kwargs))
-        self._known.update(tensor.untyped_storage() for tensor in given if isinstance(tensor, Tensor))
-        out = func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self._known.update(tensor.untyped_storage() for tensor in given)
+        if func is torch.ops.aten._local_scalar_dense.default and given[0].is_meta:
+            return self.reads
+        elsewhere = self._to_meta(given, kwargs)
+        out = func(*args, **kwargs)
         if (count := FLOPS.get(func._overloadpacket)) is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
+            self.flops += count(*args, **kwargs, out_val=out)
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor)
+            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._known:
+                self._add(tensor, elsewhere)
         return out
+
+    def _to_meta(self, given: list[Tensor], kwargs: dict[str, Any]) -> bool:
+        """Let an operation make its result on the meta device; return whether it would lie on another device."""
+        asked = kwargs.get("device")
+        if self.device is None or asked is None:
+            return any(tensor.untyped_storage() in self._elsewhere for tensor in given)
+        kwargs["device"] = torch.device("meta")
+        return asked.type not in ("meta", self.device)
 
     def reset_peak(self) -> None:
         """Let the peak be what is live now."""
         gc.collect()
         self.peak, self.at_peak, self.flops = self.live, (self.logits, self.gradients), 0
 
-    def _add(self, tensor: Tensor) -> None:
+    def _add(self, tensor: Tensor, elsewhere: bool) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
         self._known.add(storage)
+        if elsewhere:
+            self._elsewhere.add(storage)
+            return
         size = storage.nbytes()
         logits = size if tensor.ndim > 1 and tensor.shape[-1] == self.vocabulary else 0
         self._move(size, logits)

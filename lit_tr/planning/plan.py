@@ -1,4 +1,4 @@
-"""What a run will take: memory by part, the batch that fits, steps and hours; found out without any weights.
+"""What a run will take: memory by what it holds, the batch that fits, steps and hours; found out without any weights.
 
 The policy and the references are made on the meta device, and a training step is run on tensors without values.
 """
@@ -6,10 +6,9 @@ The policy and the references are made on the meta device, and a training step i
 import gc
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,13 +20,10 @@ from lit_tr.data.batches import Collator, PairBatch
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.planning.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step
+from lit_tr.planning.references import cast, reference_bytes
 from lit_tr.policy.adapters import causal_model, has_adapter
-from lit_tr.policy.loading import CAST_PRECISIONS, PretrainedPolicy
-from lit_tr.reference.adapter import AdapterReference
-from lit_tr.reference.base import Reference
-from lit_tr.reference.copied import CopyReference
-from lit_tr.reference.frozen import FrozenReference
-from lit_tr.reference.window import WindowReference
+from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.reference import Reference
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -95,20 +91,21 @@ class Run:
 
     Args:
         source: the policy.
-        reference: the reference.
+        references: by name, a reference and what keeps the initial policy beside it, as far as they are wanted; the
+            configured ones come first.
         optimizer: makes the optimizer.
-        log_initial: as for `PreferenceModule`.
+        alpha: weight of the policy in the updates of the reference; None where it does not move.
         precision: the trainer's.
         devices: number of devices.
-        sharded: the weights are divided among them.
+        sharded: the weights are sharded among them.
         accumulate: batches of a step on each device.
         cpu: devices are CPUs, whose attention holds masks and whose optimizer steps on one parameter after the other.
     """
 
     source: PretrainedPolicy
-    reference: Reference
+    references: Mapping[str, tuple[Reference | None, Reference | None]] = field(default_factory=dict)
     optimizer: Callable[..., Any] = torch.optim.AdamW
-    log_initial: bool | None = None
+    alpha: float | None = None
     precision: str = "32-true"
     devices: int = 1
     sharded: bool = False
@@ -120,17 +117,6 @@ class Run:
         if self.precision in ("bf16-mixed", "16-mixed"):
             return MixedPrecision(self.precision, "cpu").forward_context()  # type: ignore[arg-type]
         return nullcontext()
-
-    def kinds(self) -> dict[str, Reference]:
-        """Return references of all kinds that go with the policy, by name."""
-        if self.source.lora or self.source.adapter:
-            return {"Frozen": FrozenReference(), "Adapter": AdapterReference()}
-        kinds: dict[str, Reference] = {"Frozen": FrozenReference(), "Copy": CopyReference()}
-        if self.source.dtype == "bfloat16":
-            kinds |= {f"Copy, {sums} sums": CopyReference(sums) for sums in ("float32", "plain")}
-        else:
-            kinds["Copy in bfloat16"] = CopyReference(dtype="bfloat16")
-        return kinds | {"Copy in nf4": CopyReference(dtype="nf4"), "Window": WindowReference()}
 
 
 class Plan:
@@ -144,7 +130,7 @@ class Plan:
         self.run = run
         self._ledger = Ledger()
         with self._ledger:
-            self.policy = _cast(run, run.source.outline())
+            self.policy = cast(run.source.outline(), run.precision)
         gc.collect()
         self.weights = self._ledger.live
         trained = [param for param in self.policy.parameters() if param.requires_grad]
@@ -152,62 +138,55 @@ class Plan:
         self.trained = sum(param.nbytes for param in trained)
         self.largest = max(param.nbytes for param in trained)
         self.optimizer = optimizer_costs(run.optimizer, together=not run.cpu)
+        self._found: dict[int, tuple[Reference | None, tuple[int, int]]] = {}
 
-    def held_by(self, reference: Reference) -> int:
-        """Return the bytes that a reference holds beside the policy on its device."""
-        source = self.run.source
-        if isinstance(reference, FrozenReference) and source.lora:
-            return 0  # the new adapter switched off
-        if isinstance(reference, FrozenReference) and source.adapter:
-            reference = AdapterReference("factors")  # as large as the policy's
-        if getattr(reference, "device", None):
-            return 0
-        reference = deepcopy(reference)
-        if isinstance(reference, CopyReference) and reference.sums.device:
-            reference.kind = "plain"
-        ledger = Ledger()
-        with ledger, torch.device("meta"):
-            policy = source.outline()
-            reference.prepare(policy)
-            _cast(self.run, policy)
-            _cast(self.run, reference)
-        gc.collect()
-        return ledger.live - self.weights
+    def held_by(self, reference: Reference | None) -> int:
+        """Return the bytes that a reference holds beside the policy, on its device, after updates.
 
-    def between_steps(self, reference: Reference) -> Memory:
-        """Return what is held between steps, on one device."""
-        run, memory = self.run, self._undivided(reference)
-        if run.sharded and run.devices > 1:
-            shares = Memory(*(math.ceil(part / run.devices) for part in astuple(memory)))
-            scales = math.ceil(self._scales * (1 - 1 / run.devices))
-            return replace(shares, weights=shares.weights + scales, buckets=self._gathered)
-        return replace(memory, buckets=self.trained if run.devices > 1 else 0)
+        Raises:
+            UserError: as `reference_bytes` does.
+        """
+        return self._bytes_of(reference)[1]
 
-    def while_loading(self, reference: Reference) -> int:
-        """Return the most bytes on one device before all weights are parted: the policy's whole, and a copy's."""
-        whole = self._undivided(reference)
-        share = math.ceil(whole.reference / self.run.devices)
-        return self.weights + max(whole.reference, share + whole.initial)
+    def between_steps(self, reference: Reference | None, initial: Reference | None = None) -> Memory:
+        """Return what is held between steps, on one device.
 
-    def _undivided(self, reference: Reference) -> Memory:
-        """Return what all devices hold together between steps, where none holds what another one does."""
-        run = self.run
-        logs = not isinstance(reference, WindowReference) if run.log_initial is None else run.log_initial
-        adapters = self.trained if has_adapter(self.policy) else 0
-        return Memory(
+        Args:
+            reference: the reference.
+            initial: what keeps the initial policy.
+        """
+        run, adapters = self.run, self.trained if has_adapter(self.policy) else 0
+        held = Memory(
             weights=self.weights - adapters,
             adapters=adapters,
             reference=self.held_by(reference),
-            initial=self.held_by(FrozenReference()) if logs and reference.moves else 0,
+            initial=self.held_by(initial),
             optimizer=round(self.optimizer[0] * self.trained),
         )
+        if run.sharded and run.devices > 1:
+            shards = Memory(*(math.ceil(size / run.devices) for size in astuple(held)))
+            scales = math.ceil(self._scales * (1 - 1 / run.devices))
+            return replace(shards, weights=shards.weights + scales, buckets=self._gathered)
+        return replace(held, buckets=self.trained if run.devices > 1 else 0)
+
+    def while_loading(self, reference: Reference | None, initial: Reference | None = None) -> int:
+        """Return the most bytes on one device before all weights are sharded: the policy whole, and a copy whole."""
+        most, last = self._bytes_of(reference)[0], self._bytes_of(initial)[0]
+        return self.weights + max(most, math.ceil(most / self.run.devices) + last)
+
+    def _bytes_of(self, reference: Reference | None) -> tuple[int, int]:
+        if id(reference) not in self._found:
+            run, device = self.run, "cpu" if self.run.cpu else "cuda"
+            found = reference_bytes(reference, run.source, run.alpha, run.precision, device)
+            self._found[id(reference)] = reference, found  # which keeps its id from being given again
+        return self._found[id(reference)][1]
 
     def at_peak(self, held: Memory, step: Step) -> Memory:
         """Return the memory at the peak of a step: in its backward pass, or in that of the optimizer."""
-        shares = self.run.devices if self.run.sharded else 1
-        backward = replace(held, gradients=step.gradients // shares, activations=step.activations, logits=step.logits)
-        beside = self.optimizer[1] * self.trained / shares + self.optimizer[2] * self.largest
-        stepping = replace(held, gradients=self.trained // shares, activations=round(beside))
+        shards = self.run.devices if self.run.sharded else 1
+        backward = replace(held, gradients=step.gradients // shards, activations=step.activations, logits=step.logits)
+        beside = self.optimizer[1] * self.trained / shards + self.optimizer[2] * self.largest
+        stepping = replace(held, gradients=self.trained // shards, activations=round(beside))
         return max(backward, stepping, key=lambda memory: memory.total)
 
     def step(self, batch: PairBatch, fused: bool | None = None) -> Step:
@@ -288,10 +267,3 @@ def parse_bytes(text: str) -> int:
     if not found:
         raise UserError(f"--memory: {text!r} is no size; write 80GiB, say, or 24GB")
     return int(float(found[1]) * UNITS[found[2]])
-
-
-def _cast(run: Run, module: Any) -> Any:
-    """Cast as Lightning does for a precision of weights."""
-    if run.precision in CAST_PRECISIONS:
-        module._apply(lambda t: t.to(CAST_PRECISIONS[run.precision]) if t.is_floating_point() else t)
-    return module

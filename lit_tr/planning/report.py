@@ -1,6 +1,7 @@
 """`lit-tr plan`: what `fit` with the same options would take, printed."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,8 @@ from lit_tr.data.intake import BadRows
 from lit_tr.errors import UserError
 from lit_tr.module import PreferenceModule
 from lit_tr.planning.plan import Lengths, Memory, Plan, Run
-from lit_tr.reference.window import WindowReference
+from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.reference import Reference, alternatives
 
 SAMPLE = 256
 """Rows whose lengths are taken for those of all."""
@@ -39,24 +41,63 @@ class Asked:
     rows: int | None = None
 
 
-def planned_run(module: PreferenceModule, trainer: Any, log_initial: bool | None, devices: int | None) -> Run:
-    """Return what is to be planned, from a module and the configuration of its trainer."""
+def planned_run(
+    module: PreferenceModule,
+    trainer: Any,
+    log_initial: bool | None,
+    devices: int | None,
+    callbacks: Iterable[Any] = (),
+) -> Run:
+    """Return what is to be planned.
+
+    Args:
+        module: is planned, and beside it what else its reference could be.
+        trainer: the configuration of its trainer.
+        log_initial: as it was given to the module.
+        devices: number of devices; None takes the trainer's.
+        callbacks: those that move the reference are found among them.
+
+    Raises:
+        UserError: the policy is a model in memory, or the strategy is one that lit_tr does not train under.
+    """
     own = trainer.devices
     own = len(own) if isinstance(own, list) else int(own) if str(own).isdigit() else 1
     precision, strategy = str(trainer.precision), str(trainer.strategy)
     if re.search("fsdp|deepspeed", strategy, re.IGNORECASE):
         raise UserError(f"lit_tr does not train under {strategy}: take ddp or ModelParallelStrategy")
+    if not isinstance(source := module.source, PretrainedPolicy):
+        raise UserError(
+            "a policy that is a model in memory cannot be planned: give policy as a path or PretrainedPolicy"
+        )
+    alpha = _alpha(callbacks)
     return Run(
-        module.source,
-        module.reference,
+        source,
+        _references(module, source, log_initial, alpha not in (None, 1.0)),
         module.optimizer,
-        log_initial,
+        alpha,
         precision=SHORT.get(precision, precision),
         devices=devices or own * trainer.num_nodes,
         sharded="ModelParallelStrategy" in strategy,
         accumulate=trainer.accumulate_grad_batches,
         cpu=trainer.accelerator == "cpu",
     )
+
+
+def _alpha(callbacks: Iterable[Any]) -> float | None:
+    """Return an alpha that stands for those of the callbacks that move the reference: 1 where all updates are hard."""
+    updates = [one for one in callbacks if getattr(one, "reference", None) == "reference"]
+    return (1.0 if all(one.hard for one in updates) else 0.5) if updates else None
+
+
+def _references(
+    module: PreferenceModule, source: PretrainedPolicy, log_initial: bool | None, soft: bool
+) -> dict[str, tuple[Reference | None, Reference | None]]:
+    if module.reference is None:
+        return {f"no reference: {type(module.loss).__name__} needs none": (None, module.initial)}
+    found = {f"configured: {type(module.reference).__name__}": module}
+    for name, reference in alternatives(source, soft).items():
+        found[name] = PreferenceModule(source, reference, module.loss, log_initial=log_initial)
+    return {name: (one.reference, one.initial) for name, one in found.items()}
 
 
 def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, console: Console) -> None:
@@ -87,13 +128,13 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
         full = data.max_tokens and packed
         examples = longest.pack(data.max_tokens or 0, collator) if full else longest.examples(max(size, 1))
         steps[packed] = plan.step(collator(examples))
-    kinds = {f"configured: {type(run.reference).__name__}": run.reference, **run.kinds()}
-    held = {name: plan.between_steps(reference) for name, reference in kinds.items()}
-    loading = {name: plan.while_loading(reference) if run.sharded else 0 for name, reference in kinds.items()}
+    held = {name: plan.between_steps(*both) for name, both in run.references.items()}
+    loading = {name: plan.while_loading(*both) if run.sharded else 0 for name, both in run.references.items()}
     if run.sharded:
         most = next(iter(loading.values()))
         line(
-            f"while loading, before all weights are parted: {_size(most)} on each device, with the configured reference"
+            f"while loading, before all weights are sharded: {_size(most)} on each device, with the configured "
+            "reference"
         )
     for packed, step in steps.items():
         peaks = {name: plan.at_peak(memory, step) for name, memory in held.items()}
@@ -119,10 +160,10 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
 
 def _table(peaks: dict[str, Memory], loading: dict[str, int], title: str, memory: int | None) -> Table:
     names = [field.name for field in fields(Memory) if any(getattr(peak, field.name) for peak in peaks.values())]
-    table = Table("reference", *names, "peak", *(["fits"] if memory else []), title=title, title_justify="left")
-    for name, peak in peaks.items():
-        fits = ["yes" if max(peak.total, loading[name]) <= memory else "no"] if memory else []
-        table.add_row(name, *(_size(getattr(peak, part)) for part in names), _size(peak.total), *fits)
+    table = Table("kind", *names, "peak", *(["fits"] if memory else []), title=title, title_justify="left")
+    for kind, peak in peaks.items():
+        fits = ["yes" if max(peak.total, loading[kind]) <= memory else "no"] if memory else []
+        table.add_row(kind, *(_size(getattr(peak, name)) for name in names), _size(peak.total), *fits)
     return table
 
 
@@ -144,16 +185,17 @@ def _time(plan: Plan, run: Run, data: PreferenceDataModule, trainer: Any, asked:
     if not asked.flops:
         return
     step = plan.step(collator(lengths.examples(size)), fused=False)
-    flops = float(step.flops + step.forward) * run.accumulate  # one more forward pass is the reference's
-    if not isinstance(run.reference, WindowReference) and run.log_initial is not False and run.reference.moves:
+    reference, initial = next(iter(run.references.values()))
+    flops = float(step.flops + (step.forward if reference else 0)) * run.accumulate
+    if initial:
         flops += step.forward / (trainer.log_every_n_steps or 50)
     hours = steps * flops / asked.flops / 3600
     line(f"{flops:.3g} FLOPs a step on each device; at {asked.flops:.3g} FLOP/s: {hours:.3g} hours of training")
 
 
 def _is_local(source: Any) -> bool:
-    if parts := getattr(source, "sources", None):
-        return all(map(_is_local, parts))
+    if mixed := getattr(source, "sources", None):
+        return all(map(_is_local, mixed))
     return not hasattr(source, "path") or Path(source.path).exists()
 
 

@@ -1,9 +1,29 @@
 """How one language model follows another: what a reference is, and its kinds."""
 
+from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.adapter import AdapterReference
 from lit_tr.reference.base import Reference
 from lit_tr.reference.copied import CopyReference
 from lit_tr.reference.frozen import FrozenReference
 from lit_tr.reference.window import WindowReference
 
-__all__ = ["AdapterReference", "CopyReference", "FrozenReference", "Reference", "WindowReference"]
+__all__ = ["AdapterReference", "CopyReference", "FrozenReference", "Reference", "WindowReference", "alternatives"]
+
+
+def alternatives(source: PretrainedPolicy, soft: bool) -> dict[str, Reference]:
+    """Return references of all kinds that go with a policy, by what tells them apart.
+
+    Args:
+        source: where the policy comes from.
+        soft: they are moved by soft updates.
+    """
+    if source.lora or source.adapter:
+        return {"Frozen": FrozenReference(), "Adapter": AdapterReference()}
+    kinds: dict[str, Reference] = {"Frozen": FrozenReference(), "Copy": CopyReference()}
+    if source.dtype != "bfloat16":
+        kinds["Copy in bfloat16"] = CopyReference(dtype="bfloat16")
+    elif soft:
+        kinds |= {"Copy, master weights": CopyReference("master"), "Copy, plain average": CopyReference("plain")}
+    if soft:
+        return kinds
+    return kinds | {"Copy in nf4": CopyReference(dtype="nf4"), "Window": WindowReference()}

@@ -28,9 +28,10 @@ PUBLISHED = {
 }
 
 
-def plan_of(path, reference=None, **options):
-    run = {name: options.pop(name) for name in ("precision", "devices", "sharded", "optimizer") if name in options}
-    return Plan(Run(PretrainedPolicy(path, **options), reference or CopyReference(), **run))
+def plan_of(path, **options):
+    names = ("alpha", "precision", "devices", "sharded", "optimizer", "cpu")
+    run = {name: options.pop(name) for name in names if name in options}
+    return Plan(Run(PretrainedPolicy(path, **options), **run))
 
 
 @pytest.fixture
@@ -51,56 +52,41 @@ def test_weights_of_published_models(name, tmp_path):
 
 def test_four_bits_of_llama_8b(tmp_path):
     PUBLISHED["Llama 3 8B"][0].save_pretrained(tmp_path)
-    plan = plan_of(str(tmp_path), AdapterReference(), dtype="bfloat16", quantize="nf4", lora=LoRA(r=16))
+    plan = plan_of(str(tmp_path), dtype="bfloat16", quantize="nf4", lora=LoRA(r=16))
     ends = 2 * 128256 * 4096  # embeddings and output head
     linear = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
     lora = 32 * 16 * (2 * 2 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 14336))
-    held = plan.between_steps(AdapterReference())
+    held = plan.between_steps(AdapterReference(), FrozenReference())
     assert held.weights == pytest.approx(2 * ends + linear * (0.5 + 1 / 64 + 4 / 64 / 256), rel=1e-3)
     assert held.adapters == 4 * lora  # in float32, as PEFT trains them
     assert held.optimizer == 8 * lora
     assert held.reference == 8 * lora  # of twice the rank
-    shared = plan_of(
-        str(tmp_path), AdapterReference(), dtype="bfloat16", quantize="nf4", lora=LoRA(r=16), devices=4, sharded=True
+    assert held.initial == 0  # the new adapter switched off
+    sharded = plan_of(
+        str(tmp_path), dtype="bfloat16", quantize="nf4", lora=LoRA(r=16), devices=4, sharded=True
     ).between_steps(AdapterReference())
-    scales = linear * (1 / 64 + 4 / 64 / 256)  # of 64 weights, and theirs: whole on each device
-    assert shared.weights == pytest.approx((held.weights - scales) / 4 + scales, rel=1e-3)
-
-
-def test_references_of_a_full_model(bare):
-    plan = plan_of(bare)
-    size = plan.weights
-    assert plan.trained == pytest.approx(size, rel=1e-2)
-    assert plan.held_by(FrozenReference()) == size
-    assert plan.held_by(CopyReference()) == size
-    assert plan.held_by(CopyReference(sums="plain", dtype="bfloat16")) == pytest.approx(size / 2, rel=1e-2)
-    assert plan.held_by(CopyReference(dtype="bfloat16")) == pytest.approx(size, rel=1e-2)  # with the lower halves
-    assert plan.held_by(CopyReference(device="cpu")) == 0
-    assert plan.held_by(WindowReference()) == 0
-    held = plan.between_steps(CopyReference())
-    assert (held.initial, held.optimizer) == (size, 2 * plan.trained)
-    assert plan.between_steps(WindowReference()).initial == 0
-
-
-def test_a_frozen_reference_is_free_beside_a_new_adapter(bare):
-    assert plan_of(bare, FrozenReference(), lora=LoRA(r=4)).held_by(FrozenReference()) == 0
+    scales = linear * (1 / 64 + 4 / 64 / 256)  # of 64 weights, and theirs: not sharded
+    assert sharded.weights == pytest.approx((held.weights - scales) / 4 + scales, rel=1e-3)
 
 
 def test_weights_in_the_trainers_precision(bare):
     assert plan_of(bare, precision="bf16-true").weights == pytest.approx(plan_of(bare).weights / 2, rel=1e-2)
 
 
-def test_devices_share_or_copy(bare):
-    alone, copied, shared = (
+def test_devices_shard_or_copy(bare):
+    alone, copied, sharded = (
         plan_of(bare, devices=devices, sharded=sharded) for devices, sharded in ((1, False), (4, False), (4, True))
     )
-    one, whole, part = (plan.between_steps(CopyReference()) for plan in (alone, copied, shared))
-    assert whole == Memory(**{**vars(one), "buckets": alone.trained})
-    assert part.weights == -(-one.weights // 4)
-    assert part.optimizer == -(-one.optimizer // 4)
-    assert 0 < part.buckets < 2 * one.weights
-    assert shared.while_loading(CopyReference()) == one.weights + -(-one.weights // 4) + one.weights
-    assert shared.while_loading(WindowReference()) == one.weights
+    both = CopyReference(), FrozenReference()
+    one, copy, shard = (plan.between_steps(*both) for plan in (alone, copied, sharded))
+    assert one.initial == one.weights
+    assert copy == Memory(**{**vars(one), "buckets": alone.trained})
+    assert shard.weights == -(-one.weights // 4)
+    assert shard.optimizer == -(-one.optimizer // 4)
+    assert 0 < shard.buckets < 2 * one.weights
+    assert sharded.while_loading(*both) == one.weights + -(-one.weights // 4) + one.weights
+    assert sharded.while_loading(CopyReference()) == 2 * one.weights
+    assert sharded.while_loading(WindowReference()) == one.weights
 
 
 @pytest.mark.parametrize(
@@ -141,7 +127,7 @@ def test_checkpointing_takes_less_memory_and_more_time(bare):
 
 @pytest.mark.parametrize("options", [{}, {"lora": LoRA(r=4), "quantize": "nf4"}])
 def test_the_largest_pack_fits_and_a_larger_one_does_not(bare, options):
-    plan = plan_of(bare, FrozenReference(), **options)
+    plan = plan_of(bare, **options)
     held, lengths, collator = plan.between_steps(FrozenReference()), Lengths(20, 200), Collator()
     most = plan.largest_pack(held, lengths, collator, 50_000_000)
 
