@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
+from lit_tr.hparams import describe
 from lit_tr.lookahead import batches_of_steps, check_loader, hard_update, training_batches, validation_batches
 from lit_tr.losses import Labels, Loss, Scores
 from lit_tr.metrics import Means, preference_metrics
@@ -56,6 +57,7 @@ class PreferenceModule(LightningModule):
         log_initial: bool | None = None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(describe(self), logger=False)
         if log_initial is None:
             log_initial = not isinstance(reference, WindowReference)
         self.source, self.loss = policy, loss

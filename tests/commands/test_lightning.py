@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from lit_tr.commands import LitTRCLI, main
-from lit_tr.commands.lightning import _last_checkpoint
+from lit_tr.commands.checkpoints import whole_checkpoints
 from lit_tr.data import PreferenceDataModule
 from lit_tr.module import PreferenceModule
 from tests.runs import metrics
@@ -167,7 +167,7 @@ def test_a_folder_of_shards_that_was_cut_short_is_passed_over(tmp_path):
     written(tmp_path / "again.ckpt", {**whole, "__0_0.distcp": 300})  # killed when it was written over
     written(tmp_path / "late.ckpt", {**whole, "__0_0.distcp": 300, "__1_0.distcp": 301, ".metadata": 302})
     with pytest.warns(UserWarning, match="was cut short"):
-        assert _last_checkpoint(tmp_path) == str(tmp_path / "whole.ckpt")
+        assert [*whole_checkpoints(tmp_path)] == [tmp_path / "whole.ckpt"]
 
 
 def test_a_config_that_contradicts_the_checkpoint_is_named(config, tmp_path):
