@@ -1,6 +1,7 @@
 """`lit-tr fit`, `validate`, `test`, `predict`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,9 +29,14 @@ ON_CONFLICT = (
 class SaveConfig(SaveConfigCallback):
     """Saves the configuration in the run's folder, and in its checkpoints, to know them by."""
 
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain data."""
+        return json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the configuration into a checkpoint, as plain data."""
-        checkpoint["config"] = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
+        """Put the configuration into a checkpoint."""
+        checkpoint["config"] = self.plain
 
 
 class LitTRCLI(LightningCLI):
