@@ -45,7 +45,9 @@ def describe(module: nn.Module) -> dict[str, Any]:
     given = _arguments(module, frame.f_back if frame else None)
     described = {name: _described(name, value) for name, value in given.items()}
     kept = {name: value for name, value in described.items() if not (name in OPTIONAL and is_lost(value))}
-    return {"_class_path": _path(type(module)), **kept, "_instantiator": INSTANTIATOR}
+    found = _described("", type(module))  # a class within a function is found by none but who has it
+    named = {} if is_lost(found) else {"_class_path": found["class_path"]}
+    return {**named, **kept, "_instantiator": INSTANTIATOR}
 
 
 def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
