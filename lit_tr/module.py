@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_tr import checks, resume
 from lit_tr.data.batches import PairBatch
+from lit_tr.hparams import describe
 from lit_tr.loading import StepLoader, draw_from
 from lit_tr.losses import Loss
 from lit_tr.metrics import Means
@@ -61,6 +62,7 @@ class PreferenceModule(LightningModule):
         log_initial: bool | None = None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(describe(self), logger=False)
         checks.check_arguments(reference, loss)
         self.source, self.loss, self.reference = source_of(policy), loss, reference if loss.needs_reference else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

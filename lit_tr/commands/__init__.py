@@ -1,5 +1,6 @@
-"""`lit-tr`: its verbs."""
+"""`lit-tr`: its verbs, one a file."""
 
-from lit_tr.commands.lightning import LitTRCLI, main
+from lit_tr.commands.fit import LitTRCLI
+from lit_tr.commands.main import main
 
 __all__ = ["LitTRCLI", "main"]

@@ -1,6 +1,5 @@
 """Checkpoint -> Hugging Face folder: a full model, an adapter, or an adapter merged into its base."""
 
-import pickle
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
-import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
+from lit_tr.commands.checkpoints import read
 from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
+from lit_tr.hparams import check_kept
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.adapter import AdapterReference
@@ -28,6 +29,7 @@ def export(
     output: str | Path,
     merge: bool = False,
     which: Literal["policy", "reference"] = "policy",
+    base: str | None = None,
 ) -> Path:
     """Write the policy or the reference of a checkpoint as a folder that transformers, PEFT and vLLM load.
 
@@ -35,11 +37,13 @@ def export(
     are as precise as in the checkpoint. Model code that comes with weights is never run.
 
     Args:
-        checkpoint: file that `lit-tr fit` has written.
+        checkpoint: file that a training has written.
         output: folder to write, new or empty.
         merge: add the adapter to its base and write a full model, as precise as the base; a 4-bit base is dequantised
             first, for the adapter was trained on its rounded weights.
         which: the policy, or the reference as it was in the checkpoint.
+        base: folder or hub id of the policy that training began with; None takes the one that the checkpoint names. It
+            must be given where training began with a model in memory.
 
     Returns:
         The folder.
@@ -48,7 +52,7 @@ def export(
         UserError: the checkpoint cannot be read, or holds no such model; the folder holds something already.
     """
     folder, saved = _unused(Path(output)), _read(Path(checkpoint))
-    run = _run(checkpoint, saved["hyper_parameters"])
+    run = _run(checkpoint, saved["hyper_parameters"], base)
     _check(run, merge, which)
     tokenizer = load_tokenizer(run.policy.path)
     model, adapter = _restored(run, which, checkpoint, saved["state_dict"])
@@ -88,21 +92,24 @@ def _read(path: Path) -> dict[str, Any]:
         )
     if not path.exists():
         raise UserError(f"checkpoint {path}: there is no such file")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"checkpoint {path}: this is no checkpoint, or not a whole one ({error})") from error
-    if not isinstance(saved, dict) or not {"policy", "reference"} <= {*(saved.get("hyper_parameters") or {})}:
-        raise UserError(f"checkpoint {path}: it holds no configuration of a model; `lit-tr fit` writes those that do")
+    saved = read(path)
+    if not {"policy", "reference"} <= {*(saved.get("hyper_parameters") or {})}:
+        raise UserError(f"checkpoint {path}: it holds no hyper-parameters of a PreferenceModule")
     return saved
 
 
-def _run(path: str | Path, config: dict[str, Any]) -> _Run:
-    policy = {**config["policy"], "trust_remote_code": False}
+def _run(path: str | Path, kept: dict[str, Any], base: str | None) -> _Run:
+    policy = {"path": kept["policy"]} if isinstance(kept["policy"], str) else kept["policy"]
+    if policy is None and base is None:
+        raise UserError(
+            f"checkpoint {path}: training began with a model in memory: give base, the folder or hub id of that model"
+        )
+    policy = {**(policy or {}), **({"path": base} if base else {}), "trust_remote_code": False}
+    check_kept("reference", kept["reference"])
     try:
-        return instantiate_module(cast(Any, _Run), {"policy": policy, "reference": config["reference"]})
+        return instantiate_module(cast(Any, _Run), {"policy": policy, "reference": kept["reference"]})
     except ArgumentError as error:
-        raise UserError(f"checkpoint {path}: its configuration cannot be read ({error})") from error
+        raise UserError(f"checkpoint {path}: its hyper-parameters cannot be read ({error})") from error
 
 
 def _check(run: _Run, merge: bool, which: str) -> None:
@@ -161,3 +168,14 @@ def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
             partial.replace(folder)
     except OSError as error:
         raise UserError(f"output {folder}: it cannot be written ({error})") from error
+
+
+def run(args: list[str]) -> None:
+    """Export as the options say."""
+    parser = ArgumentParser(
+        exit_on_error=False, prog="lit-tr export", description=(export.__doc__ or "").partition("\n")[0]
+    )
+    parser.add_function_arguments(export, as_group=False, skip={"merge"})
+    parser.add_argument("--merge", action="store_true", help="add the adapter to its base and write a full model")
+    folder = export(**parser.parse_args(args))
+    print(f"The model is in {folder}")

@@ -1,0 +1,156 @@
+"""`lit-tr fit`, `validate`, `test`, `predict`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+from lit_tr.commands.interrupt import GracefulInterrupt
+from lit_tr.commands.mistakes import say, unwritable
+from lit_tr.commands.resume import ConfiguredOptimizer, resumed
+from lit_tr.data.datamodule import PreferenceDataModule
+from lit_tr.errors import UserError
+from lit_tr.hparams import INSTANTIATOR, arguments
+from lit_tr.module import PreferenceModule
+from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.updates import ReferenceUpdate
+
+ON_CONFLICT = (
+    "what to do where the configuration differs from the checkpoint of --ckpt_path: `error` ends the run with a list, "
+    "`config` goes on as the configuration says, `checkpoint` as the checkpoint does"
+)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration in the run's folder, and in its checkpoints, to know them by."""
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain data."""
+        return json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the configuration into a checkpoint."""
+        checkpoint["config"] = self.plain
+
+
+class LitTRCLI(LightningCLI):
+    """LightningCLI with the links, the reference update and the resume of lit_tr.
+
+    The model is a PreferenceModule, or a subclass of it that `--model` or `model.class_path` names.
+    """
+
+    def __init__(self, *classes: Any, **options: Any) -> None:
+        defaults = {
+            "auto_configure_optimizers": False,
+            "save_config_callback": SaveConfig,
+            "save_config_kwargs": {"overwrite": True},
+        }
+        self._follow_config = False
+        super().__init__(
+            *(classes or (PreferenceModule, PreferenceDataModule)),
+            **{**defaults, **options, "subclass_mode_model": True},
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser that raises what it cannot read; `lit-tr` prints that in one message."""
+        return super().init_parser(**{"exit_on_error": False, **kwargs})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `update`, the callback that moves the reference, and name the model only once."""
+        parser.add_lightning_class_args(ReferenceUpdate, "update", subclass_mode=True, required=False)
+        parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
+        parser.link_arguments("model", "data.mismatched", compute_fn=_needs_mismatched, apply_on="instantiate")
+        parser.add_argument(
+            "--on_conflict", type=Literal["error", "config", "checkpoint"], default="error", help=ON_CONFLICT
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Find and check the checkpoint; what it says is taken where the user says so, and where both agree."""
+        verb = self.config.get("subcommand")
+        config = self.config[verb] if verb else self.config
+        choice = config.pop("on_conflict")  # it is of this start alone, and in no saved configuration
+        if verb:
+            self.config[verb], self._follow_config = resumed(self._parser(verb), config, verb, choice)
+
+    def after_instantiate_classes(self) -> None:
+        """Keep the model's configuration in its checkpoints, so that `load_from_checkpoint` can build it again."""
+        self._dump_config()
+        kept = arguments(self.config_dump["model"])
+        self.model.save_hyperparameters({**kept, "_instantiator": INSTANTIATOR}, logger=False)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict; each rank leaves a line for each of its batches in `predictions.RANK.jsonl` in the run's folder."""
+        batches: Any = self.trainer.predict(**kwargs) or []
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        path = folder / f"predictions.{self.trainer.global_rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            file.writelines(
+                json.dumps({name: value.tolist() for name, value in batch.items()}) + "\n" for batch in batches
+            )
+        print(f"Predictions are in {path}")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "fit" and not self.config[subcommand].ckpt_path:
+            source = _tokenizer(self.model)
+            say(f"no --ckpt_path is given: {subcommand} evaluates the policy of {source} as it is, untrained")
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if text := unwritable(error, self.trainer.default_root_dir):
+                raise UserError(text) from error
+            raise
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config["logger"] in (None, True):  # Lightning's own choice depends on what else is installed
+            config["logger"] = CSVLogger(config["default_root_dir"] or ".", name="lightning_logs")
+        given = [callback for callback in callbacks if callback is not None]  # `update: null` is no callback
+        if config["enable_checkpointing"] is not False and not _has_checkpoint(config["callbacks"]):
+            given.append(ModelCheckpoint(save_last=True, save_on_exception=True))
+        if self._follow_config:
+            given.append(ConfiguredOptimizer())
+        return super()._instantiate_trainer(config, [*given, GracefulInterrupt()])
+
+
+class DataCLI(LitTRCLI):
+    """Takes what `fit` takes, and makes neither a trainer nor weights."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of `fit`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
+
+    def instantiate_classes(self) -> None:
+        """Make the module and the data module."""
+        made = self.parser.instantiate(Namespace(model=self.config.model, data=self.config.data))
+        self.model, self.datamodule, self.trainer = made.model, made.data, cast(Any, None)
+
+
+def run(verb: str, args: list[str]) -> None:
+    """Run a verb of LightningCLI."""
+    LitTRCLI(args=[verb, *args], parser_kwargs={"prog": "lit-tr"})
+
+
+def configured(args: list[str]) -> DataCLI:
+    """Return the module and the data module that `fit` would take, by its options."""
+    return DataCLI(run=False, save_config_callback=None, args=args)
+
+
+def _has_checkpoint(callbacks: Any) -> bool:
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(callback, Checkpoint) for callback in listed)
+
+
+def _tokenizer(model: PreferenceModule) -> str:
+    return cast(PretrainedPolicy, model.source).path
+
+
+def _needs_mismatched(model: PreferenceModule) -> bool:
+    return model.loss.mismatched

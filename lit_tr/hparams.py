@@ -1,0 +1,193 @@
+"""What a module was made with, as plain data: a checkpoint holds it, and the module is made from it again.
+
+References, losses and what else is given to a module keep their arguments under attributes of the same names; so a
+checkpoint can say them, however the module was made.
+"""
+
+import inspect
+import numbers
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch.core import saving
+from torch import nn
+
+from lit_tr.errors import UserError
+
+INSTANTIATOR = "lit_tr.hparams.instantiate"
+saving._ALLOWED_INSTANTIATORS.add(INSTANTIATOR)  # where Lightning says that such a function is to be named
+LOST = "_lost"
+"""Key of the reason why the plain data of an argument does not say all of it."""
+OPTIONAL = ("optimizer", "lr_scheduler")
+"""Arguments that are for training alone: without them a checkpoint still holds a model."""
+STATEFUL = ("reference", "loss")
+"""Arguments that may be torch modules and are made again by their class; any other one is a model in memory."""
+
+
+class _NotPlain(Exception):
+    pass
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """Return the arguments that a module was made with, as plain data; to be called in its `__init__`.
+
+    Arguments of subclasses are among them. An optimizer or a schedule that cannot be written down, a lambda say, is
+    left out, and a policy in memory is None.
+    """
+    frame = inspect.currentframe()
+    given = _arguments(module, frame.f_back if frame else None)
+    described = {name: _described(name, value) for name, value in given.items()}
+    kept = {name: value for name, value in described.items() if not (name in OPTIONAL and is_lost(value))}
+    found = _described("", type(module))  # a class within a function is found by none but who has it
+    named = {} if is_lost(found) else {"_class_path": found["class_path"]}
+    return {**named, **kept, "_instantiator": INSTANTIATOR}
+
+
+def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration of a module, `class_path` and `init_args`, as a checkpoint holds it."""
+    return {"_class_path": model["class_path"], **(model.get("init_args") or {}), **(model.get("dict_kwargs") or {})}
+
+
+def instantiate(module_class: type, given: dict[str, Any]) -> Any:
+    """Make a module from what a checkpoint holds; `load_from_checkpoint` calls it.
+
+    Args:
+        module_class: the class.
+        given: plain data as `describe` returns it, and objects that take the place of some of it.
+
+    Raises:
+        UserError: the data does not say an argument that the class needs.
+    """
+    names = parameters(module_class)
+    wanted = {name: value for name, value in given.items() if name in names}
+    objects = {name: value for name, value in wanted.items() if not _is_plain(value)}
+    plain = {name: value for name, value in wanted.items() if name not in objects}
+    for name, value in plain.items():
+        check_kept(name, value)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(module_class, "module", fail_untyped=False, skip={*objects}, instantiate=False)
+    try:
+        made = parser.instantiate(parser.parse_object({"module": plain})).module
+    except ArgumentError as error:
+        raise UserError(f"the checkpoint's hyper-parameters cannot be read ({error})") from error
+    return module_class(**objects, **vars(made))
+
+
+def check_kept(name: str, value: Any) -> None:
+    """Check that plain data says all of an argument.
+
+    Raises:
+        UserError: it does not.
+    """
+    if name == "policy" and value is None:
+        raise UserError(
+            "the checkpoint names no policy, for it was a model in memory: give it to load_from_checkpoint(..., "
+            "policy=model), or its path to `lit-tr export --base`"
+        )
+    if is_lost(value):
+        raise UserError(
+            f"the checkpoint does not say its {name}: {value[LOST]}; give {name}=... to load_from_checkpoint"
+        )
+
+
+def parameters(made: type) -> dict[str, inspect.Parameter]:
+    """Return the named parameters of a class, with those of its bases where it passes `**kwargs` on."""
+    found: dict[str, inspect.Parameter] = {}
+    for one in (base for base in made.__mro__ if "__init__" in vars(base)):
+        own = [*inspect.signature(vars(one)["__init__"]).parameters.values()][1:]
+        named = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        found = {**named, **found}
+        if not any(p.kind == p.VAR_KEYWORD for p in own):
+            break
+    return found
+
+
+def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
+    """Return what the `__init__` of a module and of its subclasses were given, by name."""
+    given: dict[str, Any] = {}
+    while frame is not None and frame.f_code.co_name == "__init__":
+        info = inspect.getargvalues(frame)
+        if not info.args or info.locals[info.args[0]] is not module:
+            break
+        given |= {name: info.locals[name] for name in info.args[1:]}
+        given |= info.locals[info.keywords] if info.keywords else {}
+        frame = frame.f_back
+    return given
+
+
+def _described(name: str, value: Any) -> Any:
+    if isinstance(value, nn.Module) and name not in STATEFUL:
+        return None if name == "policy" else {LOST: "it was a model in memory"}
+    try:
+        return _object(value) if isinstance(value, nn.Module) else _plain(value)
+    except _NotPlain as error:
+        return {LOST: str(error)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as jsonargparse reads it from YAML."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind, plain in ((Enum, lambda one: one.name), (str, str), (Path, str)):
+        if isinstance(value, kind):
+            return plain(value)
+    if isinstance(value, numbers.Real):  # a NumPy number too, which a checkpoint cannot hold
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _callable(value) if callable(value) and _names_code(value) else _object(value)
+
+
+def _names_code(value: Any) -> bool:
+    return isinstance(value, type | partial) or inspect.isroutine(value)
+
+
+def _callable(value: Any) -> Any:
+    """Return a class, a function, or a `functools.partial` of one with keywords alone."""
+    if isinstance(value, partial):
+        if value.args:
+            raise _NotPlain("a functools.partial with positional arguments cannot be written down")
+        return {"class_path": _path(value.func), "init_args": _plain(value.keywords)}
+    return {"class_path": _path(value)} if isinstance(value, type) else _path(value)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return an object by its class and arguments; one of a dataclass with no other base by its fields."""
+    made = type(value)
+    if is_dataclass(made) and all(is_dataclass(base) for base in made.__mro__[:-1]):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(made) if one.init}
+    init_args = {}
+    for name in parameters(made):
+        if not hasattr(value, name) or isinstance(getattr(value, name), nn.Module):
+            raise _NotPlain(f"{made.__name__} does not keep its argument {name} as self.{name}")
+        init_args[name] = _plain(getattr(value, name))
+    return {"class_path": _path(made), "init_args": init_args}
+
+
+def _path(value: Any) -> str:
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "<")
+    if not module or "<" in name or inspect.ismethod(value):
+        raise _NotPlain(f"{value} is not found by an import")
+    return f"{module}.{name}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def is_lost(value: Any) -> bool:
+    """Whether plain data does not say all of an argument."""
+    return isinstance(value, Mapping) and LOST in value

@@ -1,0 +1,56 @@
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from lit_tr.commands import main
+from lit_tr.commands.main import VERBS
+from tests.runs import fails
+
+SEVEN = ["fit", "validate", "test", "predict", "data", "plan", "export"]
+
+
+def test_help_lists_all_verbs_with_a_line_each(capsys):
+    main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [*VERBS] == SEVEN
+    for verb in SEVEN:
+        (line,) = (line for line in lines if line.split()[:1] == [verb])
+        assert 20 < len(line) <= 100
+
+
+def test_no_verb_prints_the_table_too_and_is_a_mistake(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "export" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", SEVEN)
+def test_each_verb_lists_its_options(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, *(["inspect"] if verb == "data" else []), "--help"])
+    shown = capsys.readouterr().out
+    assert "usage: lit-tr" in shown
+    assert f"{verb} " in shown
+    if verb in SEVEN[:4]:
+        assert "--on_conflict {error,config,checkpoint}" in shown
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"lit-tr {version('lit-tr')}\n"
+
+
+def test_an_unknown_verb_is_told_those_that_there_are(capsys):
+    error = fails(capsys, "train", "--config=x.yaml")
+    assert error == f"lit-tr: there is no verb 'train': take one of {', '.join(SEVEN)}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [["--help"], ["no_verb"]])
+def test_python_runs_the_package_as_the_script(args):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "lit_tr", *args], capture_output=True, text=True, env=environment)
+    assert (done.returncode, "validate" in done.stdout + done.stderr) == (2 if args == ["no_verb"] else 0, True)

@@ -1,0 +1,159 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_tr.commands import main
+from lit_tr.commands.checkpoints import whole_checkpoints
+from lit_tr.commands.mistakes import message, unwritable
+from lit_tr.errors import UserError
+from tests.runs import fails, losses
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.train.class_path=lit_tr.data.Rows", "--data.train.path=none.jsonl"], "none.jsonl: no such file"),
+        (["--model.policy.path=nobody/nothing"], "nobody/nothing: no"),
+        (["--model.reference=lit_tr.reference.AdapterReference"], "AdapterReference needs a policy with an adapter"),
+        (
+            ["--model.reference=lit_tr.reference.WindowReference"],
+            "one HardReferenceUpdate, not with SoftReferenceUpdate",
+        ),
+        (
+            ["--model.reference=WindowReference", "--update=null"],
+            "not with no update of the reference",
+        ),
+        (["--update.alpha=1.5"], "alpha must be in (0, 1]"),
+        (["--update.every_n_steps=0"], "every_n_steps must be at least 1"),
+        (["--model.loss.beta=-1"], "beta must be above 0"),
+        (["--data.format=lit_tr.data.formats.nothing"], "data.format"),
+        (["--model.loss=nothing"], "model.loss"),
+        (["--data.on_bad_row=maybe"], "on_bad_row"),
+        (["--data.max_length=8"], "leaves no room for a prompt"),
+        (["--ckpt_path=last"], "there is no whole checkpoint of this experiment below"),
+        (["--ckpt_path=none.ckpt"], "none.ckpt"),
+        (["--ckpt_path=README.md"], "README.md is no checkpoint"),
+        (["--trainer.val_check_interval=1000"], "val_check_interval"),
+        (["--trainer.strategy=nothing"], "strategy"),
+        (["--model.optimizer.lr=-1"], "learning rate"),
+        (["--model.policy.lora.r=0", "--model.reference=lit_tr.reference.AdapterReference"], "r must be at least 1"),
+        (["--data.mismatched=true"], "mismatched"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_no_traceback(config, capsys, options, message):
+    error = fails(capsys, "fit", f"--config={config}", *options)
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_row_is_named_on_the_command_line(config, capsys, write_rows):
+    path = write_rows(
+        [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "b"}]
+    )
+    error = fails(capsys, "fit", f"--config={config}", "--data.train=lit_tr.data.Rows", f"--data.train.path={path}")
+    assert f"{path}, row 1: chosen and rejected are equal" in error
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk of its own; a function sets its size."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield path, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def each_step(config, root):
+    """Options of a run that saves at each step and keeps all."""
+    saved = {"every_n_train_steps": 1, "save_top_k": -1, "save_on_exception": True}
+    callbacks = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saved}]
+    overlay = Path(config).parent / "saved.yaml"
+    trainer = {"default_root_dir": str(root), "callbacks": callbacks, "limit_val_batches": 0}
+    overlay.write_text(yaml.dump({"trainer": trainer}))
+    return [f"--config={config}", f"--config={overlay}"]
+
+
+def step(path):
+    return int(path.stem.rpartition("=")[2])
+
+
+def test_a_full_disk_is_one_message_and_the_run_goes_on_from_its_last_whole_checkpoint(config, disk, capsys):
+    root, remount = disk
+    options = [*each_step(config, root), "--trainer.max_steps=8"]
+    error = fails(capsys, "fit", *options)
+    assert f"lit-tr: {root}" in error
+    assert "No space left on device; make room" in error
+    assert "Traceback" not in error
+    with pytest.warns(UserWarning, match="was cut short"):  # what the full disk has left
+        steps = max(step(path) for path in whole_checkpoints(root))
+    assert 0 < steps < 8
+    remount("size=64m")
+    with pytest.warns(UserWarning, match="was cut short"):
+        main(["fit", *options, "--ckpt_path=last"])
+    assert max(map(step, root.rglob("*.ckpt"))) == 8
+    assert len(losses(root, 1)) == 8 - steps
+
+
+def test_a_folder_that_cannot_be_written_is_named(config, disk, capsys):
+    root, remount = disk
+    remount("ro")
+    error = fails(capsys, "fit", *each_step(config, root))
+    assert error.startswith(f"lit-tr: {root}/lightning_logs")
+    assert "Read-only file system" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_may_not_get_so_large(config, tmp_path):
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); import runpy; "
+    command = [sys.executable, "-c", f"{limited}runpy.run_module('lit_tr', run_name='__main__')", "fit"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, f"--config={config}"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert f"lit-tr: {tmp_path / 'run'}: File too large; make room" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "a", None, "b"), "b: Disk quota exceeded; make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; make room"),
+        (UserError("mistaken"), "mistaken"),
+        (ValueError("odd"), "odd (for the place in the code, set LIT_TR_TRACEBACK=1)"),
+        (RuntimeError("bug"), None),
+        (OSError(errno.ENOSPC, "No space left on device"), None),  # of which the run's folder is said elsewhere
+        (FileNotFoundError(errno.ENOENT, "No such file", "a"), None),
+    ],
+)
+def test_what_is_said_of_an_error(error, said):
+    text = message(error)
+    assert text == said or text.startswith(said)
+
+
+def test_what_an_error_comes_from_is_said():
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = UserError("mistaken")
+    assert message(wrapped) == "mistaken"
+    assert unwritable(OSError(errno.ENOSPC, "full"), "folder").startswith("folder: full; make room")
+    assert unwritable(OSError(errno.EIO, "broken"), "folder") is None
+
+
+def test_an_option_that_cannot_be_read_is_named_without_the_usage(config, capsys):
+    options = {
+        "--model.loss.bta=1": "--model.loss:\n  Problem with given class_path 'lit_tr.losses.DPO':\n  Option 'bta' is",
+        "--trainer.max_steps=x": "--trainer.max_steps:\n  Expected a <class 'int'>. Got value: x\n",
+        "--nothing=1": "unrecognized arguments: --nothing=1\n",
+    }
+    for option, said in options.items():
+        error = fails(capsys, "fit", f"--config={config}", option)
+        assert error.startswith(f"lit-tr: {said}")
+        assert "usage" not in error

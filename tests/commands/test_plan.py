@@ -1,0 +1,34 @@
+from pathlib import Path
+
+from lit_tr.commands import main
+from tests.runs import fails
+
+
+def test_a_run_is_planned_without_weights(config, tmp_path, capsys, llama_dir, tokenizer, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    bare = tmp_path / "bare"
+    tokenizer.save_pretrained(bare)
+    (bare / "config.json").write_bytes((Path(llama_dir) / "config.json").read_bytes())
+    options = ["--model.policy.path", str(bare), "--data.max_length", "32", "--memory", "5MB", "--flops", "1e9"]
+    main(["plan", "--config", config, *options])
+    said = capsys.readouterr().out
+    assert "configured: CopyReference" in said
+    assert "padded rows of 4 examples" in said
+    assert "16 examples" in said
+    assert "4 steps" in said
+    assert "hours of training" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
+    assert "does not train under fsdp" in fails(capsys, "plan", "--config", config, "--trainer.strategy=fsdp")
+
+
+def test_plan_of_shards_counts_what_loading_takes(config, capsys):
+    strategy = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
+    main(["plan", "--config", config, strategy, "--devices=4", "--memory=1GB"])
+    assert "while loading, before all weights are parted: 0.46 MB on each device" in capsys.readouterr().out
+
+
+def test_plan_refuses_what_is_no_size(config, capsys):
+    assert "write 80GiB, say" in fails(capsys, "plan", "--config", config, "--memory", "much")
