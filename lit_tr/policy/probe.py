@@ -52,7 +52,7 @@ def why_not_packed(model: Any, longest: int | None = None) -> str | None:
         longest: most tokens of a prompt with a response in the data, where that is known: a window that is longer never
             acts, and is not tried.
     """
-    device = causal_model(model).device
+    device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), scoring(model):
         torch.manual_seed(0)  # a model that draws numbers draws the same on all ranks
         reason = _attempt(_objection, model, longest)
