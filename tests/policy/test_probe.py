@@ -2,21 +2,22 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from lit_tr.data.batches import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy import PretrainedPolicy
-from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.policy.logprobs import accepted, response_log_probs
 from lit_tr.policy.probe import _depends, why_not_packed
-from tests.policy.causal_types import NOT_BUILT, TYPES, VOCABULARY, tiny_model
-from tests.policy.packing_table import PAGE, row, row_of_not_built
+from tests.policy.causal_types import AT_RANDOM, NOT_BUILT, TYPES, VOCABULARY, tiny_model
+from tests.policy.packing_table import NOT_TRIED, PAGE, row, row_of_not_tried
 
-PADDED_ROWS_ARE_NOT_ITS_ROWS = {
-    "cpmant": "takes no attention mask, and pads on the left",
-    "reformer": "hashes at random: one row has other log-probs each time",
-}
+PADS_ON_THE_LEFT = "cpmant"  # and takes no attention mask
+NOT_IN_BFLOAT16 = ("xlnet", "xlstm")  # their own code mixes it with float32
+SEES_ITS_LENGTH = {"prophetnet": 0.05}
+"""Types whose first tokens' log-probs change with the length of the row, and by how much, in nats."""
 
 
 def some_pairs(seed=1):
@@ -40,36 +41,49 @@ def one_by_one(model, pairs):
     sums = []
     for prompt, response in [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
+            ids = torch.tensor([prompt + response])
+            logits = model(input_ids=ids, **accepted(model, use_cache=False)).logits[0].double().log_softmax(-1)
         sums.append(sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(response)))
     return torch.stack(sums).float()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind not in NOT_BUILT])
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind not in NOT_TRIED])
 def test_a_type_is_packed_or_padded_to_the_numbers_of_its_rows_one_by_one(kind):
     pairs, exact = some_pairs(), None
     for dtype in (torch.float32, torch.bfloat16):
         model = tiny_model(kind, dtype)
+        if kind in NOT_IN_BFLOAT16 and dtype == torch.bfloat16:
+            assert "padded rows: the model does not take them" in why_not_packed(model)
+            continue
         reason = why_not_packed(model)
         assert row(kind, reason) in PAGE.read_text()
-        if kind in PADDED_ROWS_ARE_NOT_ITS_ROWS:
-            assert "padded rows diverge" in reason
+        if kind == PADS_ON_THE_LEFT:
+            assert "padded rows: diverge from rows one by one" in reason
             continue
         ours, own = laid_out(model, pairs, reason), one_by_one(model, pairs)
+        slack = SEES_ITS_LENGTH.get(kind, 1e-3)
         if exact is None:
             exact = own
-            torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(ours, own, rtol=1e-4, atol=slack)
         else:  # both have the round-off that float32 shows
-            assert (ours - own).abs().max() <= 2 * (own - exact).abs().max() + 1e-3
+            assert (ours - own).abs().max() <= 2 * (own - exact).abs().max() + slack
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", NOT_BUILT)
 def test_types_that_are_not_built_are_so_listed(kind):
-    assert row_of_not_built(kind) in PAGE.read_text()
-    with pytest.raises((ImportError, AttributeError, KeyError, ValueError, RuntimeError)):
+    assert row_of_not_tried(kind) in PAGE.read_text()
+    with pytest.raises((ImportError, AttributeError, ValueError, RuntimeError, StrictDataclassError)):
         one_by_one(tiny_model(kind), some_pairs())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", AT_RANDOM)
+def test_types_that_score_at_random_are_so_listed(kind):
+    assert row_of_not_tried(kind) in PAGE.read_text()
+    model = tiny_model(kind)
+    assert not torch.equal(one_by_one(model, some_pairs()), one_by_one(model, some_pairs()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
