@@ -153,7 +153,7 @@ class ReferenceUpdate(Callback, ABC):
         for pattern in self.layers:
             if not any(re.search(pattern, name) for name in moved):
                 raise UserError(
-                    f"{type(self).__name__}: layers {pattern!r} is found in the name of no parameter of {self.policy!r} "
+                    f"{type(self).__name__}: layers {pattern!r} is found in no name of a parameter of {self.policy!r} "
                     f"that the reference follows, such as {', '.join(moved[:1])}"
                 )
 
