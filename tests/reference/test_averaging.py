@@ -4,9 +4,10 @@ from bitsandbytes.nn import Linear4bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lit_tr.errors import UserError
-from lit_tr.reference.averaging import blend, blend_tensors, check_models, distance
+from lit_tr.reference.averaging import blend, blend_tensors, check_models, checksum, distance
 from lit_tr.reference.precision import LowOrderBits, MasterWeights, PlainAverage
 
 
@@ -214,3 +215,19 @@ def test_a_wrong_pair_changes_nothing():
     with pytest.raises(UserError):
         blend_tensors({"a": torch.ones(2), "b": torch.ones(2)}, reference, 0.5)
     assert reference["a"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("make", [PlainAverage, LowOrderBits, MasterWeights])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_a_reference_on_another_device_stays_there(make, alpha):
+    """On tensors without values, which refuse to be computed with across devices as a GPU's do."""
+    with FakeTensorMode():
+        policy = {"w": torch.ones(3, 4, device="cuda")}
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            torch.ones(3, 4).lerp_(policy["w"], 0.5)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            reference, average = {"w": torch.ones(3, 4, dtype=dtype)}, make()
+            for goal in (policy["w"], policy["w"].to(dtype)):
+                blend_tensors({"w": goal}, reference, alpha, average)
+            assert {one.device.type for one in (reference["w"], *vars(average.kept).values())} == {"cpu"}
+            assert torch.stack([checksum(one.values()).to("cuda") for one in (policy, reference)]).device.type == "cuda"
