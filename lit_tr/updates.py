@@ -145,7 +145,7 @@ class ReferenceUpdate(Callback, ABC):
         Raises:
             UserError: one of them is not there, the reference cannot follow the policy, or `layers` names no parameter.
         """
-        policy, reference = self._attribute(pl_module, "policy"), self._attribute(pl_module, "reference")
+        policy, reference = self._modules(pl_module)
         self._check(reference, pl_module)
         if of_module := isinstance(reference, nn.Module):
             check_models(policy, reference)
@@ -153,8 +153,13 @@ class ReferenceUpdate(Callback, ABC):
         for pattern in self.layers:
             if not any(re.search(pattern, name) for name in moved):
                 raise UserError(
+<<<<<<< HEAD
                     f"{type(self).__name__}: layers {pattern!r} is in the name of no parameter of {self.policy!r} that "
                     f"the reference follows, such as {', '.join(moved[:1])}"
+=======
+                    f"{type(self).__name__}: layers {pattern!r} is found in no name of a parameter of {self.policy!r} "
+                    f"that the reference follows, such as {', '.join(moved[:1])}"
+>>>>>>> updates
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -195,18 +200,15 @@ class ReferenceUpdate(Callback, ABC):
         self._measured_at = state_dict["measured_at"]
         self._averaged.kept = SimpleNamespace(**state_dict["averaged"])
 
-    def _modules(self, pl_module: LightningModule) -> tuple[Any, Any]:
-        policy, reference = self._attribute(pl_module, "policy"), self._attribute(pl_module, "reference")
-        if isinstance(reference, nn.Module):
-            reference = ModuleReference(reference, None if self.hard else self._averaged, self.buffers)
-        return policy, reference
-
-    def _attribute(self, pl_module: LightningModule, role: str) -> Any:
-        path, kind = getattr(self, role), type(pl_module).__name__
-        try:
-            return attrgetter(path)(pl_module)
-        except AttributeError as error:
-            raise UserError(f"{type(self).__name__}: {role}={path!r}, but {kind} has no such attribute") from error
+    def _modules(self, pl_module: LightningModule) -> list[Any]:
+        found = []
+        for role, path in (("policy", self.policy), ("reference", self.reference)):
+            try:
+                found.append(attrgetter(path)(pl_module))
+            except AttributeError as error:
+                own, kind = type(self).__name__, type(pl_module).__name__
+                raise UserError(f"{own}: {role}={path!r}, but {kind} has no such attribute") from error
+        return found
 
     def _check(self, reference: Any, pl_module: LightningModule) -> None:
         own, kind, where = (
@@ -232,13 +234,20 @@ class ReferenceUpdate(Callback, ABC):
 
     def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: int) -> dict[str, float]:
         policy, reference = self._modules(pl_module)
-        alpha = self.alpha_at(step)
-        before = self._measured(trainer, pl_module, batch)
-        figures = reference.update(policy, self.weights(alpha))
+        if isinstance(reference, nn.Module):
+            reference = ModuleReference(reference, None if self.hard else self._averaged, self.buffers)
+        alpha, measures = self.alpha_at(step), self._measures(trainer)
+        before = self._measure(pl_module, policy, reference, batch) if measures else {}
+        figures = {"alpha": alpha, **reference.update(policy, self.weights(alpha))}
         self.updates += 1
         if self.compare_every and self.updates % self.compare_every == 0 and trainer.world_size > 1:
             self._compare_ranks(trainer, policy, reference, step)
-        return {"alpha": alpha, **figures, **self._compared(before, pl_module, batch)}
+        after = self._measure(pl_module, policy, reference, batch) if measures else {}
+        if "distance" in before:
+            figures |= {"distance_before": before["distance"], "distance_after": after["distance"]}
+        if "margin" in before:
+            figures["margin_jump"] = after["margin"] - before["margin"]
+        return figures
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, figures: dict[str, float]) -> None:
         """Log figures in the row of the step, or in one of their own where Lightning logs none."""
@@ -267,29 +276,17 @@ class ReferenceUpdate(Callback, ABC):
                     "go on from a checkpoint of before"
                 )
 
-    def _measured(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float] | None:
-        """Return what takes time to measure, if it is due."""
-        due = trainer.global_step - self._measured_at >= trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not (due and pl_module.loggers):
-            return None
-        self._measured_at = trainer.global_step
-        return self._measure(pl_module, batch)
+    def _measures(self, trainer: Trainer) -> bool:
+        """Whether what takes time to measure is due."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = bool(trainer.loggers) and trainer.global_step - self._measured_at >= every
+        self._measured_at = trainer.global_step if due else self._measured_at
+        return due
 
-    def _measure(self, pl_module: LightningModule, batch: Any) -> dict[str, float]:
-        policy, reference = self._modules(pl_module)
-        margin = cast(Any, pl_module).reward_margin(batch) if hasattr(pl_module, "reward_margin") else None
+    def _measure(self, pl_module: Any, policy: nn.Module, reference: Any, batch: Any) -> dict[str, float]:
+        margin = pl_module.reward_margin(batch) if hasattr(pl_module, "reward_margin") else None
         figures = {"distance": reference.distance(policy), "margin": margin}
         return {name: value for name, value in figures.items() if value is not None}
-
-    def _compared(self, before: dict[str, float] | None, pl_module: LightningModule, batch: Any) -> dict[str, float]:
-        if before is None:
-            return {}
-        after, figures = self._measure(pl_module, batch), {}
-        if "distance" in before:
-            figures = {"distance_before": before["distance"], "distance_after": after["distance"]}
-        if "margin" in before:
-            figures["margin_jump"] = after["margin"] - before["margin"]
-        return figures
 
     def _was_skipped(self, trainer: Trainer) -> bool:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -336,11 +333,8 @@ class CosineReferenceUpdate(ReferenceUpdate):
         super().__init__(every_n_steps, **options)
         if steps < 1:
             raise UserError(f"CosineReferenceUpdate: steps must be at least 1, not {steps}")
-        self.alpha, self.last_alpha, self.steps = (
-            check_alpha(alpha, zero=True),
-            check_alpha(last_alpha, zero=True),
-            steps,
-        )
+        self.alpha, self.last_alpha = (check_alpha(value, zero=True) for value in (alpha, last_alpha))
+        self.steps = steps
         check_alpha(max(alpha, last_alpha))
 
     def alpha_at(self, step: int) -> float:

@@ -1,3 +1,5 @@
+import csv
+
 import pytest
 import torch
 import yaml
@@ -5,12 +7,27 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import RandomDataset
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lit_tr import AdaptiveReferenceUpdate, CosineReferenceUpdate, HardReferenceUpdate, SoftReferenceUpdate
+from lit_tr import (
+    AdaptiveReferenceUpdate,
+    CosineReferenceUpdate,
+    HardReferenceUpdate,
+    PreferenceDataModule,
+    PreferenceModule,
+    SoftReferenceUpdate,
+)
+from lit_tr.data import Rows
+from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
+from lit_tr.losses import DPO, KTO, SimPO
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.reference import AdapterReference, CopyReference
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 class Distillation(LightningModule):
@@ -36,15 +53,24 @@ class Distillation(LightningModule):
 
 def fit(callback, module=None, **options):
     module = module or Distillation()
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    trainer = Trainer(accelerator="cpu", callbacks=callback, **{**quiet, "max_steps": 6, **options})
+    trainer = Trainer(**{**QUIET, "callbacks": callback, "max_steps": 6, "enable_checkpointing": False, **options})
     trainer.fit(module)
     return module
+
+
+def preferences(path, reference=None, loss=None, **policy):
+    torch.manual_seed(0)
+    loss = loss or DPO(beta=0.5)
+    return PreferenceModule(
+        PretrainedPolicy(path, **policy), reference, loss, lambda params: torch.optim.SGD(params, lr=0.05)
+    )
+
+
+def align(callbacks, model, path, source=None, mismatched=False, ckpt_path=None, **options):
+    trainer = Trainer(**{**QUIET, "callbacks": callbacks, "max_steps": 4, "enable_checkpointing": False, **options})
+    rows = PreferenceDataModule(path, source or SyntheticPairs(16), batch_size=4, shuffle=False, mismatched=mismatched)
+    trainer.fit(model, rows, ckpt_path=ckpt_path)
+    return rows
 
 
 class Recorder(HardReferenceUpdate):
@@ -60,7 +86,7 @@ class Recorder(HardReferenceUpdate):
 
     def _update(self, trainer, pl_module, batch, step):
         self.policies.append(pl_module.student.weight.detach().clone())
-        super()._update(trainer, pl_module, batch, step)
+        return super()._update(trainer, pl_module, batch, step)
 
 
 def test_soft_update_of_a_foreign_module_by_hand():
@@ -183,30 +209,50 @@ def test_layers_move_at_rates_of_their_own():
     torch.testing.assert_close(module.teacher.bias, 0.25 * module.student.bias + 0.75 * start["bias"])
 
 
-class Bfloat16(Distillation):
-    def __init__(self):
-        super().__init__()
-        self.teacher.to(torch.bfloat16)
+def in_half(dtype, then=None):
+    module = Distillation()
+    module.teacher.to(dtype).to(then or dtype)
+    module.train_dataloader = lambda: DataLoader(RandomDataset(4, 2), batch_size=2)  # a resume would shift batches
+    return module
 
 
-class Rounded(Distillation):
-    def __init__(self):
-        super().__init__()
-        self.teacher.to(torch.bfloat16).to(torch.float32)
-
-
-def test_a_foreign_reference_in_bfloat16_is_averaged_as_float32_would_also_over_a_resume(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_module_in_half_precision_is_averaged_as_float32_would_also_over_a_resume(tmp_path, dtype):
     def update():
         return SoftReferenceUpdate(alpha=0.002, policy="student", reference="teacher")
 
-    whole, first = fit(update(), Bfloat16(), max_steps=48), update()
-    exact = fit(update(), Rounded(), max_steps=48)
-    fit([first, ModelCheckpoint(tmp_path, save_last=True)], Bfloat16(), enable_checkpointing=True, max_steps=24)
-    resumed = Bfloat16()
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    Trainer(accelerator="cpu", callbacks=update(), max_steps=48, **quiet).fit(resumed, ckpt_path=tmp_path / "last.ckpt")
+    whole, first = fit(update(), in_half(dtype), max_steps=48), update()
+    exact = fit(update(), in_half(dtype, torch.float32), max_steps=48)
+    fit([first, ModelCheckpoint(tmp_path, save_last=True)], in_half(dtype), enable_checkpointing=True, max_steps=24)
+    resumed = in_half(dtype)
+    trainer = Trainer(**QUIET, callbacks=update(), max_steps=48, enable_checkpointing=False)
+    trainer.fit(resumed, ckpt_path=tmp_path / "last.ckpt")
     assert torch.equal(resumed.teacher.weight, whole.teacher.weight)
-    assert torch.equal(whole.teacher.weight, exact.teacher.weight.bfloat16())
+    assert torch.equal(whole.teacher.weight, exact.teacher.weight.to(dtype))
+
+
+def test_hard_updates_of_a_module_keep_nothing():
+    update = HardReferenceUpdate(1, policy="student", reference="teacher")
+    fit(update, in_half(torch.bfloat16))
+    assert update.updates == 6
+    assert update.state_dict()["averaged"] == {}
+
+
+def test_a_module_says_what_becomes_of_its_buffers():
+    class Normed(Distillation):
+        def __init__(self):
+            super().__init__()
+            self.student, self.teacher = (nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2))
+
+        def training_step(self, batch, batch_idx):
+            return (self.student(batch) ** 2).mean()
+
+    module = Normed()
+    fit(SoftReferenceUpdate(0.25, policy="student", reference="teacher", buffers="average"), module, max_steps=1)
+    ours, theirs = module.student[0], module.teacher[0]
+    torch.testing.assert_close(theirs.running_mean, 0.25 * ours.running_mean)  # it was 0
+    assert ours.running_mean.abs().min() > 0
+    assert theirs.num_batches_tracked == 1
 
 
 def test_an_adaptive_update_asks_the_module_for_its_divergence():
@@ -294,10 +340,12 @@ def test_through_trainer_callbacks_in_yaml(tmp_path):
     [
         (lambda: SoftReferenceUpdate(alpha=0), r"alpha must be in \(0, 1\], not 0"),
         (lambda: SoftReferenceUpdate(alpha=1.5), r"alpha must be in \(0, 1\]"),
-        (lambda: SoftReferenceUpdate(start_step=-1), "start_step must not be negative"),
+        (lambda: SoftReferenceUpdate(start_step=-1), "start_step must be at least 0, not -1"),
         (lambda: SoftReferenceUpdate(layers={"a": -1.0}), "the factor of layers 'a' must not be negative"),
+        (lambda: SoftReferenceUpdate(buffers="blend"), "buffers must be copy, average or leave, not 'blend'"),
         (lambda: CosineReferenceUpdate(0.5, 0.1, steps=0), "steps must be at least 1"),
-        (lambda: CosineReferenceUpdate(0.5, 2.0, steps=5), r"alpha must be in \(0, 1\], not 2.0"),
+        (lambda: CosineReferenceUpdate(0.5, 2.0, steps=5), r"alpha must be in \[0, 1\], not 2.0"),
+        (lambda: CosineReferenceUpdate(0.0, 0.0, steps=5), "0 would never move the reference"),
         (lambda: AdaptiveReferenceUpdate(max_kl=0.0), "max_kl must be above 0"),
         (
             lambda: fit(AdaptiveReferenceUpdate(1.0, policy="student", reference="teacher")),
@@ -305,8 +353,12 @@ def test_through_trainer_callbacks_in_yaml(tmp_path):
         ),
         (lambda: HardReferenceUpdate(every_n_steps=0), "every_n_steps must be at least 1, not 0"),
         (lambda: fit(SoftReferenceUpdate()), "policy='policy', but Distillation has no such attribute"),
-        (lambda: fit(SoftReferenceUpdate(policy="student", reference="seen")), "is no torch module"),
+        (lambda: fit(SoftReferenceUpdate(policy="student", reference="seen")), "is neither a torch module nor a refer"),
         (lambda: fit(SoftReferenceUpdate(policy="student", reference="wide"), Wide()), r"has the shape \(2, 4\)"),
+        (
+            lambda: fit(SoftReferenceUpdate(layers={"bias": 0.5, "head": 0}, policy="student", reference="teacher")),
+            "layers 'head' is found in no name of a parameter of 'student' that the reference follows, such as weight",
+        ),
     ],
 )
 def test_mistakes_are_named_before_training(make, message):
@@ -318,3 +370,256 @@ class Wide(Distillation):
     def __init__(self):
         super().__init__()
         self.wide = nn.Linear(5, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "update", "message"),
+    [
+        (
+            {"loss": SimPO()},
+            {},
+            "'reference' of PreferenceModule is None, as where a loss .SimPO, SFT. needs no referen",
+        ),
+        (
+            {"reference": CopyReference(dtype="nf4")},
+            {"layers": {"lm_head": 0.5}},
+            "takes hard updates of all layers alone: take HardReferenceUpdate without layers",
+        ),
+        ({"reference": CopyReference()}, {"buffers": "leave"}, "'reference' of PreferenceModule is a CopyReference"),
+    ],
+)
+def test_mistakes_with_a_reference_are_named_before_weights_are_loaded(llama_dir, model, update, message):
+    with pytest.raises(UserError, match=message):
+        align(HardReferenceUpdate(1, **update), preferences("no/model", **model), llama_dir)
+
+
+@pytest.mark.parametrize(
+    ("lora", "layers", "message"),
+    [
+        (None, {"lora_A": 0.5}, "layers 'lora_A' is found in no name of a parameter of 'policy'"),
+        (LoRA(r=2), {"lora_A.reference": 0.5}, "layers 'lora_A.reference' is found in no name"),
+        (LoRA(r=2), {"embed_tokens": 0.5}, "layers 'embed_tokens' is found in no name"),
+        (LoRA(r=2), {"lora_A": 0.5}, "q_proj.lora_A.default.weight is to move at another rate than its B"),
+        (LoRA(r=2), {"lora_A": 8.0}, "q_proj.lora_A.default.weight is to move at another rate than its B"),
+    ],
+)
+def test_layers_that_no_reference_can_follow_are_named_before_a_step(llama_dir, lora, layers, message):
+    model = preferences(llama_dir, AdapterReference() if lora else CopyReference(), lora=lora)
+    with pytest.raises(UserError, match=message):
+        align(SoftReferenceUpdate(0.5, layers=layers), model, llama_dir)
+
+
+@pytest.mark.parametrize("average", [None, "weight_space", "factors"])
+def test_layers_are_named_as_the_policys_parameters_whatever_the_reference(llama_dir, average):
+    """Those of the first layer follow all the way, and the others stay."""
+    lora = LoRA(r=2) if average else None
+    model = preferences(llama_dir, AdapterReference(average) if average else CopyReference(), lora=lora)
+    layers = {r"layers\.0\.\S+default" if average else r"layers\.0\.": 2.0, "": 0.0}
+
+    class Before(SoftReferenceUpdate):
+        def alpha_at(self, step):
+            seen.update({name: value.clone() for name, value in values().items()})
+            return super().alpha_at(step)
+
+    def values():
+        reference = dict(model.policy.named_parameters()) if average else dict(model.reference.model.named_parameters())
+        return {name: value for name, value in reference.items() if not average or ".reference." in name}
+
+    seen = {}
+    align(Before(0.5, layers=layers), model, llama_dir, max_steps=1)
+    ours = dict(model.policy.named_parameters())
+    for name, value in values().items():
+        if "layers.0." in name and average != "weight_space":
+            assert torch.equal(value, ours[name.replace(".reference.", ".default.")]), name
+        elif "layers.0." not in name:
+            assert torch.equal(value, seen[name]), name
+    assert any(not torch.equal(value, seen[name]) for name, value in values().items())
+
+
+class Followed(SoftReferenceUpdate):
+    """Averages by hand, in float32, as torch.lerp does."""
+
+    def _update(self, trainer, pl_module, batch, step):
+        policy, reference = pl_module.policy, pl_module.reference.model
+        if not hasattr(self, "exact"):
+            self.exact = {name: param.detach().float() for name, param in reference.named_parameters()}
+            self.start = {name: param.detach().clone() for name, param in reference.named_parameters()}
+        for name, param in policy.named_parameters():
+            self.exact[name] = torch.lerp(self.exact[name], param.detach().float(), self.alpha)
+        return super()._update(trainer, pl_module, batch, step)
+
+
+def average_of(reference, name):
+    """The average in float32, made of what the reference holds."""
+    param, kept = reference.model.get_parameter(name), reference.averaged.of(name)
+    if kept is None or kept.dtype == torch.float32:
+        return param if kept is None else kept
+    return ((param.view(torch.int16).int() << 16) + kept).view(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("reference", "precision"),
+    [
+        ({}, "bf16-true"),
+        ({"average": "master"}, "bf16-true"),
+        ({"dtype": "float32"}, "bf16-true"),
+        ({"dtype": "float16"}, "32-true"),
+        ({"dtype": "bfloat16", "device": "cpu"}, "bf16-mixed"),
+    ],
+)
+def test_small_steps_are_kept_in_the_precision_that_a_trainer_casts_to(llama_dir, tmp_path, reference, precision):
+    """And a run that goes on from a checkpoint makes them as the one that was never stopped, bit for bit."""
+
+    def run(steps, ckpt_path=None, saved=()):
+        model, update = preferences(llama_dir, CopyReference(**reference), dtype="float32"), Followed(0.01)
+        options = {"max_steps": steps, "precision": precision, "enable_checkpointing": bool(saved)}
+        align([update, *saved], model, llama_dir, ckpt_path=ckpt_path, **options)
+        return model, update
+
+    whole, update = run(6)
+    for name, param in whole.reference.model.named_parameters():
+        assert torch.equal(average_of(whole.reference, name), update.exact[name]), name
+        torch.testing.assert_close(param, update.exact[name].to(param), rtol=torch.finfo(param.dtype).eps, atol=0)
+    assert any(not torch.equal(param, update.start[name]) for name, param in whole.reference.model.named_parameters())
+    run(3, saved=[ModelCheckpoint(tmp_path, save_last=True)])
+    resumed, _ = run(6, ckpt_path=tmp_path / "last.ckpt")
+    ours, theirs = whole.state_dict(), resumed.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert any("averaged" in name for name in ours) == (reference.get("dtype") != "float32")
+
+
+def test_states_of_two_modules_are_inverse_also_where_one_has_an_average(llama_dir):
+    options = {"dtype": "bfloat16"}
+    one, other = (preferences(llama_dir, CopyReference(), **options) for _ in range(2))
+    align(SoftReferenceUpdate(0.01), one, llama_dir)
+    other.configure_model()
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    other.load_state_dict(one.state_dict())
+    assert list(other.state_dict()) == list(one.state_dict())
+    assert all(torch.equal(value, one.state_dict()[name]) for name, value in other.state_dict().items())
+    assert other.state_dict().keys() > before.keys()
+    other.load_state_dict(before)
+    assert other.state_dict().keys() == before.keys()
+
+
+def test_hard_updates_of_a_copy_keep_no_average(llama_dir):
+    model = preferences(llama_dir, CopyReference(), dtype="bfloat16")
+    align(HardReferenceUpdate(1), model, llama_dir)
+    assert not any("averaged" in name for name in model.state_dict())
+    align(SoftReferenceUpdate(0.5), model, llama_dir)
+    assert any("averaged" in name for name in model.state_dict())
+    align(HardReferenceUpdate(1), model, llama_dir)
+    assert not any("averaged" in name for name in model.state_dict())
+
+
+def test_the_kl_of_kto_is_that_of_the_own_responses(llama_dir):
+    """Against separate rows in float64; those with a borrowed response are not measured."""
+    model = preferences(llama_dir, CopyReference(), KTO())
+    model.configure_model()
+    with torch.no_grad():
+        for param in model.policy.parameters():
+            param += 0.1 * torch.randn_like(param)
+    rows = PreferenceDataModule(llama_dir, SyntheticPairs(16), batch_size=4, shuffle=False, mismatched=True)
+    rows.setup("fit")
+    batch, parts = next(iter(rows.train_dataloader())), []
+    assert batch.mismatched
+    for example in rows.examples["train"][:4]:
+        for response in example.responses:
+            ids, first = torch.tensor([example.prompt + response]), len(example.prompt) - 1
+            ours, theirs = (
+                net.double()(ids).logits[0, first:-1].log_softmax(-1)
+                for net in (model.policy.eval(), model.reference.model)
+            )
+            parts.append((ours.exp() * (ours - theirs)).sum(-1))
+    model.policy.float(), model.reference.model.float()
+    expected = torch.cat(parts)
+    assert len(expected) <= 256
+    assert model.kl_to_reference(batch).item() == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert model.kl_to_reference(batch.padded()).item() == pytest.approx(expected.mean().item(), rel=1e-4)
+
+
+def test_under_mixed_precision_kl_and_margin_are_measured_in_it(llama_dir, tmp_path):
+    class Watched(AdaptiveReferenceUpdate):
+        def is_due(self, trainer, pl_module, batch):
+            measured = pl_module.kl_to_reference(batch).item()
+            with torch.autocast("cpu", torch.bfloat16):
+                kl, tokens = pl_module.reference.kl(pl_module.policy, batch)
+            measures.append((measured, (kl / tokens).item()))
+            return super().is_due(trainer, pl_module, batch)
+
+    class Seen(Watched):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            models = (pl_module.policy, pl_module.reference.model)
+            layers = [model.model.layers[0].mlp.up_proj for model in models]
+            hooks = [layer.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype)) for layer in layers]
+            super().on_train_batch_end(trainer, pl_module, *args)
+            for hook in hooks:
+                hook.remove()
+
+    dtypes, measures = [], []
+    options = {"precision": "bf16-mixed", "logger": CSVLogger(tmp_path), "log_every_n_steps": 1}
+    align(Seen(1e-9, every_n_steps=1), preferences(llama_dir, CopyReference()), llama_dir, **options)
+    assert [one for one, _ in measures] == [other for _, other in measures]
+    assert all(one > 0 for one, _ in measures)
+    assert set(dtypes) == {torch.bfloat16}
+    assert len(dtypes) == 4 * (3 * 2 + 2 * 2)  # three KLs by both models, and two margins
+
+
+def rows_of(folder):
+    (path,) = folder.rglob("metrics.csv")
+    return list(csv.DictReader(path.open()))
+
+
+@pytest.mark.parametrize(("every", "log_every"), [(2, 1), (1, 2)])
+def test_an_update_is_logged_with_the_loss_of_its_step_and_only_there(llama_dir, tmp_path, every, log_every):
+    options = {"logger": CSVLogger(tmp_path), "log_every_n_steps": log_every}
+    align(SoftReferenceUpdate(0.5, every), preferences(llama_dir, CopyReference()), llama_dir, **options)
+    rows = [(int(row["step"]), bool(row["train/loss"]), row["reference/alpha"]) for row in rows_of(tmp_path)]
+    expected = {1: [(0, True, ""), (1, True, "0.5"), (2, True, ""), (3, True, "0.5")]}
+    expected[2] = [(0, False, "0.5"), (1, True, "0.5"), (2, False, "0.5"), (3, True, "0.5")]
+    assert sorted(rows) == expected[log_every]
+
+
+def test_a_callback_begins_anew_in_another_fit(llama_dir, tmp_path):
+    update = SoftReferenceUpdate(0.5, every_n_steps=2)
+    for run in ("first", "second"):
+        options = {"logger": CSVLogger(tmp_path / run), "log_every_n_steps": 4}
+        align(update, preferences(llama_dir, CopyReference()), llama_dir, **options)
+        rows = rows_of(tmp_path / run)
+        assert [row["reference/distance_before"] > "" for row in rows if row["reference/alpha"]] == [True, False]
+        assert update.updates == 2
+
+
+def test_a_trainer_that_fits_again_goes_on_counting():
+    update = Recorder(every_n_steps=4)
+    trainer = Trainer(**QUIET, callbacks=update, max_steps=6, enable_checkpointing=False)
+    module = Distillation()
+    trainer.fit(module)
+    trainer.fit_loop.epoch_loop.max_steps = 9
+    trainer.fit(module)
+    assert update.steps == [4, 8]
+    assert update.updates == 2
+
+
+def test_unpaired_rows_have_no_margin_that_could_jump(llama_dir, tmp_path, write_rows, rows):
+    unpaired = [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in rows[:9]]
+    unpaired += [{"prompt": row["prompt"], "completion": row["rejected"], "label": False} for row in rows[9:16]]
+    model = preferences(llama_dir, CopyReference(), KTO())
+    options = {"source": Rows(write_rows(unpaired)), "mismatched": True, "logger": CSVLogger(tmp_path)}
+    align(SoftReferenceUpdate(0.5), model, llama_dir, log_every_n_steps=1, **options)
+    for row in rows_of(tmp_path):
+        assert float(row["reference/distance_before"]) > float(row["reference/distance_after"]) > 0
+        assert "reference/margin_jump" not in row
+
+
+def test_a_schedule_may_end_at_0_where_updates_change_nothing():
+    """As BYOL's, whose tau goes from 0.996 to 1 (arXiv 2006.07733, Sec. 3.2)."""
+    update = CosineReferenceUpdate(0.004, 0.0, steps=4, policy="student", reference="teacher")
+    root = 0.5**0.5
+    expected = [0.002 * (1 + root), 0.002, 0.002 * (1 - root), 0.0, 0.0]
+    assert [update.alpha_at(step) for step in (1, 2, 3, 4, 9)] == pytest.approx(expected)
+    module = fit(update, max_steps=8)
+    assert update.updates == 8
+    assert not torch.equal(module.seen[3], module.seen[0])
+    assert all(torch.equal(seen, module.teacher.weight) for seen in module.seen[4:])

@@ -59,7 +59,7 @@ def blend(
         alpha: weight of the policy, in [0, 1].
         average: as for `blend_tensors`.
         without: names of modules whose own parameters are left out.
-        buffers: what is done to those that both have.
+        buffers: what is done to those that both have and a checkpoint holds; the others are constants.
 
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
@@ -72,8 +72,8 @@ def blend(
     blend_tensors(plain, parameters(reference), alpha, average)
     if alpha == 0 or buffers == "leave":
         return
-    theirs = _plain(reference.named_buffers())
-    ours = {name: buffer for name, buffer in _plain(policy.named_buffers()).items() if name in theirs}
+    theirs, saved = _plain(reference.named_buffers()), _plain(reference.state_dict().items())
+    ours = {name: buffer for name, buffer in _plain(policy.named_buffers()).items() if name in theirs and name in saved}
     if buffers == "average":
         numbers = {name: ours.pop(name) for name in [*ours] if ours[name].is_floating_point()}
         blend_tensors(numbers, theirs, alpha, average)

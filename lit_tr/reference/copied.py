@@ -128,7 +128,7 @@ class CopyReference(Reference):
 
     def _apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Stay where `device` says, and in the precision of `dtype`, when the module is moved or cast."""
-        if self.device:
+        if self.device or self.model is None:
             return
         held = self.dtype and not self.hard_only
         self.model._apply((lambda tensor: moved(tensor, fn)) if held else fn)

@@ -24,9 +24,9 @@ from lit_tr.reference.base import Reference
 
 KINDS: dict[str, tuple[Callable[[], Reference], LoRA | None, float]] = {
     "CopyReference, hard": (CopyReference, None, 1.0),
-    "CopyReference, soft, plain bfloat16 sums": (lambda: CopyReference("plain"), None, 0.6),
-    "CopyReference, soft, lower halves": (CopyReference, None, 0.6),
-    "CopyReference, soft, float32 sums": (lambda: CopyReference("float32"), None, 0.6),
+    "CopyReference, soft, plain bfloat16": (lambda: CopyReference("plain"), None, 0.6),
+    "CopyReference, soft, low-order bits": (CopyReference, None, 0.6),
+    "CopyReference, soft, master weights": (lambda: CopyReference("master"), None, 0.6),
     "AdapterReference, hard": (AdapterReference, LoRA(r=16), 1.0),
     "AdapterReference, soft, by factors": (lambda: AdapterReference("factors"), LoRA(r=16), 0.6),
     "AdapterReference, soft, by weights": (AdapterReference, LoRA(r=16), 0.6),

@@ -50,7 +50,7 @@ def train(folder, path, reference=None, **policy):
         },
         "model": {
             "policy": {"path": path, **policy},
-            "reference": reference or f"lit_tr.policy.{'AdapterReference' if adapter else 'CopyReference'}",
+            "reference": reference or f"lit_tr.reference.{'AdapterReference' if adapter else 'CopyReference'}",
             "loss": {"class_path": "lit_tr.losses.DPO", "init_args": {"beta": 0.1}},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.02}},
         },

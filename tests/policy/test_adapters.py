@@ -1,6 +1,6 @@
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from lit_tr.policy import LoRA, PretrainedPolicy
@@ -10,10 +10,12 @@ from lit_tr.policy.adapters import (
     add_adapter_copy,
     base_state_keys,
     is_base,
+    lora_factors,
     merged,
     save_adapter,
 )
 from lit_tr.policy.logprobs import scoring
+from lit_tr.reference import FrozenReference
 
 IDS = torch.tensor([[5, 17, 300, 41, 8, 99]])
 
@@ -30,6 +32,36 @@ def test_a_new_adapter_is_the_base_until_it_is_trained(llama_dir):
     policy = PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load()
     assert is_base(policy)
     assert not is_base(filled(policy))
+
+
+def test_modules_that_are_trained_whole_are_a_part_of_what_is_no_longer_the_base(llama_dir):
+    """B is still 0 after some training of the head alone."""
+    config = LoraConfig(r=4, target_modules=["v_proj"], modules_to_save=["lm_head"])
+    policy = get_peft_model(PretrainedPolicy(llama_dir).load(), config)
+    frozen = FrozenReference()
+    frozen.prepare(policy)
+    assert is_base(policy)
+    assert frozen.adapter is None
+    policy.base_model.model.lm_head.modules_to_save["default"].weight.data[0, 0] += 1
+    assert not is_base(policy)
+    frozen, before = FrozenReference(), policy(IDS).logits
+    frozen.prepare(policy)
+    policy.base_model.model.lm_head.modules_to_save["default"].weight.data[0] += 1
+    with frozen.active(policy) as model:
+        assert torch.equal(model(IDS).logits, before)
+    assert not torch.equal(policy(IDS).logits, before)
+
+
+def test_parameters_of_each_adapter_have_the_names_of_the_policys_own(llama_dir):
+    policy = PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load()
+    add_adapter_copy(policy, "reference")
+    trained = {name for name, param in policy.named_parameters() if param.requires_grad}
+    for adapter in ("default", "reference"):
+        named = adapter_parameters(policy, adapter)
+        assert named.keys() == trained
+        for name, param in named.items():
+            assert policy.get_parameter(name.replace("default", adapter)) is param
+    assert lora_factors(policy, "default", "reference").keys() == {name for name in trained if "lora_A" in name}
 
 
 def test_switched_adapters_compute_what_they_hold(llama_dir):

@@ -184,7 +184,7 @@ def test_adapters_that_are_no_plain_lora_are_refused(llama_dir, change, message)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"update": "factors", "rank": 3}, "leave rank out"), ({"rank": 0}, "at least 1")]
+    ("arguments", "message"), [({"average": "factors", "rank": 3}, "leave rank out"), ({"rank": 0}, "at least 1")]
 )
 def test_wrong_arguments_of_an_adapter_reference(arguments, message):
     with pytest.raises(UserError, match=message):

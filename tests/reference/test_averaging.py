@@ -4,9 +4,11 @@ from bitsandbytes.nn import Linear4bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lit_tr.errors import UserError
 from lit_tr.reference.averaging import blend, blend_tensors, check_models, distance
+from lit_tr.reference.precision import LowOrderBits, MasterWeights, PlainAverage
 
 
 class Net(nn.Module):
@@ -41,24 +43,26 @@ def test_many_soft_updates_are_the_geometric_sum():
     torch.testing.assert_close(reference.weight.detach(), (1 - left) * policy.weight.detach() + left * start)
 
 
-def test_a_thousand_small_updates_in_bfloat16_are_those_of_float32():
+@pytest.mark.parametrize("average", [LowOrderBits, MasterWeights])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_thousand_small_updates_in_half_precision_are_those_of_float32(average, dtype):
     torch.manual_seed(0)
-    policy, lower = {"w": torch.randn(300, 40).bfloat16()}, {}
-    start = torch.randn(300, 40).bfloat16()
-    exact, plain, float32 = {"w": start.clone()}, {"w": start.clone()}, {"w": start.float()}
+    policy, average = {"a.w": torch.randn(300, 40).to(dtype)}, average()
+    start = torch.randn(300, 40).to(dtype)
+    exact, plain, float32 = {"a.w": start.clone()}, {"a.w": start.clone()}, {"a.w": start.float()}
     for _ in range(1000):
-        blend_tensors(policy, exact, 0.001, lower)
+        blend_tensors(policy, exact, 0.001, average)
         blend_tensors(policy, plain, 0.001)
-        blend_tensors(policy, float32, 0.001)
+        blend_tensors(policy, float32, 0.001, average=PlainAverage())
     left = 0.999**1000
-    expected = (1 - left) * policy["w"].double() + left * start.double()
+    expected = (1 - left) * policy["a.w"].double() + left * start.double()
 
     def error(reference):
-        return ((reference["w"].double() - expected).norm() / expected.norm()).item()
+        return ((reference["a.w"].double() - expected).norm() / expected.norm()).item()
 
-    assert error(exact) < 0.003  # half a unit in the last place of bfloat16
-    assert torch.equal(exact["w"], float32["w"].bfloat16())
-    assert error(plain) > 0.2  # what is lost without
+    assert error(exact) < torch.finfo(dtype).eps / 2
+    assert torch.equal(exact["a.w"], float32["a.w"].to(dtype))
+    assert error(plain) > 100 * error(exact)  # what is lost without
 
 
 @settings(max_examples=50, deadline=None)
@@ -68,21 +72,35 @@ def test_a_thousand_small_updates_in_bfloat16_are_those_of_float32():
     scale=st.sampled_from([1e-8, 1.0, 1e8]),
     seed=st.integers(0, 9),
 )
-def test_lower_halves_make_float32_of_bfloat16(shape, weights, scale, seed):
+def test_low_order_bits_make_float32_of_bfloat16(shape, weights, scale, seed):
     draw = torch.Generator().manual_seed(seed)
     goal, start = (scale * torch.randn(shape, generator=draw) for _ in range(2))
-    upper, lower = {"w": start.bfloat16()}, {}
+    upper, average = {"w": start.bfloat16()}, LowOrderBits()
     float32 = {"w": upper["w"].float()}
     for weight in weights:
-        blend_tensors({"w": goal}, upper, weight, lower)
+        blend_tensors({"w": goal}, upper, weight, average)
         blend_tensors({"w": goal}, float32, weight)
-    value = ((upper["w"].view(torch.int16).int() << 16) + lower["w"]).view(torch.float32)
+    value = ((upper["w"].view(torch.int16).int() << 16) + average.of("w")).view(torch.float32)
     torch.testing.assert_close(value, float32["w"], rtol=1e-6, atol=0.0)
 
 
-def test_what_is_no_number_stays_none_in_halves():
+def test_an_average_begins_anew_where_the_precision_is_another_one():
+    """Only what is kept for this precision goes on: a cast leaves no low-order bits of what was before."""
+    average, goal = LowOrderBits(), {"w": torch.full((4,), 0.3)}
+    first = {"w": torch.ones(4, dtype=torch.bfloat16)}
+    blend_tensors(goal, first, 0.001, average)
+    assert average.of("w").dtype == torch.int16
+    for dtype, kept in ((torch.float32, None), (torch.float16, torch.float32), (torch.float64, None)):
+        reference = {"w": torch.ones(4, dtype=dtype)}
+        blend_tensors(goal, reference, 0.001, average)
+        assert getattr(average.of("w"), "dtype", None) == kept
+        expected = (torch.ones(4) + 0.001 * (goal["w"] - 1)).to(dtype)
+        torch.testing.assert_close(reference["w"], expected)
+
+
+def test_what_is_no_number_stays_none_in_low_order_bits():
     policy = {"w": torch.tensor([0x7FFFFFFF, 0x7FC00000], dtype=torch.int32).view(torch.float32)}  # CUDA's NaN, a CPU's
-    reference, kept = {"w": torch.ones(2, dtype=torch.bfloat16)}, {}
+    reference, kept = {"w": torch.ones(2, dtype=torch.bfloat16)}, LowOrderBits()
     blend_tensors(policy, reference, 0.5, kept)
     assert reference["w"].isnan().all()
     blend_tensors({"w": torch.ones(2)}, reference, 0.5, kept)
@@ -148,10 +166,33 @@ def test_the_reference_gets_no_gradient():
     assert reference.a.grad_fn is None
 
 
-@pytest.mark.parametrize("alpha", [0.0, -0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), lambda name: 2.0])
 def test_alpha_out_of_range(alpha):
-    with pytest.raises(UserError, match=r"alpha must be in \(0, 1\]"):
+    with pytest.raises(UserError, match=r"alpha must be in \[0, 1\]"):
         blend(Net(1), Net(1), alpha)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_alpha_0_changes_nothing(dtype):
+    policy, reference, average = Net(8).to(dtype), Net(4).to(dtype), LowOrderBits()
+    before = {name: value.clone() for name, value in reference.state_dict().items()}
+    blend(policy, reference, 0.0, average)
+    assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
+    assert not vars(average.kept)
+
+
+@pytest.mark.parametrize(("buffers", "mean", "count"), [("copy", 8.0, 8), ("average", 5.0, 8), ("leave", 4.0, 4)])
+def test_buffers_are_copied_averaged_or_left(buffers, mean, count):
+    """As a batch norm has them: a running mean, and a count that is no floating-point number."""
+    policy, reference = (nn.BatchNorm1d(3) for _ in range(2))
+    for model, value in ((policy, 8), (reference, 4)):
+        model.running_mean.fill_(value)
+        model.num_batches_tracked.fill_(value)
+        model.register_buffer("constant", torch.tensor(float(value)), persistent=False)  # no checkpoint holds it
+    blend(policy, reference, 0.25, buffers=buffers)
+    assert reference.constant == 4
+    assert reference.running_mean.tolist() == [mean] * 3
+    assert reference.num_batches_tracked == count
 
 
 def test_different_models_name_the_first_parameter():
@@ -174,3 +215,18 @@ def test_a_wrong_pair_changes_nothing():
     with pytest.raises(UserError):
         blend_tensors({"a": torch.ones(2), "b": torch.ones(2)}, reference, 0.5)
     assert reference["a"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("make", [PlainAverage, LowOrderBits, MasterWeights])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_a_reference_on_another_device_stays_there(make, alpha):
+    """On tensors without values, which refuse to be computed with across devices as a GPU's do."""
+    with FakeTensorMode():
+        policy = {"w": torch.ones(3, 4, device="cuda")}
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            torch.ones(3, 4).lerp_(policy["w"], 0.5)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            reference, average = {"w": torch.ones(3, 4, dtype=dtype)}, make()
+            for goal in (policy["w"], policy["w"].to(dtype)):
+                blend_tensors({"w": goal}, reference, alpha, average)
+            assert {one.device.type for one in (reference["w"], *vars(average.kept).values())} == {"cpu"}
