@@ -153,13 +153,8 @@ class ReferenceUpdate(Callback, ABC):
         for pattern in self.layers:
             if not any(re.search(pattern, name) for name in moved):
                 raise UserError(
-<<<<<<< HEAD
-                    f"{type(self).__name__}: layers {pattern!r} is in the name of no parameter of {self.policy!r} that "
-                    f"the reference follows, such as {', '.join(moved[:1])}"
-=======
                     f"{type(self).__name__}: layers {pattern!r} is found in no name of a parameter of {self.policy!r} "
                     f"that the reference follows, such as {', '.join(moved[:1])}"
->>>>>>> updates
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
