@@ -1,4 +1,4 @@
-"""Imports point one way."""
+"""Imports point one way, and who uses a reference names no kind of it."""
 
 import ast
 import subprocess
@@ -7,38 +7,85 @@ from pathlib import Path
 
 import pytest
 
+from lit_tr import reference
+
 ROOT = Path(__file__).parents[1] / "lit_tr"
 KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "errors": set(),
+    "progress": set(),
+    "step_mean": set(),
     "embedded": {"embedded", "data", "errors"},
     "data": {"data", "embedded.model", "errors"},
+    "loading": {"data.batches", "errors"},
     "policy": {"policy", "embedded.model", "errors", "data.batches", "data.tokenization"},
-    "reference": {"reference", "policy", "errors", "data.batches"},
+    "reference": {"reference", "policy", "loading", "errors", "data.batches"},
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
-    "lookahead": {"errors"},
-    "module": {"reference", "policy", "data.batches", "lookahead", "losses", "metrics", "errors"},
-    "updates": {"reference.averaging", "errors"},
+    "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors"},
+    "checks": {"reference", "policy", "losses", "errors"},
+    "resume": {"policy", "progress", "errors"},
+    "updates": {"reference.averaging", "reference.base", "reference.precision", "policy", "errors"},
+    "module": {
+        *("reference", "policy", "data.batches", "losses", "metrics", "errors"),
+        *("checks", "loading", "progress", "resume", "scoring", "step_mean"),
+    },
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors"},
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
+    "commands": {"commands", "planning", "module", "updates", "reference", "policy", "data", "embedded", "errors"},
+    "__init__": {"module", "updates", "data.datamodule"},
 }
+KINDS = {name for name in reference.__all__ if name.endswith("Reference") and name != "Reference"}
+NAMES_NO_KIND = ("module", "updates", "checks", "resume", "scoring", "loading", "planning", "commands")
+NAMED = {("module", "FrozenReference")}
+"""What may be named all the same: the module keeps the initial policy."""
+
+
+def files_of(room):
+    return [ROOT / f"{room}.py"] if (ROOT / f"{room}.py").exists() else list((ROOT / room).rglob("*.py"))
 
 
 def imports(file):
+    """Yield what a file imports of lit_tr: modules, and rooms that stand in `from lit_tr import room`."""
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lit_tr"):
-            yield node.module.removeprefix("lit_tr").lstrip(".")
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.ImportFrom) and node.module == "lit_tr":
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lit_tr."):
+            yield node.module.removeprefix("lit_tr.")
+        elif isinstance(node, ast.Import):
             yield from (name.name.removeprefix("lit_tr.") for name in node.names if name.name.startswith("lit_tr"))
+
+
+def names(file):
+    """Yield the names in a file's code and imports; what stands in texts alone is none."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        yield from (getattr(node, field, None) for field in ("id", "attr"))
+        if isinstance(node, ast.alias):
+            yield node.name
 
 
 @pytest.mark.parametrize("room", KNOWS)
 def test_imports_point_one_way(room):
-    files = [ROOT / f"{room}.py"] if (ROOT / f"{room}.py").exists() else list((ROOT / room).rglob("*.py"))
+    files = files_of(room)
     assert files
     for file in files:
         for name in imports(file):
             assert any(name == known or name.startswith(f"{known}.") for known in KNOWS[room]), f"{file.name}: {name}"
+
+
+def test_each_room_is_in_the_plan():
+    found = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert found - {"__main__"} == set(KNOWS)
+
+
+@pytest.mark.parametrize("room", NAMES_NO_KIND)
+def test_who_uses_a_reference_names_no_kind_of_it(room):
+    found = {(file.name, name) for file in files_of(room) for name in names(file) if name in KINDS}
+    assert {(Path(file).stem, name) for file, name in found} - NAMED == set()
+
+
+def test_kinds_of_references_are_found_by_name():
+    assert {"FrozenReference", "CopyReference", "AdapterReference", "WindowReference"} <= KINDS
+    assert set(names(ROOT / "reference" / "__init__.py")) >= KINDS
 
 
 FORMATS = {"example": {"errors"}, "rated": {"errors", "data.example"}}
@@ -52,11 +99,11 @@ def test_formats_know_but_each_other(name):
 
 def test_peft_and_bitsandbytes_are_known_to_those_who_load_and_hold():
     for file in ROOT.rglob("*.py"):
-        if file.name not in ("loading.py", "adapters.py", "quantization.py"):
+        if file not in {ROOT / "policy" / name for name in ("loading.py", "adapters.py", "quantization.py")}:
             nodes = list(ast.walk(ast.parse(file.read_text())))
-            names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-            names += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
-            assert not any(name.startswith(("peft", "bitsandbytes")) for name in names), file
+            found = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+            found += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+            assert not any(name.startswith(("peft", "bitsandbytes")) for name in found), file
 
 
 def test_an_import_says_nothing():
