@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lit_tr.errors import UserError
@@ -89,9 +89,13 @@ def say_what_does_not_move(module: Any) -> None:
         )
 
 
-def is_logged(trainer: Any, step: int) -> bool:
-    """Whether Lightning logs the values of an optimizer step, the first of which is 1."""
-    return bool(trainer.log_every_n_steps) and step % trainer.log_every_n_steps == 0
+def say_what_is_held(module: Any) -> None:
+    """Say in one line where a third whole model is held."""
+    if module.initial is not None and module.initial.model is not None and module.reference.model is not None:
+        rank_zero_info(
+            "three models are held: the policy, its reference, and the initial policy to log against; "
+            "model.log_initial false leaves the last one out"
+        )
 
 
 def _moves(callback: Any, name: str) -> bool:

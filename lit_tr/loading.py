@@ -118,18 +118,18 @@ class StepLoader(CombinedLoader):
         return {**where, "start": start, "steps": len(drawn.step_ends), "skip": skip}
 
     def load(self, positions: list[dict[str, Any]], rank: int, ranks: int) -> None:
-        """Go on from the positions of all ranks at the next `__iter__`.
+        """Go on from the positions of all ranks, if there are any, at the next `__iter__`.
 
         Raises:
             UserError: in the middle of an epoch, and there were another number of ranks.
         """
-        if len(positions) != ranks and not positions[0]["ended"]:
+        if positions and len(positions) != ranks and not positions[0]["ended"]:
             raise UserError(
                 f"the checkpoint was saved on {len(positions)} ranks in the middle of an epoch, and now there are "
                 f"{ranks}: rows would come twice or not at all; go on with as many ranks, or from a checkpoint of an "
                 "epoch's end"
             )
-        self._resume = positions[rank % len(positions)]
+        self._resume = positions[rank % len(positions)] if positions else None
 
     def reset(self) -> None:
         """End the workers; the position stays."""

@@ -65,13 +65,14 @@ class Means:
             self._sums[name] = value.detach().sum(dtype=torch.float64) + self._sums.get(name, 0.0)
             self._counts[name] = value.numel() + self._counts.get(name, 0)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Return the mean of each name that has values, over those of all ranks, and start again.
+    def compute(self, keep: bool = False) -> dict[str, Tensor]:
+        """Return the mean of each name that has values, over those of all ranks; start again, unless they are kept.
 
         It is to be called on all ranks.
         """
         names, sums, counts = list(self._sums), list(self._sums.values()), list(self._counts.values())
-        self.reset()
+        if not keep:
+            self.reset()
         if not names:
             return {}
         totals = torch.stack([*sums, *(sums[0].new_tensor(count) for count in counts)])
@@ -81,8 +82,8 @@ class Means:
         return {name: mean for name, mean, count in zip(names, means, seen, strict=True) if count}
 
     def state(self) -> dict[str, Any]:
-        """Return the sums and counts of this rank."""
-        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": dict(self._counts)}
+        """Return the sums and counts of this rank, on the device of the values."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Go on from what `state` returned, on the device of the values to come."""

@@ -13,14 +13,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lit_tr import checks, resume
+from lit_tr import checks, progress, resume
 from lit_tr.data.batches import PairBatch
 from lit_tr.hparams import describe
 from lit_tr.loading import StepLoader, draw_from
 from lit_tr.losses import Loss
 from lit_tr.metrics import Means
 from lit_tr.policy.loading import PretrainedPolicy, source_of
-from lit_tr.policy.logprobs import scoring, token_log_probs
 from lit_tr.policy.sharding import data_mesh, shard
 from lit_tr.reference import FrozenReference, Reference
 from lit_tr.scoring import Scorer
@@ -125,11 +124,11 @@ class PreferenceModule(LightningModule):
         optimizer = self.optimizer([param for param in self.policy.parameters() if param.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
-        schedule: dict[str, Any] = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
-        if isinstance(schedule["scheduler"], ReduceLROnPlateau):
-            monitor = getattr(schedule["scheduler"], "monitor", "val/loss")
-            schedule |= {"interval": "epoch", "monitor": monitor}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        scheduler = self.lr_scheduler(optimizer)
+        schedule = {"interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            schedule = {"interval": "epoch", "monitor": getattr(scheduler, "monitor", "val/loss")}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **schedule}}
 
     def steps_ahead(self, step: int) -> int:
         """Return of how many optimizer steps after step `step` the batches are drawn together."""
@@ -137,6 +136,7 @@ class PreferenceModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Let the reference get ready."""
+        checks.say_what_is_held(self)
         for held in self.held:
             held.on_fit_start(self.trainer, self)
 
@@ -163,12 +163,12 @@ class PreferenceModule(LightningModule):
         """Return the mean loss over the examples of a batch."""
         if self.reference is not None:
             self.reference.on_train_batch_start(self, batch)
-        ends_step = not self.trainer.fit_loop._should_accumulate()
-        logs = ends_step and checks.is_logged(self.trainer, self.global_step + 1)
+        logs = progress.is_logged(self.trainer)
         values = self._evaluate(batch, with_initial=logs, training=True)
         self.interval.update(values)
-        if logs or self._ends_epoch:
-            self._log_interval(keep=not logs)
+        if logs or progress.ends_epoch(self.trainer):  # at an epoch's end for callbacks that watch a metric
+            means = self.interval.compute(keep=not logs)
+            self.log_dict({f"train/{name}": value for name, value in means.items()})
         self._examples = values["loss"].numel()
         return values["loss"].sum() / max(self._examples, 1)  # SFT has nothing to learn from rejected responses alone
 
@@ -195,12 +195,10 @@ class PreferenceModule(LightningModule):
         self._in_step = self.trainer.fit_loop._should_accumulate()
 
     def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the means of the validation."""
+        """Add a batch to the means of an evaluation."""
         self.means.update(self._evaluate(batch))
 
-    def test_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the means of the test."""
-        self.means.update(self._evaluate(batch))
+    test_step = validation_step
 
     def predict_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return losses, rewards, margins, log-probs and log-ratios of each example, by name."""
@@ -240,22 +238,14 @@ class PreferenceModule(LightningModule):
 
     def kl_to_reference(self, batch: PairBatch) -> Tensor:
         """Return the KL divergence of the policy from the reference on the batches of all ranks, in nats a token."""
-        assert self.reference is not None
         with self._precision():
-            kl, tokens = self.reference.kl(self.policy, self.scorer.laid_out(self.policy, batch))
-        total = self._add_ranks(torch.stack([kl, kl.new_tensor(tokens)]) * (not batch.dummy))
+            total = self._add_ranks(self.scorer.kl(self.policy, self.reference, batch))
         return total[0] / total[1].clamp(min=1)
 
     def reward_margin(self, batch: PairBatch) -> float | None:
         """Return the mean reward margin of a batch of pairs, without gradient and dropout; None of unpaired rows."""
-        if not batch.paired or batch.dummy:
-            return None
-        assert self.reference is not None
-        batch = self.scorer.laid_out(self.policy, batch)
-        with self._precision(), scoring(self.policy):
-            ours, theirs = token_log_probs(self.policy, batch), self.reference.token_log_probs(self.policy, batch)
-        chosen, rejected, _ = self.scorer.scores(batch, ours, theirs)
-        return (self.loss.rewards(chosen) - self.loss.rewards(rejected)).mean().item()
+        with self._precision():
+            return self.scorer.reward_margin(self.policy, self.reference, batch)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the policy's parameters; a reference's adapter and 4-bit codes are for no average of weights."""
@@ -272,9 +262,7 @@ class PreferenceModule(LightningModule):
 
     def _by_steps(self, loader: Any) -> StepLoader:
         self.loader = StepLoader(loader, self)
-        if self.saved:
-            positions = [state["position"] for state in self.saved]
-            self.loader.load(positions, self.global_rank, self.trainer.world_size)
+        self.loader.load([state["position"] for state in self.saved], self.global_rank, self.trainer.world_size)
         return self.loader
 
     def _evaluate(self, batch: PairBatch, with_initial: bool = True, training: bool = False) -> dict[str, Tensor]:
@@ -283,18 +271,6 @@ class PreferenceModule(LightningModule):
 
     def _add_ranks(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum") if self._trainer else values
-
-    def _log_interval(self, keep: bool) -> None:
-        """Log the means since the last logged step; at an epoch's end for callbacks that watch them, and go on."""
-        state = self.interval.state()
-        self.log_dict({f"train/{name}": value for name, value in self.interval.compute().items()})
-        if keep:
-            self.interval.load_state(state, self.device)
-
-    @property
-    def _ends_epoch(self) -> bool:
-        last = self.global_step + 1 == self.trainer.max_steps and not self.trainer.fit_loop._should_accumulate()
-        return last or self.trainer.fit_loop.epoch_loop._num_ready_batches_reached()
 
     def _precision(self) -> AbstractContextManager:
         return self.trainer.precision_plugin.forward_context() if self._trainer else nullcontext()

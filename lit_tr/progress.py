@@ -1,4 +1,4 @@
-"""Where a checkpoint says that training stood."""
+"""Where training stands, and where a checkpoint says that it stood."""
 
 from typing import Any
 
@@ -31,3 +31,15 @@ def set_progress(loop: dict[str, Any], position: dict[str, Any], over: bool, val
 def _set(progress: dict[str, Any], current: dict[str, int], total: dict[str, int] | None = None) -> None:
     progress["current"] = {name: int(count) for name, count in current.items()}
     progress["total"] = {name: int(count) for name, count in (total or current).items()}
+
+
+def is_logged(trainer: Any) -> bool:
+    """Whether the batch that is trained on ends an optimizer step whose values Lightning logs."""
+    every = trainer.log_every_n_steps
+    return bool(every) and not trainer.fit_loop._should_accumulate() and (trainer.global_step + 1) % every == 0
+
+
+def ends_epoch(trainer: Any) -> bool:
+    """Whether the batch that is trained on is the last one of an epoch or of the run."""
+    last_step = trainer.global_step + 1 == trainer.max_steps and not trainer.fit_loop._should_accumulate()
+    return last_step or trainer.fit_loop.epoch_loop._num_ready_batches_reached()

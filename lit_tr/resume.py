@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def save(module: Any, checkpoint: dict[str, Any]) -> None:
     set_progress(checkpoint["loops"]["fit_loop"], position, over, validate, module.global_step)
     rank = module.reference.rank_state() if module.reference is not None else None
     state = {**(module.before_step if within else moment(module)), "position": position, "reference": rank}
-    checkpoint[RANKS] = of_ranks(state)
+    checkpoint[RANKS] = of_ranks(move_data_to_device(state, "cpu"))
 
 
 def load(module: Any, checkpoint: dict[str, Any]) -> None:
@@ -82,12 +83,8 @@ def restore(module: Any, states: list[dict[str, Any]]) -> None:
 
 def moment(module: Any) -> dict[str, Any]:
     """Return what changes within an optimizer step, as it is now."""
-    statistics = module.scorer.statistics
-    return {
-        "random_state": _random_state(module.device),
-        "interval": module.interval.state(),
-        "statistics": None if statistics is None else statistics.cpu(),
-    }
+    means, statistics = module.interval.state(), module.scorer.statistics
+    return {"random_state": _random_state(module.device), "interval": means, "statistics": statistics}
 
 
 def _validation_is_due(module: Any, at_batch_end: bool) -> bool:

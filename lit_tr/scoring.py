@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
 from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import preference_metrics
-from lit_tr.policy.logprobs import sum_by_response, token_log_probs
+from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs
 from lit_tr.policy.probe import why_not_packed
 from lit_tr.reference import Reference
 
@@ -72,6 +73,21 @@ class Scorer:
             tokens = [none if one is None else batch.split_tokens(one) for one in (policy, reference)]
         parts = zip(sums[0], batch.split(batch.lengths), sums[1], batch.split_labels(), *tokens, strict=True)
         return [Scores(*part) for part in parts]
+
+    def kl(self, policy: nn.Module, reference: Any, batch: PairBatch) -> Tensor:
+        """Return the KL divergence from the reference, a sum over some tokens, and their number, `(2,)`."""
+        kl, tokens = reference.kl(policy, self.laid_out(policy, batch))
+        return torch.stack([kl, kl.new_tensor(tokens)]) * (not batch.dummy)
+
+    def reward_margin(self, policy: nn.Module, reference: Any, batch: PairBatch) -> float | None:
+        """Return the mean reward margin of a batch, without gradient and dropout; None where it is not of pairs."""
+        if not batch.paired or batch.dummy:
+            return None
+        batch = self.laid_out(policy, batch)
+        with scoring(policy):
+            ours, theirs = token_log_probs(policy, batch), reference.token_log_probs(policy, batch)
+        chosen, rejected, _ = self.scores(batch, ours, theirs)
+        return (self.loss.rewards(chosen) - self.loss.rewards(rejected)).mean().item()
 
     def check(self, batch: PairBatch) -> None:
         """Check that the loss takes a batch.
