@@ -25,6 +25,8 @@ INSTANTIATOR = "lit_tr.hparams.instantiate"
 saving._ALLOWED_INSTANTIATORS.add(INSTANTIATOR)  # where Lightning says that such a function is to be named
 LOST = "_lost"
 """Key of the reason why the plain data of an argument does not say all of it."""
+ADAPTER = "_adapter"
+"""Key of PEFT's configuration of the adapter of a policy in memory, without which its weights have no meaning."""
 OPTIONAL = ("optimizer", "lr_scheduler")
 """Arguments that are for training alone: without them a checkpoint still holds a model."""
 STATEFUL = ("reference", "loss")
@@ -39,7 +41,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """Return the arguments that a module was made with, as plain data; to be called in its `__init__`.
 
     Arguments of subclasses are among them. An optimizer or a schedule that cannot be written down, a lambda say, is
-    left out, and a policy in memory is None.
+    left out; a policy in memory is None, beside the configuration of its adapter.
     """
     frame = inspect.currentframe()
     given = _arguments(module, frame.f_back if frame else None)
@@ -47,7 +49,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
     kept = {name: value for name, value in described.items() if not (name in OPTIONAL and is_lost(value))}
     found = _described("", type(module))  # a class within a function is found by none but who has it
     named = {} if is_lost(found) else {"_class_path": found["class_path"]}
-    return {**named, **kept, "_instantiator": INSTANTIATOR}
+    return {**named, **kept, **_adapter(given.get("policy")), "_instantiator": INSTANTIATOR}
 
 
 def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +124,11 @@ def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
     return given
 
 
+def _adapter(policy: Any) -> dict[str, Any]:
+    configs = getattr(policy, "peft_config", None)
+    return {ADAPTER: _plain(configs[policy.active_adapter].to_dict())} if isinstance(configs, Mapping) else {}
+
+
 def _described(name: str, value: Any) -> Any:
     if isinstance(value, nn.Module) and name not in STATEFUL:
         return None if name == "policy" else {LOST: "it was a model in memory"}
@@ -144,6 +151,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return [_plain(item) for item in sorted(value)]
     return _callable(value) if callable(value) and _names_code(value) else _object(value)
 
 

@@ -38,7 +38,7 @@ class PreferenceModule(LightningModule):
         policy: where the policy comes from, loaded in `configure_model`; or the path of one; or a model in memory.
         reference: the kind of reference; None where the loss needs none.
         loss: the preference loss.
-        optimizer: makes the optimizer from a list of the trained parameters.
+        optimizer: makes the optimizer from a list of the trained parameters; None takes AdamW with its defaults.
         lr_scheduler: makes a learning-rate schedule from the optimizer; it steps with the optimizer, and one that
             watches a metric (its `monitor`, by default `val/loss`) at the end of each epoch.
         log_initial: log against the initial policy. With a new adapter that takes no memory; a full model is held once
@@ -56,7 +56,7 @@ class PreferenceModule(LightningModule):
         policy: PretrainedPolicy | str | Path | nn.Module,
         reference: Reference | None,
         loss: Loss,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         log_initial: bool | None = None,
     ) -> None:
@@ -64,7 +64,7 @@ class PreferenceModule(LightningModule):
         self.save_hyperparameters(describe(self), logger=False)
         checks.check_arguments(reference, loss)
         self.source, self.loss, self.reference = source_of(policy), loss, reference if loss.needs_reference else None
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler = optimizer or torch.optim.AdamW, lr_scheduler
         if log_initial is None:
             log_initial = self.reference is not None and self.reference.moves and self.reference.log_initial
         self.initial = FrozenReference() if log_initial and (self.reference is None or self.reference.moves) else None
@@ -83,13 +83,21 @@ class PreferenceModule(LightningModule):
         """The initial policy; None where it is not kept."""
         return self.initial if self.reference is None or self.reference.moves else self.reference
 
-    def setup(self, stage: str) -> None:
-        """Check what goes together before any weights are loaded, and draw the training batches by steps.
+    def configure_callbacks(self) -> list[Any]:
+        """Check the trainer before a callback asks for weights; no callback is added.
 
         Raises:
-            UserError: strategy, precision, callbacks, reference or loss do not go together.
+            UserError: the strategy hides weights, or a callback averages what it cannot.
         """
         checks.check_trainer(self.trainer)
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Check what goes with the reference before weights are loaded, and draw the training batches by steps.
+
+        Raises:
+            UserError: the trainer, its callbacks or its rows do not go with the reference.
+        """
         for held in self.held:
             held.setup(self.trainer, self)
         if stage == TrainerFn.FITTING:

@@ -81,11 +81,11 @@ class Scorer:
 
     def reward_margin(self, policy: nn.Module, reference: Any, batch: PairBatch) -> float | None:
         """Return the mean reward margin of a batch, without gradient and dropout; None where it is not of pairs."""
+        batch = self.laid_out(policy, batch)
+        with scoring(policy):  # on all ranks, whatever they hold: sharded weights are gathered
+            ours, theirs = token_log_probs(policy, batch), reference.token_log_probs(policy, batch)
         if not batch.paired or batch.dummy:
             return None
-        batch = self.laid_out(policy, batch)
-        with scoring(policy):
-            ours, theirs = token_log_probs(policy, batch), reference.token_log_probs(policy, batch)
         chosen, rejected, _ = self.scores(batch, ours, theirs)
         return (self.loss.rewards(chosen) - self.loss.rewards(rejected)).mean().item()
 

@@ -60,7 +60,7 @@ def test_a_loss_without_a_reference_spends_no_pass_on_one(llama_dir, monkeypatch
 
 
 def test_an_update_of_no_reference_is_named(llama_dir):
-    with pytest.raises(UserError, match="SimPO needs no reference"):
+    with pytest.raises(UserError, match="is None, as where a loss .SimPO, SFT. needs no reference"):
         fit(PreferenceModule(llama_dir, CopyReference(), SimPO()), llama_dir, [SoftReferenceUpdate()])
 
 

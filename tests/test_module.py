@@ -393,7 +393,7 @@ def test_a_strategy_that_hides_weights_is_refused(llama_dir, monkeypatch):
     preferences = module(llama_dir)
     preferences.trainer = trainer
     with pytest.raises(UserError, match="FSDPStrategy flattens weights.*take trainer.strategy .*ModelParallel"):
-        preferences.setup("fit")
+        preferences.configure_callbacks()
 
 
 def test_a_reference_that_is_to_stay_in_float32_is_not_cast(llama_dir):

@@ -15,13 +15,10 @@ from lit_tr.commands.checkpoints import read
 from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.hparams import check_kept
-from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter
+from lit_tr.hparams import ADAPTER, check_kept
+from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter, with_adapter
 from lit_tr.policy.loading import PretrainedPolicy
-from lit_tr.reference.adapter import AdapterReference
 from lit_tr.reference.base import Reference
-from lit_tr.reference.copied import CopyReference
-from lit_tr.reference.frozen import FrozenReference
 
 
 def export(
@@ -52,8 +49,8 @@ def export(
         UserError: the checkpoint cannot be read, or holds no such model; the folder holds something already.
     """
     folder, saved = _unused(Path(output)), _read(Path(checkpoint))
-    run = _run(checkpoint, saved["hyper_parameters"], base)
-    _check(run, merge, which)
+    run = _run(checkpoint, saved["hyper_parameters"], base, which)
+    _check(run, merge, which, saved["state_dict"])
     tokenizer = load_tokenizer(run.policy.path)
     model, adapter = _restored(run, which, checkpoint, saved["state_dict"])
     if adapter and merge:
@@ -72,10 +69,22 @@ def export(
 
 @dataclass(frozen=True)
 class _Run:
-    """What of a run's configuration says how its weights are held."""
+    """What of a run's hyper-parameters says how its weights are held.
+
+    Args:
+        policy: where training began.
+        adapter: configuration of the adapter of a policy that was a model in memory.
+        reference: the kind of reference, if it is asked for.
+    """
 
     policy: PretrainedPolicy
-    reference: Reference
+    adapter: dict[str, Any] | None = None
+    reference: Reference | None = None
+
+    def load(self) -> nn.Module:
+        """Return the policy as it was when training began."""
+        policy = self.policy.load()
+        return with_adapter(policy, self.adapter) if self.adapter else policy
 
 
 def _unused(folder: Path) -> Path:
@@ -93,48 +102,53 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"checkpoint {path}: there is no such file")
     saved = read(path)
-    if not {"policy", "reference"} <= {*(saved.get("hyper_parameters") or {})}:
+    if "policy" not in (saved.get("hyper_parameters") or {}):
         raise UserError(f"checkpoint {path}: it holds no hyper-parameters of a PreferenceModule")
     return saved
 
 
-def _run(path: str | Path, kept: dict[str, Any], base: str | None) -> _Run:
+def _run(path: str | Path, kept: dict[str, Any], base: str | None, which: str) -> _Run:
     policy = {"path": kept["policy"]} if isinstance(kept["policy"], str) else kept["policy"]
     if policy is None and base is None:
         raise UserError(
             f"checkpoint {path}: training began with a model in memory: give base, the folder or hub id of that model"
         )
     policy = {**(policy or {}), **({"path": base} if base else {}), "trust_remote_code": False}
-    check_kept("reference", kept["reference"])
+    asked = {"policy": policy, "adapter": kept.get(ADAPTER)}
+    if which == "reference":
+        check_kept("reference", kept.get("reference", {}))
+        asked["reference"] = kept.get("reference")
     try:
-        return instantiate_module(cast(Any, _Run), {"policy": policy, "reference": kept["reference"]})
+        return instantiate_module(cast(Any, _Run), asked)
     except ArgumentError as error:
         raise UserError(f"checkpoint {path}: its hyper-parameters cannot be read ({error})") from error
 
 
-def _check(run: _Run, merge: bool, which: str) -> None:
+def _check(run: _Run, merge: bool, which: str, state: dict[str, Tensor]) -> None:
     """Check that there is such a model, before anything large is loaded."""
     if which not in ("policy", "reference"):
         raise UserError(f"which: policy or reference, not {which!r}")
-    if merge and not (run.policy.lora or run.policy.adapter):
+    if merge and not (run.policy.lora or run.policy.adapter or run.adapter):
         raise UserError("merge: the run trained a full model and has no adapter to merge; leave merge out")
-    if which == "policy" or isinstance(run.reference, CopyReference | AdapterReference):
+    if which == "policy":
         return
-    if isinstance(run.reference, FrozenReference):
+    if run.reference is None or not run.reference.moves:
         start = run.policy.adapter or run.policy.path
         raise UserError(f"which: the reference is the initial policy, {start}, and need not be exported")
-    raise UserError(f"which: {type(run.reference).__name__} holds no weights to export; leave which out")
+    held = "reference.model.", f".{run.reference.adapter}."
+    if not any(part in key for key in state for part in held):
+        raise UserError(f"which: {type(run.reference).__name__} holds no weights to export; leave which out")
 
 
 def _restored(run: _Run, which: str, path: str | Path, state: dict[str, Tensor]) -> tuple[nn.Module, str | None]:
     """Return the model with the checkpoint's weights, and the name of the adapter that is asked for, if any."""
-    policy, prefix, adapter = run.policy.load(), "policy.", None
+    policy, prefix, adapter = run.load(), "policy.", None
     if has_adapter(policy):
         adapter = POLICY_ADAPTER
-        if which == "reference":
+        if run.reference is not None:
             run.reference.prepare(policy)
-            adapter = AdapterReference.adapter
-    elif which == "reference":
+            adapter = run.reference.adapter
+    elif run.reference is not None:
         prefix = "reference.model."
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     _put(weights, policy, f"checkpoint {path} and {run.policy.path}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 from safetensors.torch import save_file
@@ -180,6 +180,11 @@ def base_state_keys(policy: nn.Module) -> set[str]:
         return set()
     adapters = cast(PeftModel, policy).peft_config
     return {key for key in policy.state_dict() if not any(f".{name}." in f"{key}." for name in adapters)}
+
+
+def with_adapter(model: Any, config: dict[str, Any]) -> PeftModel:
+    """Return a model with a new adapter for the policy, of a configuration as PEFT writes it."""
+    return get_peft_model(model, PeftConfig.from_peft_type(**{**config, "inference_mode": False}), POLICY_ADAPTER)
 
 
 def save_adapter(policy: Any, name: str, base: str, folder: Path) -> None:

@@ -9,15 +9,20 @@ import pytest
 import torch
 import yaml
 from bitsandbytes.functional import dequantize_4bit
+from lightning.pytorch import Trainer
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
 
 from lit_tr.commands import main
 from lit_tr.commands.export import export
-from lit_tr.embedded import TINY, resolve
+from lit_tr.data import PreferenceDataModule
+from lit_tr.embedded import TINY, SyntheticPairs, resolve
 from lit_tr.errors import UserError
+from lit_tr.losses import DPO
 from lit_tr.module import PreferenceModule
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.reference import FrozenReference
 
 IDS = torch.tensor([[5, 17, 300, 41, 8, 99, 2, 480]])
 NF4 = BitsAndBytesConfig(
@@ -262,14 +267,12 @@ def test_the_verb(trained, tmp_path, capsys):
     assert all(torch.equal(verbs[name], value) for name, value in expected.items())
 
 
-def test_help_tells_of_the_verb(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    assert "lit-tr export" in " ".join(capsys.readouterr().out.split())
+def test_help_tells_of_the_options(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["export", "--help"])
     shown = capsys.readouterr().out
-    assert all(option in shown for option in ("--checkpoint", "--output", "--merge", "--which {policy,reference}"))
+    options = ("--checkpoint", "--output", "--merge", "--base", "--which {policy,reference}")
+    assert all(option in shown for option in options)
 
 
 def test_a_mistake_on_the_command_line_is_one_message(capsys, tmp_path):
@@ -285,10 +288,10 @@ def test_a_mistake_on_the_command_line_is_one_message(capsys, tmp_path):
         (None, "there is no such file"),
         (b"", "this is no checkpoint, or not a whole one"),
         (b"not a checkpoint", "this is no checkpoint, or not a whole one"),
-        ({"state_dict": {}}, "it holds no configuration of a model; `lit-tr fit` writes those that do"),
-        ({"state_dict": {}, "hyper_parameters": {"lr": 1}}, "it holds no configuration of a model"),
-        ([1], "it holds no configuration of a model"),
-        ({"hyper_parameters": {"policy": {"pth": "x"}, "reference": {}}}, "its configuration cannot be read"),
+        ({"state_dict": {}}, "it holds no hyper-parameters of a PreferenceModule"),
+        ({"state_dict": {}, "hyper_parameters": {"lr": 1}}, "it holds no hyper-parameters of a PreferenceModule"),
+        ([1], "this is no checkpoint of a module, but a list"),
+        ({"hyper_parameters": {"policy": {"pth": "x"}, "reference": {}}}, "its hyper-parameters cannot be read"),
     ],
 )
 def test_what_is_no_checkpoint_is_named(tmp_path, content, message):
@@ -382,3 +385,56 @@ def test_what_stops_while_it_writes_leaves_nothing(trained, tmp_path, monkeypatc
     with pytest.raises(UserError, match="it cannot be written .No space left on device"):
         export(trained("lora"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def in_memory(checkpoint, model, path):
+    """Write a checkpoint as training of a model in memory leaves it."""
+    saved = torch.load(checkpoint, weights_only=True)
+    kept = dict(PreferenceModule(model, FrozenReference(), DPO()).hparams)
+    torch.save({**saved, "hyper_parameters": {**saved["hyper_parameters"], **kept}}, path)
+    return path
+
+
+def test_a_model_that_was_in_memory_is_exported_with_its_base(trained, tmp_path, llama_dir, capsys):
+    model = LlamaForCausalLM.from_pretrained(llama_dir)
+    path = in_memory(trained("full"), model, tmp_path / "some.ckpt")
+    with pytest.raises(UserError, match="some.ckpt: training began with a model in memory: give base"):
+        export(path, tmp_path / "out")
+    main(["export", f"--checkpoint={path}", f"--base={llama_dir}", f"--output={tmp_path / 'out'}"])
+    close(log_probs(plain(tmp_path / "out")), held(trained("full"))["policy"])
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_adapter_that_was_in_memory_is_exported_with_its_base(trained, tmp_path, llama_dir, merge):
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(llama_dir), config)
+    path = in_memory(trained("lora"), model, tmp_path / "some.ckpt")
+    folder = export(path, tmp_path / "out", merge, base=llama_dir)
+    assert (folder / "adapter_config.json").exists() != merge
+    close(log_probs(plain(folder)), held(trained("lora"))["policy"])
+
+
+def test_a_policy_is_exported_whatever_its_reference_was(trained, tmp_path):
+    saved = torch.load(trained("full"), weights_only=True)
+    saved["hyper_parameters"]["reference"] = {"class_path": "nowhere.Reference"}
+    torch.save(saved, tmp_path / "some.ckpt")
+    close(log_probs(plain(export(tmp_path / "some.ckpt", tmp_path / "out"))), held(trained("full"))["policy"])
+    with pytest.raises(UserError, match="hyper-parameters cannot be read"):
+        export(tmp_path / "some.ckpt", tmp_path / "reference", which="reference")
+
+
+def test_what_a_notebook_trained_is_exported(tmp_path, llama_dir):
+    module = PreferenceModule(PretrainedPolicy(llama_dir, lora=LoRA(r=2)), FrozenReference(), DPO(), make_sgd)
+    data = PreferenceDataModule(llama_dir, SyntheticPairs(size=8), batch_size=4)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    trainer = Trainer(max_steps=2, default_root_dir=tmp_path, enable_checkpointing=False, **quiet)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "some.ckpt")
+    folder = export(tmp_path / "some.ckpt", tmp_path / "out")
+    close(log_probs(plain(folder)), log_probs(module.policy))
+    start = LlamaForCausalLM.from_pretrained(llama_dir)
+    assert (log_probs(plain(folder)) - log_probs(start)).abs().max() > 1e-3
+
+
+def make_sgd(params):
+    return torch.optim.SGD(params, lr=0.5)
