@@ -31,7 +31,7 @@ def save(module: Any, checkpoint: dict[str, Any]) -> None:
         averaged = dict(module.named_parameters())
         current = checkpoint["current_model_state"].items()
         checkpoint["state_dict"] |= {name: value for name, value in current if name not in averaged}
-    if module.trainer.state.fn != TrainerFn.FITTING or not hasattr(module, "loader"):
+    if not module._trainer or module.trainer.state.fn != TrainerFn.FITTING or not hasattr(module, "loader"):
         return
     position, fit = module.loader.position(), module.trainer.fit_loop
     total = fit.epoch_loop.batch_progress.total

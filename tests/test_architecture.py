@@ -12,13 +12,14 @@ from lit_tr import reference
 ROOT = Path(__file__).parents[1] / "lit_tr"
 KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "errors": set(),
+    "hparams": {"errors"},
     "progress": set(),
     "step_mean": set(),
     "embedded": {"embedded", "data", "errors"},
     "data": {"data", "embedded.model", "errors"},
     "loading": {"data.batches", "errors"},
     "policy": {"policy", "embedded.model", "errors", "data.batches", "data.tokenization"},
-    "reference": {"reference", "policy", "loading", "errors", "data.batches"},
+    "reference": {"reference", "policy", "loading", "errors", "data.batches", "data.tokenization"},
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
     "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors"},
@@ -27,11 +28,14 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "updates": {"reference.averaging", "reference.base", "reference.precision", "policy", "errors"},
     "module": {
         *("reference", "policy", "data.batches", "losses", "metrics", "errors"),
-        *("checks", "loading", "progress", "resume", "scoring", "step_mean"),
+        *("checks", "hparams", "loading", "progress", "resume", "scoring", "step_mean"),
     },
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors"},
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
-    "commands": {"commands", "planning", "module", "updates", "reference", "policy", "data", "embedded", "errors"},
+    "commands": {
+        *("commands", "planning", "module", "updates", "reference", "policy", "data", "embedded", "errors"),
+        *("hparams", "ignore_expected_warnings"),
+    },
     "__init__": {"module", "updates", "data.datamodule"},
 }
 KINDS = {name for name in reference.__all__ if name.endswith("Reference") and name != "Reference"}
