@@ -103,8 +103,12 @@ class Reference(ABC):
         return self.state_dict().values()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint holds, by paths of attributes; those of an adapter are the policy's."""
-        return {}
+        """Return the tensors that a checkpoint holds, by paths of attributes: a second model's that can move.
+
+        Those of an adapter are the policy's.
+        """
+        weights = self.model.state_dict() if self.moves and self.model is not None else {}
+        return {f"model.{name}": value for name, value in weights.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> list[str]:
         """Take the tensors of a checkpoint; return the names of those that are missing in it."""

@@ -16,7 +16,6 @@ class SignReference(Reference):
     """Follows the policy by steps of one size in each weight."""
 
     def __init__(self, size: float = 1e-3):
-        super().__init__()
         self.size = size
 
     def prepare(self, policy):
@@ -39,7 +38,7 @@ class Hinge(Loss):
     beta: float = 0.1
     delta: float = 1.0
 
-    def __call__(self, chosen, rejected, kl, labels=None):
+    def __call__(self, chosen, rejected, statistics=None):
         return (self.delta - self.beta * (chosen.log_ratios - rejected.log_ratios)).relu()
 
 
