@@ -18,7 +18,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "metrics": {"losses"},
     "lookahead": {"errors"},
     "module": {"reference", "policy", "data.batches", "lookahead", "losses", "metrics", "errors"},
-    "updates": {"reference.averaging", "errors"},
+    "updates": {"reference.averaging", "reference.precision", "errors"},
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors"},
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
 }
