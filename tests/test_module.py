@@ -156,7 +156,7 @@ def test_reference_gets_no_gradient_and_no_optimizer(llama_dir):
     trainer = fit(model, llama_dir, [SoftReferenceUpdate(every_n_steps=2)])
     optimized = {id(param) for group in trainer.optimizers[0].param_groups for param in group["params"]}
     assert optimized == {id(param) for param in model.policy.parameters()}
-    assert all(param.grad is None and not param.requires_grad for param in model.reference.parameters())
+    assert all(param.grad is None and not param.requires_grad for param in model.reference.model.parameters())
 
 
 @pytest.mark.parametrize("loss", [IPO(beta=0.5, average="mean"), KTO(), SFT()])

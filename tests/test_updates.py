@@ -380,11 +380,6 @@ class Wide(Distillation):
             {},
             "'reference' of PreferenceModule is None, as where a loss .SimPO, SFT. needs no referen",
         ),
-        (
-            {"reference": CopyReference(dtype="nf4")},
-            {"layers": {"lm_head": 0.5}},
-            "takes hard updates of all layers alone: take HardReferenceUpdate without layers",
-        ),
         ({"reference": CopyReference()}, {"buffers": "leave"}, "'reference' of PreferenceModule is a CopyReference"),
     ],
 )
@@ -407,6 +402,12 @@ def test_layers_that_no_reference_can_follow_are_named_before_a_step(llama_dir, 
     model = preferences(llama_dir, AdapterReference() if lora else CopyReference(), lora=lora)
     with pytest.raises(UserError, match=message):
         align(SoftReferenceUpdate(0.5, layers=layers), model, llama_dir)
+
+
+def test_a_hard_update_with_rates_is_none_of_all_layers(llama_dir):
+    update = HardReferenceUpdate(1, layers={"lm_head": 0.5})
+    with pytest.raises(UserError, match="takes hard updates of all layers alone: take HardReferenceUpdate without lay"):
+        align(update, preferences(llama_dir, CopyReference(dtype="nf4")), llama_dir)
 
 
 @pytest.mark.parametrize("average", [None, "weight_space", "factors"])

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -128,9 +128,14 @@ class DataCLI(LitTRCLI):
         parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
 
     def instantiate_classes(self) -> None:
-        """Make the module and the data module."""
-        made = self.parser.instantiate(Namespace(model=self.config.model, data=self.config.data))
+        """Make the module, the data module and the callbacks."""
+        config = self.config
+        made = self.parser.instantiate(Namespace(model=config.model, data=config.data, update=config["update"]))
+        listed = ArgumentParser()
+        listed.add_argument("--callbacks", type=list[Callback] | Callback | None)
+        others = listed.instantiate(Namespace(callbacks=config.trainer.callbacks)).callbacks or []
         self.model, self.datamodule, self.trainer = made.model, made.data, cast(Any, None)
+        self.callbacks = [made["update"], *(others if isinstance(others, list) else [others])]
 
 
 def run(verb: str, args: list[str]) -> None:

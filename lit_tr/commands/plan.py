@@ -25,7 +25,7 @@ def run(args: list[str]) -> None:
     cli = configured(others)
     log_initial = cli.config.model.init_args.get("log_initial")
     report(
-        planned_run(cli.model, cli.config.trainer, log_initial, asked.devices),
+        planned_run(cli.model, cli.config.trainer, log_initial, asked.devices, cli.callbacks),
         cli.datamodule,
         cli.config.trainer,
         asked,
