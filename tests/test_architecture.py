@@ -25,7 +25,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors"},
     "checks": {"reference", "policy", "losses", "errors"},
     "resume": {"policy", "progress", "errors"},
-    "updates": {"reference.averaging", "reference.base", "reference.precision", "policy", "errors"},
+    "updates": {"reference.averaging", "reference.precision", "errors"},
     "module": {
         *("reference", "policy", "data.batches", "losses", "metrics", "errors"),
         *("checks", "hparams", "loading", "progress", "resume", "scoring", "step_mean"),

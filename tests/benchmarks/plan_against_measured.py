@@ -20,6 +20,7 @@ FULL, LORA = {"reference": "CopyReference"}, {"reference": "AdapterReference", "
 RUNS = {
     "full, float32, Copy": FULL,
     "full, bfloat16, Copy": {**FULL, "dtype": "bfloat16"},
+    "full, bfloat16, Copy, soft updates": {**FULL, "dtype": "bfloat16", "alpha": 0.5},
     "full, float32, Window": {"reference": "WindowReference"},
     "full, bf16-mixed, Copy in nf4": {**FULL, "options": {"dtype": "nf4"}, "precision": "bf16-mixed"},
     "full, float32, Copy, checkpointing": {**FULL, "checkpointing": True},
@@ -61,11 +62,12 @@ def worker(name: str, kind: str, args: argparse.Namespace) -> dict:
     return json.loads(output.splitlines()[-1])
 
 
-def parts(args: argparse.Namespace, run: dict) -> tuple:
-    """Return the policy's source, the reference and the data."""
-    from lit_tr import PreferenceDataModule, policy
+def modules(args: argparse.Namespace, run: dict) -> tuple:
+    """Return the module and the data."""
+    from lit_tr import PreferenceDataModule, PreferenceModule, reference
     from lit_tr.data import Rows
-    from lit_tr.policy.loading import LoRA
+    from lit_tr.losses import DPO
+    from lit_tr.policy.loading import LoRA, PretrainedPolicy
 
     def text(start: str) -> str:
         return f"{start}{' river' * args.words}"
@@ -74,7 +76,7 @@ def parts(args: argparse.Namespace, run: dict) -> tuple:
     rows = [{"prompt": text(f"{i}"), "chosen": text(" A"), "rejected": text(" B")} for i in range(count)]
     path = Path(tempfile.mkdtemp()) / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = policy.PretrainedPolicy(
+    source = PretrainedPolicy(
         args.model,
         dtype=run.get("dtype", "float32"),
         quantize=run.get("quantize"),
@@ -83,18 +85,19 @@ def parts(args: argparse.Namespace, run: dict) -> tuple:
     )
     data = PreferenceDataModule(args.model, Rows(str(path)), batch_size=args.pairs, packed=run.get("packed", True))
     data.setup("fit")
-    return source, getattr(policy, run["reference"])(**run.get("options", {})), data
+    held = getattr(reference, run["reference"])(**run.get("options", {}))
+    return PreferenceModule(source, held, DPO(beta=0.05)), data
 
 
 def plan(args: argparse.Namespace, run: dict) -> dict:
     from dataclasses import asdict
 
-    from lit_tr.planning.plan import Plan, Run
+    from lit_tr.planning import Plan, Run
 
-    source, reference, data = parts(args, run)
-    planned = Plan(Run(source, reference, precision=run.get("precision", "32-true"), cpu=True))
+    module, data = modules(args, run)
+    planned = Plan(Run(module.source, alpha=run.get("alpha", 1.0), precision=run.get("precision", "32-true"), cpu=True))
     batch = data.collator(data.examples["train"][: args.pairs])
-    memory = planned.at_peak(planned.between_steps(reference), planned.step(batch))
+    memory = planned.at_peak(planned.between_steps(module.reference, module.initial), planned.step(batch))
     return {**asdict(memory), "total": memory.total}
 
 
@@ -104,17 +107,16 @@ def train(args: argparse.Namespace, run: dict) -> dict:
     import torch
     from lightning.pytorch import Trainer
 
-    from lit_tr import HardReferenceUpdate, PreferenceModule
-    from lit_tr.losses import DPO
+    from lit_tr import HardReferenceUpdate, SoftReferenceUpdate
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    source, reference, data = parts(args, run)
-    module = PreferenceModule(source, reference, DPO(beta=0.05))
+    module, data = modules(args, run)
+    update = SoftReferenceUpdate(run["alpha"], 2) if "alpha" in run else HardReferenceUpdate(2)
     trainer = Trainer(
         accelerator="cpu",
         precision=run.get("precision", "32-true"),
         max_steps=args.steps,
-        callbacks=[HardReferenceUpdate(every_n_steps=2)],
+        callbacks=[update],
         log_every_n_steps=2,
         logger=False,
         enable_checkpointing=False,
