@@ -124,6 +124,7 @@ class PreferenceModule(LightningModule):
                 held.shard(mesh)
         if mesh is not None:
             shard(self.policy, mesh)
+        self.strict_loading = mesh is None  # or a file with an adapter would have to hold its base, too
         # or DistributedDataParallel would send all buffers before each forward pass
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 

@@ -1,5 +1,6 @@
 """What a checkpoint holds beside weights and optimizer, so that a run goes on exactly: state that all ranks save."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +57,8 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
     if module._trainer and module.trainer.state.fn == TrainerFn.FITTING:
         module.saved = states
         module.trainer.num_sanity_val_steps = 0  # Lightning leaves it out for most resumes, and not for all
-    if "state_dict" not in checkpoint:  # in shards, which the strategy reads and checks
+    if "state_dict" not in checkpoint:  # the strategy has read it: all of a folder of shards, of a file the module tree
+        _load_from_file(module, Path(module.trainer.ckpt_path or ""))
         return
     optional = tuple(f"reference.{start}" for start in getattr(module.reference, "optional", ()))
     states = (module.state_dict(), checkpoint["state_dict"])
@@ -67,6 +69,12 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
             f"the checkpoint is of another policy or kind of reference: {len(missing)} tensors are not in it, "
             f"{len(unknown)} are not in the model, such as {min(missing | unknown)}"
         )
+
+
+def _load_from_file(module: Any, path: Path) -> None:
+    if module.reference is not None and path.is_file():
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+        _take_reference(module, state, "", None, True, [])
 
 
 def restore(module: Any, states: list[dict[str, Any]]) -> None:

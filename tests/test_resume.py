@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_tr import (
     AdaptiveReferenceUpdate,
@@ -273,3 +274,15 @@ def test_an_ema_of_the_weights_averages_the_policy_and_leaves_the_reference_alon
 def test_stochastic_weight_averaging_is_refused(llama_dir):
     with pytest.raises(UserError, match="take EMAWeightAveraging"):
         run(llama_dir, "frozen", {"max_steps": 2}, callbacks=[StochasticWeightAveraging(0.1)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["copy soft", "copy bfloat16", "adapter soft"])
+def test_a_file_is_loaded_into_shards(llama_dir, tmp_path, kind):
+    """One device wrote it, and a sharded run of one device goes on: policy, reference and average."""
+    options = {"max_steps": 6, "max_epochs": -1}
+    whole = run(llama_dir, kind, options)
+    run(llama_dir, kind, {**options, "max_steps": 4}, tmp_path)
+    sharded = {**options, "strategy": ModelParallelStrategy(1, 1), "devices": 1}
+    resumed = run(llama_dir, kind, sharded, ckpt_path=tmp_path / "last.ckpt")
+    assert [loss for _, loss in resumed.losses] == pytest.approx([loss for _, loss in whole.losses[4:]], rel=1e-4)

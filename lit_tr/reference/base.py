@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, vocabulary_log_probs
+from lit_tr.policy.sharding import write
 from lit_tr.reference.averaging import Alpha
 
 KL_TOKENS = 256
@@ -115,7 +116,7 @@ class Reference(ABC):
         own = self.state_dict()
         for name, value in state.items():
             if name in own:
-                own[name].copy_(value)
+                write(own[name], value)
         return sorted(own.keys() - state.keys())
 
     def rank_state(self) -> Any:
