@@ -145,13 +145,20 @@ def test_a_resume_with_other_workers_is_refused(llama_dir, shards, tmp_path, giv
         fit(llama_dir, shards, [], tmp_path / "last.ckpt", **given)
 
 
-def test_a_window_reference_wants_rows_that_are_held(llama_dir, shards):
-    with pytest.raises(UserError, match="give a loader of a known length"):
-        fit(
-            llama_dir,
-            shards,
-            [],
-            reference=WindowReference(),
-            update=HardReferenceUpdate(2),
-            enable_checkpointing=False,
-        )
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_window_over_a_stream_trains_as_a_second_model(llama_dir, shards, tmp_path, accumulate):
+    """Lightning fetches a batch ahead of a stream, which must not be scored before its window begins; and on resume."""
+    seen = {}
+    options = {"update": HardReferenceUpdate(2), "accumulate_grad_batches": accumulate}
+    for reference in (WindowReference, CopyReference):
+        record = Crash()
+        fit(llama_dir, shards, [record], reference=reference(), enable_checkpointing=False, **options)
+        seen[reference] = record.seen
+    assert seen[WindowReference] == seen[CopyReference]
+    saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(llama_dir, shards, [Crash(5), saved], reference=WindowReference(), **options)
+    resumed = Crash()
+    fit(llama_dir, shards, [resumed], tmp_path / "last.ckpt", reference=WindowReference(), **options)
+    assert resumed.seen == seen[CopyReference][-len(resumed.seen) :]
+    assert len(resumed.seen) > len(seen[CopyReference]) - 5

@@ -47,7 +47,8 @@ def our_values(llama_dir, reference_dir, path, loss, batch_size):
     """Our values of each example of the first batch, by name, with weights of its own in the reference."""
     module = PreferenceModule(PretrainedPolicy(llama_dir), CopyReference(), loss, log_initial=False)
     module.configure_model()
-    module.reference.model.load_state_dict(LlamaForCausalLM.from_pretrained(reference_dir).state_dict())
+    if module.reference is not None:
+        module.reference.model.load_state_dict(LlamaForCausalLM.from_pretrained(reference_dir).state_dict())
     data = PreferenceDataModule(
         llama_dir, Rows(path), batch_size=batch_size, shuffle=False, mismatched=loss.mismatched, max_length=256
     )

@@ -159,7 +159,8 @@ def hard_update(trainer: Any) -> Any:
     """
     updates = [one for one in trainer.callbacks if getattr(one, "reference", None) == "reference"]
     if len(updates) != 1 or not (updates[0].hard and updates[0].foreseen):
-        found = " and ".join(type(update).__name__ for update in updates) or "no update of the reference"
+        names = (type(update).__name__ + " with layers" * bool(update.layers) for update in updates)
+        found = " and ".join(names) or "no update of the reference"
         raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {found}: else take CopyReference")
     for obstacle, found in {
         "16-mixed precision, which skips steps: take bf16-mixed": getattr(trainer.precision_plugin, "scaler", None),

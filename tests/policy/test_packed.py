@@ -122,6 +122,9 @@ def test_context_is_seen_and_not_scored():
 def test_a_pack_padded_is_the_padded_batch(examples, mismatched):
     padded = Collator(packed=False, mismatched=mismatched)(examples)
     again = Collator(mismatched=mismatched)(examples).padded()
+    labels, others = vars(padded).pop("labels"), vars(again).pop("labels")
+    for name, value in vars(labels).items():
+        torch.testing.assert_close(value, getattr(others, name), equal_nan=True)
     for name, value in vars(padded).items():
         other = getattr(again, name)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
