@@ -23,13 +23,13 @@ from lit_tr.errors import UserError
 
 INSTANTIATOR = "lit_tr.hparams.instantiate"
 saving._ALLOWED_INSTANTIATORS.add(INSTANTIATOR)  # where Lightning says that such a function is to be named
-LOST = "_lost"
+UNSAVED_KEY = "_unsaved"
 """Key of the reason why the plain data of an argument does not say all of it."""
-ADAPTER = "_adapter"
+ADAPTER_KEY = "_adapter"
 """Key of PEFT's configuration of the adapter of a policy in memory, without which its weights have no meaning."""
-OPTIONAL = ("optimizer", "lr_scheduler")
+TRAINING_ONLY = ("optimizer", "lr_scheduler")
 """Arguments that are for training alone: without them a checkpoint still holds a model."""
-STATEFUL = ("reference", "loss")
+MODULE_ARGUMENTS = ("reference", "loss")
 """Arguments that may be torch modules and are made again by their class; any other one is a model in memory."""
 
 
@@ -46,9 +46,9 @@ def describe(module: nn.Module) -> dict[str, Any]:
     frame = inspect.currentframe()
     given = _arguments(module, frame.f_back if frame else None)
     described = {name: _described(name, value) for name, value in given.items()}
-    kept = {name: value for name, value in described.items() if not (name in OPTIONAL and is_lost(value))}
+    kept = {name: value for name, value in described.items() if not (name in TRAINING_ONLY and is_unsaved(value))}
     found = _described("", type(module))  # a class within a function is found by none but who has it
-    named = {} if is_lost(found) else {"_class_path": found["class_path"]}
+    named = {} if is_unsaved(found) else {"_class_path": found["class_path"]}
     return {**named, **kept, **_adapter(given.get("policy")), "_instantiator": INSTANTIATOR}
 
 
@@ -93,9 +93,9 @@ def check_kept(name: str, value: Any) -> None:
             "the checkpoint names no policy, for it was a model in memory: give it to load_from_checkpoint(..., "
             "policy=model), or its path to `lit-tr export --base`"
         )
-    if is_lost(value):
+    if is_unsaved(value):
         raise UserError(
-            f"the checkpoint does not say its {name}: {value[LOST]}; give {name}=... to load_from_checkpoint"
+            f"the checkpoint does not say its {name}: {value[UNSAVED_KEY]}; give {name}=... to load_from_checkpoint"
         )
 
 
@@ -126,16 +126,16 @@ def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
 
 def _adapter(policy: Any) -> dict[str, Any]:
     configs = getattr(policy, "peft_config", None)
-    return {ADAPTER: _plain(configs[policy.active_adapter].to_dict())} if isinstance(configs, Mapping) else {}
+    return {ADAPTER_KEY: _plain(configs[policy.active_adapter].to_dict())} if isinstance(configs, Mapping) else {}
 
 
 def _described(name: str, value: Any) -> Any:
-    if isinstance(value, nn.Module) and name not in STATEFUL:
-        return None if name == "policy" else {LOST: "it was a model in memory"}
+    if isinstance(value, nn.Module) and name not in MODULE_ARGUMENTS:
+        return None if name == "policy" else {UNSAVED_KEY: "it was a model in memory"}
     try:
         return _object(value) if isinstance(value, nn.Module) else _plain(value)
     except _NotPlain as error:
-        return {LOST: str(error)}
+        return {UNSAVED_KEY: str(error)}
 
 
 def _plain(value: Any) -> Any:
@@ -197,6 +197,6 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def is_lost(value: Any) -> bool:
+def is_unsaved(value: Any) -> bool:
     """Whether plain data does not say all of an argument."""
-    return isinstance(value, Mapping) and LOST in value
+    return isinstance(value, Mapping) and UNSAVED_KEY in value

@@ -57,11 +57,11 @@ class ReferenceUpdate(Callback, ABC):
 
     Attributes:
         hard: the reference becomes the policy, all of it, at each update.
-        foreseen: `next_update` tells for sure when the next one comes.
+        scheduled: `next_update` tells for sure when the next one comes.
     """
 
     hard = False
-    foreseen = True
+    scheduled = True
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class ReferenceUpdate(Callback, ABC):
             check_models(policy, reference)
         elif reference.hard_only and not self.hard:
             raise UserError(
-                f"{type(reference).__name__}, as it is configured, takes hard updates of all layers alone: take "
+                f"{type(reference).__name__}, as it is configured, takes only hard updates of all layers: take "
                 "HardReferenceUpdate without layers, or another reference"
             )
         moved = [name for name, param in parameters(policy).items() if of_module or param.requires_grad]
@@ -371,7 +371,7 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
         **options: as for `ReferenceUpdate`.
     """
 
-    foreseen = False
+    scheduled = False
 
     def __init__(self, max_kl: float, alpha: float = 1.0, every_n_steps: int = 8, **options: Any) -> None:
         super().__init__(alpha, every_n_steps, **options)

@@ -15,7 +15,7 @@ from lit_tr.commands.checkpoints import read
 from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.hparams import ADAPTER, check_kept
+from lit_tr.hparams import ADAPTER_KEY, check_kept
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter, with_adapter
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.base import Reference
@@ -114,7 +114,7 @@ def _run(path: str | Path, kept: dict[str, Any], base: str | None, which: str) -
             f"checkpoint {path}: training began with a model in memory: give base, the folder or hub id of that model"
         )
     policy = {**(policy or {}), **({"path": base} if base else {}), "trust_remote_code": False}
-    asked = {"policy": policy, "adapter": kept.get(ADAPTER)}
+    asked = {"policy": policy, "adapter": kept.get(ADAPTER_KEY)}
     if which == "reference":
         check_kept("reference", kept.get("reference", {}))
         asked["reference"] = kept.get("reference")

@@ -18,7 +18,7 @@ from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from lit_tr.commands.checkpoints import is_whole, read, whole_checkpoints
 from lit_tr.commands.mistakes import say
 from lit_tr.errors import UserError
-from lit_tr.hparams import OPTIONAL, is_lost, parameters
+from lit_tr.hparams import TRAINING_ONLY, is_unsaved, parameters
 
 MODULE = "lit_tr.module.PreferenceModule"
 EXPERIMENT = re.compile(
@@ -140,8 +140,8 @@ def _saved(checkpoint: dict[str, Any], config: Namespace, verb: str) -> dict[str
     class_path = kept.pop("_class_path", MODULE)
     if kept.get("policy", "") is None:  # it was a model in memory
         del kept["policy"]
-    accepted = {*parameters(cast(type, locate(class_path) or object))} - {*(() if verb == "fit" else OPTIONAL)}
-    init_args = {name: value for name, value in kept.items() if name in accepted and not is_lost(value)}
+    accepted = {*parameters(cast(type, locate(class_path) or object))} - {*(() if verb == "fit" else TRAINING_ONLY)}
+    init_args = {name: value for name, value in kept.items() if name in accepted and not is_unsaved(value)}
     saved: dict[str, Any] = {"model": {"class_path": class_path, "init_args": init_args}}
     if verb == "fit":
         saved |= _of_run(checkpoint.get("config") or {}, config)

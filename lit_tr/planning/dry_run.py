@@ -230,25 +230,25 @@ def run_step(
     return step
 
 
-def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], together: bool) -> tuple[float, float, float]:
+def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool) -> tuple[float, float, float]:
     """Ask an optimizer what it holds, by letting it step on small parameters.
 
     Args:
         make: makes the optimizer.
-        together: it steps on all parameters at a time where it can, as on a GPU.
+        foreach: it steps on all parameters at a time where it can, as on a GPU.
 
     Returns:
         State, by the bytes of the parameters; what a step takes beside, by the bytes of all and of the largest one.
     """
-    (state, two), (_, three) = (_trial(make, together, count) for count in (2, 3))
+    (state, two), (_, three) = (_trial(make, foreach, count) for count in (2, 3))
     return state, max(three - two, 0.0), max(3 * two - 2 * three, 0.0)
 
 
-def _trial(make: Callable[[Iterable[nn.Parameter]], Any], together: bool, count: int) -> tuple[float, float]:
+def _trial(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool, count: int) -> tuple[float, float]:
     params = [nn.Parameter(torch.zeros(256, 256)) for _ in range(count)]
     optimizer = make(iter(params))
     for group in optimizer.param_groups:
-        if together and not group.get("fused") and "foreach" in group:
+        if foreach and not group.get("fused") and "foreach" in group:
             group["foreach"] = True
     for param in params:
         param.grad = torch.zeros_like(param)

@@ -130,14 +130,14 @@ class Plan:
         self.run = run
         self._ledger = Ledger()
         with self._ledger:
-            self.policy = cast(run.source.outline(), run.precision)
+            self.policy = cast(run.source.load_meta(), run.precision)
         gc.collect()
         self.weights = self._ledger.live
         trained = [param for param in self.policy.parameters() if param.requires_grad]
         self.parameters = causal_model(self.policy).num_parameters()
         self.trained = sum(param.nbytes for param in trained)
         self.largest = max(param.nbytes for param in trained)
-        self.optimizer = optimizer_costs(run.optimizer, together=not run.cpu)
+        self.optimizer = optimizer_costs(run.optimizer, foreach=not run.cpu)
         self._found: dict[int, tuple[Reference | None, tuple[int, int]]] = {}
 
     def held_by(self, reference: Reference | None) -> int:

@@ -57,7 +57,7 @@ def cast(module: Any, precision: str) -> Any:
 def _run(
     reference: Reference, source: PretrainedPolicy, alpha: float | None, precision: str, device: str
 ) -> tuple[int, int]:
-    policy = cast(source.outline(), precision)
+    policy = cast(source.load_meta(), precision)
     # what is read of a new adapter's second factor is 0, of a trained one's it is not
     ledger = Ledger(device=device, reads=0 if source.lora else 1)
     with ledger, torch.device("meta"):

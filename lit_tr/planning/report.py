@@ -21,7 +21,7 @@ from lit_tr.reference import Reference, alternatives
 
 SAMPLE = 256
 """Rows whose lengths are taken for those of all."""
-SHORT = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "None": "32-true"}
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "None": "32-true"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def planned_run(
         _references(module, source, log_initial, alpha not in (None, 1.0)),
         module.optimizer,
         alpha,
-        precision=SHORT.get(precision, precision),
+        precision=PRECISIONS.get(precision, precision),
         devices=devices or own * trainer.num_nodes,
         sharded="ModelParallelStrategy" in strategy,
         accumulate=trainer.accumulate_grad_batches,

@@ -66,7 +66,7 @@ def _is_saved_base(module: Any) -> bool:
     return all(torch.equal(own[name], value.to(own[name])) for name, value in base.items())
 
 
-PLAIN = (
+EXTRA_LORA_FIELDS = (
     *("use_dora", "lora_bias", "use_qalora", "trainable_token_indices", "target_parameters", "layer_replication"),
     *("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"),
 )
@@ -89,7 +89,7 @@ def add_adapter_copy(
         UserError: the policy's adapter is no plain LoRA, or the rank does not go with the ranks of single layers.
     """
     config = deepcopy(policy.peft_config[POLICY_ADAPTER])
-    extras = [field for field in PLAIN if getattr(config, field, None)]
+    extras = [field for field in EXTRA_LORA_FIELDS if getattr(config, field, None)]
     if config.peft_type != "LORA" or config.bias != "none" or extras:
         kind = ", ".join(extras) or (f"bias {config.bias!r}" if config.peft_type == "LORA" else config.peft_type.value)
         raise UserError(f"a reference beside the policy's adapter needs a plain LoRA adapter, and this one has {kind}")
@@ -112,14 +112,14 @@ def _of_rank(config: LoraConfig, rank: int) -> LoraConfig:
     if any(own != int(own) or own < 1 for own in ranks.values()):
         raise UserError(f"AdapterReference: rank {rank} makes broken ranks of rank_pattern {config.rank_pattern}")
     scale = growth**0.5 if config.use_rslora else growth
-    config.r, config.lora_alpha = rank, _whole(config.lora_alpha * scale)
+    config.r, config.lora_alpha = rank, _as_int(config.lora_alpha * scale)
     config.rank_pattern = {pattern: int(own) for pattern, own in ranks.items()}
-    config.alpha_pattern = {pattern: _whole(own * scale) for pattern, own in (config.alpha_pattern or {}).items()}
+    config.alpha_pattern = {pattern: _as_int(own * scale) for pattern, own in (config.alpha_pattern or {}).items()}
     config.init_lora_weights = True  # the policy's initialisation may be one that changes the base
     return config
 
 
-def _whole(value: float) -> Any:
+def _as_int(value: float) -> Any:
     return int(value) if value == int(value) else value
 
 

@@ -83,7 +83,7 @@ def packed_attention(
         return flex_attention_forward(module, query, key, value, packing.block_mask(sliding_window), **kwargs)
     within = _grouped_sdpa if own is sdpa_attention_forward else _grouped
     outputs = []
-    for group, (start, end) in enumerate(packing.spans):
+    for group, (start, end) in enumerate(packing.offsets):
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
         mask = partial(packing.mask, group, query.dtype, sliding_window)
         outputs.append(within(own, module, q, k, v, mask, **kwargs))

@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.policy.quantization import keep_layout, nf4, outline_nf4
+from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 """Precisions of a Trainer that cast all weights to one."""
@@ -92,7 +92,7 @@ class PretrainedPolicy:
             model = self._load_adapter(model, self.adapter)
         return model.train()
 
-    def outline(self) -> nn.Module:
+    def load_meta(self) -> nn.Module:
         """Return the policy on the meta device: its weights have shapes and no values, and none is read.
 
         Raises:
@@ -114,7 +114,7 @@ class PretrainedPolicy:
         model.tie_weights()
         with torch.device("meta"):
             if self.quantize:
-                outline_nf4(model)
+                make_nf4(model)
             model = self._prepared(model)
             if self.lora:
                 model = self._add_adapter(model, self.lora)

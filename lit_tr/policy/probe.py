@@ -23,15 +23,15 @@ Measured on SmolLM2-135M, on NF4 too, and a random Llama, 3 probes each: at most
 of float16), 3e-4 in float16, 0.065 in bfloat16; with wrong positions or a mask that lets responses see each other 0.64
 and more.
 """
-SHARPEST = 0.01
+MIN_TOLERANCE = 0.01
 """Least tolerance, as a share of the largest, for a model that has less round-off."""
-LONGEST = 8192
+MAX_LIMIT = 8192
 """Longest window, chunk or top-k, in tokens, that a probe passes."""
-LIMITS = re.compile(r"^(?!max_).*(window|chunk|topk|block_size|local)")
+LIMIT_NAMES = re.compile(r"^(?!max_).*(window|chunk|topk|block_size|local)")
 """Names, in configurations, of lengths beyond which a model computes otherwise."""
-RESPONSES = (5, 20, 9, 3)
+RESPONSE_LENGTHS = (5, 20, 9, 3)
 """Tokens of the chosen and the rejected responses of a probe's two pairs."""
-KEPT = [*range(5), *range(34, 37)]
+UNCHANGED = [*range(5), *range(34, 37)]
 """Response tokens of the first chosen and the last rejected response, which stay when the others change."""
 MARGIN = 32
 """By how many tokens a prompt passes the longest limit."""
@@ -79,14 +79,14 @@ def _objection(model: nn.Module, longest: int | None) -> str | None:
     bound = min(filter(None, (longest, getattr(text, "max_position_embeddings", None))), default=1024)
     limits = {name: value for name, value in _limits(text).items() if value < bound}  # others never act
     for name, value in limits.items():
-        if value > LONGEST:
-            return f"its {name} of {value} is longer than the {LONGEST} tokens that are tried, and rows may be longer"
-    return _difference(model, max(min(max(limits.values(), default=0) + MARGIN, bound - max(RESPONSES)), 8))
+        if value > MAX_LIMIT:
+            return f"its {name} of {value} is longer than the {MAX_LIMIT} tokens that are tried, and rows may be longer"
+    return _difference(model, max(min(max(limits.values(), default=0) + MARGIN, bound - max(RESPONSE_LENGTHS)), 8))
 
 
 def _limits(config: Any) -> dict[str, int]:
     """Return the lengths, in tokens, that a configuration names as ends of what a token sees, by their names."""
-    named = {name: value for name, value in config.to_dict().items() if LIMITS.search(name)}
+    named = {name: value for name, value in config.to_dict().items() if LIMIT_NAMES.search(name)}
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":  # a longer row lets all rows of its batch turn by other frequencies
         named["original_max_position_embeddings"] = rope.get("original_max_position_embeddings")
@@ -98,11 +98,11 @@ def _difference(model: nn.Module, length: int) -> str | None:
     pairs, others = _pairs(model, length)
     packed, moved = (_log_probs(model, Collator()(some)) for some in (pairs, others))
     largest = TOLERANCE.get(_precision(model), max(TOLERANCE.values()))
-    by = _divergence(packed[KEPT], moved[KEPT]).max().item()
-    if not torch.equal(packed[KEPT], moved[KEPT]) and (not by <= largest or _depends(model)):
+    by = _divergence(packed[UNCHANGED], moved[UNCHANGED]).max().item()
+    if not torch.equal(packed[UNCHANGED], moved[UNCHANGED]) and (not by <= largest or _depends(model)):
         return f"other tokens in one response move the distributions of another one's, by {by:.2g} nats"
-    divergence = _median(_divergence(packed, _rows(model, pairs)), RESPONSES)
-    tolerance = min(max(10 * _round_off(model, pairs[:1]), SHARPEST * largest), largest)
+    divergence = _median(_divergence(packed, _rows(model, pairs)), RESPONSE_LENGTHS)
+    tolerance = min(max(10 * _round_off(model, pairs[:1]), MIN_TOLERANCE * largest), largest)
     if divergence <= tolerance:
         return None
     return f"packs and rows one by one diverge by {divergence:.2g} nats at a token, where round-off is {tolerance:.2g}"
@@ -130,9 +130,13 @@ def _pairs(model: nn.Module, length: int) -> tuple[list[TokenizedExample], list[
         return torch.randint(size // 4, max(size * 3 // 4, 1), (count,), generator=draw).tolist()
 
     first, last = (
-        TokenizedExample(ids(prompt), ids(RESPONSES[i]), ids(RESPONSES[i + 2])) for i, prompt in enumerate((1, length))
+        TokenizedExample(ids(prompt), ids(RESPONSE_LENGTHS[i]), ids(RESPONSE_LENGTHS[i + 2]))
+        for i, prompt in enumerate((1, length))
     )
-    return [first, last], [replace(first, rejected=ids(RESPONSES[2])), replace(last, chosen=ids(RESPONSES[1]))]
+    return [first, last], [
+        replace(first, rejected=ids(RESPONSE_LENGTHS[2])),
+        replace(last, chosen=ids(RESPONSE_LENGTHS[1])),
+    ]
 
 
 def _log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
@@ -184,7 +188,7 @@ def _depends(model: nn.Module) -> bool:
     )
     try:
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(_log_probs(model, batch)[KEPT].sum(), embedded)
+            (gradient,) = torch.autograd.grad(_log_probs(model, batch)[UNCHANGED].sum(), embedded)
     finally:
         hook.remove()
     return bool(gradient[0, (batch.input_ids != other.input_ids)[0].to(gradient.device)].any())

@@ -16,7 +16,7 @@ from lit_tr.errors import UserError
 from lit_tr.policy.logprobs import scoring, token_log_probs
 from lit_tr.policy.sharding import of_ranks
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 """Rows that are scored at a time; a pack computes each prompt with its responses by itself."""
 
 
@@ -56,9 +56,9 @@ class Rows:
 
     def attach(self, log_probs: Tensor) -> None:
         """Put the log-probs of all scored tokens on the examples."""
-        coming = iter(log_probs.split(self.lengths()))
-        own = [list(islice(coming, len(example.responses))) for example in self.examples]
-        borrowed = [list(islice(coming, len(rows))) for rows in self.kl_rows]
+        remaining = iter(log_probs.split(self.lengths()))
+        own = [list(islice(remaining, len(example.responses))) for example in self.examples]
+        borrowed = [list(islice(remaining, len(rows))) for rows in self.kl_rows]
         for i, parts in enumerate(zip(own, self.kl_rows, borrowed, strict=True)):
             self.examples[i] = replace(self.examples[i], ahead=Ahead(*parts))
 
@@ -72,7 +72,7 @@ def score(rows: Rows, module: Any) -> Tensor:
     rank, ranks = module.global_rank, module.trainer.world_size
     collator = replace(rows.collator, mismatched=False)
     # as many batches on each rank: the passes of sharded weights are collective
-    batches = [examples[i : i + AT_ONCE] for i in range(0, len(examples), AT_ONCE)]
+    batches = [examples[i : i + BATCH_SIZE] for i in range(0, len(examples), BATCH_SIZE)]
     own = [batches[i] if i < len(batches) else [] for i in range(rank, -(-len(batches) // ranks) * ranks, ranks)]
     found = [_score(module, collator, batch) for batch in own]
     of_all = of_ranks(found)

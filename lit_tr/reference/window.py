@@ -113,7 +113,7 @@ class WindowReference(Reference):
             UserError: alpha is not 1.
         """
         if alpha != 1:
-            raise UserError("WindowReference takes hard updates of all layers alone: take CopyReference")
+            raise UserError("WindowReference takes only hard updates of all layers: take CopyReference")
         if self._validation:
             self._validation.log_probs = None
         self._is_policy, self._drawn, self._saved = True, None, []
@@ -158,7 +158,7 @@ def hard_update(trainer: Any) -> Any:
         UserError: there is none, there are several, or it is no hard one; or steps cannot be counted ahead.
     """
     updates = [one for one in trainer.callbacks if getattr(one, "reference", None) == "reference"]
-    if len(updates) != 1 or not (updates[0].hard and updates[0].foreseen):
+    if len(updates) != 1 or not (updates[0].hard and updates[0].scheduled):
         found = " and ".join(type(update).__name__ for update in updates) or "no update of the reference"
         raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {found}: else take CopyReference")
     for obstacle, found in {

@@ -122,8 +122,9 @@ def test_context_is_seen_and_not_scored():
 def test_a_pack_padded_is_the_padded_batch(examples, mismatched):
     padded = Collator(packed=False, mismatched=mismatched)(examples)
     again = Collator(mismatched=mismatched)(examples).padded()
-    for name, value in vars(padded).items():
-        other = getattr(again, name)
+    torch.testing.assert_close(vars(padded.labels), vars(again.labels), rtol=0, atol=0, equal_nan=True)
+    for name in vars(padded).keys() - {"labels"}:
+        value, other = getattr(padded, name), getattr(again, name)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
@@ -155,13 +156,13 @@ def test_policies_take_packs(llama_dir, options, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("wrong", "reason"),
-    [("positions", "packs and rows one by one diverge"), ("branches", "other tokens in one response move")],
+    [("positions", "packs and rows one by one diverge"), ("segment_ids", "other tokens in one response move")],
 )
 def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, monkeypatch, dtype, wrong, reason):
     right = logprobs._hidden
 
     def spoiled(causal, batch):
-        values = {"positions": torch.arange(batch.input_ids.numel()), "branches": batch.packing.branches * 0}
+        values = {"positions": torch.arange(batch.input_ids.numel()), "segment_ids": batch.packing.segment_ids * 0}
         packing = replace(batch.packing, **{wrong: values[wrong]}, _masks={})
         return right(causal, replace(batch, packing=packing))
 
@@ -202,7 +203,7 @@ def test_the_block_mask_of_cuda_lets_through_what_the_masks_of_the_cpu_do(window
     pairs = [TokenizedExample([5] * 20, [6] * 9, [7] * 30), TokenizedExample([8], [9], [10] * 200)]
     packing = Collator(mismatched=True)(pairs).packing
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 2, len(packing.branches), 8) for _ in range(3))
+    query, key, value = (torch.randn(1, 2, len(packing.segment_ids), 8) for _ in range(3))
     expected, _ = packed_attention(sdpa_attention_forward, None, query, key, value, None, packing, window)
     flexible = flex_attention(query, key, value, block_mask=packing.block_mask(window))
     torch.testing.assert_close(flexible.transpose(1, 2), expected)

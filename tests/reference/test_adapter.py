@@ -154,7 +154,7 @@ def test_an_adapter_that_has_diverged_is_named(llama_dir):
     policy, reference = adapted(llama_dir, ADAPTERS["plain"]), AdapterReference()
     reference.prepare(policy)
     policy.get_submodule("base_model.model.model.layers.1.mlp.up_proj.lora_A.default").weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match="cannot be averaged, for it holds infinite numbers or none"):
+    with pytest.raises(UserError, match="cannot be averaged, for it holds non-finite numbers"):
         reference.update(policy, 0.5)
 
 
