@@ -79,7 +79,7 @@ class AdapterReference(Reference):
             )
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
+        """Become a copy of the policy.
 
         Raises:
             UserError: the policy trains no adapter, or one that is no plain LoRA.

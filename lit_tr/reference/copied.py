@@ -61,7 +61,7 @@ class CopyReference(Reference):
         self.averaged = AVERAGES[average](average_device)
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
+        """Become a copy of the policy.
 
         Raises:
             UserError: the policy trains an adapter.

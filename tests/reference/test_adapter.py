@@ -174,7 +174,7 @@ def test_a_layer_whose_rate_is_zero_stays_as_it_is(llama_dir):
         ({"use_dora": True}, "plain LoRA adapter, and this one has use_dora"),
         ({"bias": "lora_only"}, "this one has bias 'lora_only'"),
         ({"r": 8}, "rank 6 cannot hold a policy of rank 8"),
-        ({"rank_pattern": {"q_proj": 3}}, "rank 6 makes broken ranks of rank_pattern"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank 6 makes fractional ranks of rank_pattern"),
     ],
 )
 def test_adapters_that_are_no_plain_lora_are_refused(llama_dir, change, message):

@@ -210,8 +210,8 @@ def test_a_checkpoint_holds_log_probs_and_no_second_model(in_window):
     ("options", "message"),
     [
         ({"tau": 4}, "has scored the batches up to step 10, and the next update follows step 8"),
-        ({"batch_size": 3}, "other batches come than those that were scored before the checkpoint"),
-        ({"seed": 4}, "other batches come than those that were scored before the checkpoint"),
+        ({"batch_size": 3}, "these batches are not those that were scored before the checkpoint"),
+        ({"seed": 4}, "these batches are not those that were scored before the checkpoint"),
     ],
 )
 def test_a_resume_that_cannot_go_on_is_named(llama_dir, in_window, options, message):
