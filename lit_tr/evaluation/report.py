@@ -134,13 +134,13 @@ def score(
 ) -> tuple[Scores, Scores]:
     """Return the scores of the chosen and of the rejected responses of some examples, against the initial policy."""
     collate = Collator(packed=False)
-    parts: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+    batches: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
     for i in range(0, len(examples), BATCH_SIZE):
         batch = collate(examples[i : i + BATCH_SIZE]).to(device)
         rows = (batch.split(values.cpu()) for values in (log_probs(batch), batch.lengths, initial(batch)))
         chosen, rejected, _ = zip(*rows, strict=True)
-        parts.append((chosen, rejected))
-    sides = (map(torch.cat, zip(*side, strict=True)) for side in zip(*parts, strict=True))
+        batches.append((chosen, rejected))
+    sides = (map(torch.cat, zip(*side, strict=True)) for side in zip(*batches, strict=True))
     chosen_scores, rejected_scores = (Scores(policy, tokens, start) for policy, tokens, start in sides)
     return chosen_scores, rejected_scores
 

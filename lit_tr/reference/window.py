@@ -159,7 +159,10 @@ def hard_update(trainer: Any) -> Any:
     """
     updates = [one for one in trainer.callbacks if getattr(one, "reference", None) == "reference"]
     if len(updates) != 1 or not (updates[0].hard and updates[0].scheduled):
-        given = " and ".join(type(update).__name__ for update in updates) or "no update of the reference"
+        given = (
+            " and ".join(type(one).__name__ + " with layers" * bool(one.layers) for one in updates)
+            or "no update of the reference"
+        )
         raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {given}: else take CopyReference")
     for obstacle, present in {
         "16-mixed precision, which skips steps: take bf16-mixed": getattr(trainer.precision_plugin, "scaler", None),

@@ -274,7 +274,7 @@ SCALED = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
         ([SoftReferenceUpdate()], {}, "goes with one HardReferenceUpdate, not with SoftReferenceUpdate"),
         ([HARD(2), SoftReferenceUpdate()], {}, "not with HardReferenceUpdate and SoftReferenceUpdate"),
         ([AdaptiveReferenceUpdate(0.1)], {}, "goes with one HardReferenceUpdate, not with AdaptiveReferenceUpdate"),
-        ([HARD(2, layers={"mlp": 0.0})], {}, "only hard updates of all layers"),
+        ([HARD(2, layers={"mlp": 0.0})], {}, "not with HardReferenceUpdate with layers: else take CopyReference"),
         ([HARD(2)], {"policy": {"lora": LoRA(r=4)}}, "whose second adapter costs next to nothing"),
         ([HARD(2), GradientAccumulationScheduler({0: 2})], {}, "not go with GradientAccumulationScheduler"),
         ([HARD(2)], {"reload_dataloaders_every_n_epochs": 1}, "not go with reload_dataloaders_every_n_epochs"),
