@@ -18,7 +18,7 @@ Row = tuple[list[int], list[int], list[bool] | None]  # prompt, response, which 
 
 
 class ByValue:
-    """Goes to another process as a copy of its arrays: a batch is small, and shared memory takes 0.2 ms per tensor."""
+    """Is pickled as arrays: a batch is small, and shared memory takes 0.2 ms per tensor."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, tensors as arrays."""
@@ -35,7 +35,7 @@ def _is_on_cpu(value: Any) -> bool:
 
 
 class Labels(ByValue):
-    """Labels of responses, an attribute for each name, `(responses,)`, float32; nan where the data says nothing.
+    """Labels of responses, an attribute for each name, `(responses,)`, float32; nan where the data has none.
 
     Lightning casts the tensors of a batch where `trainer.precision` is `bf16-true`. It looks into mappings and
     dataclasses, and this is neither: a confidence of 0.9 stays one.
@@ -60,11 +60,10 @@ class PairBatch(ByValue):
             None where the batch was made without them.
         paired: chosen response i and rejected response i answer the same prompt.
         lengths: scored tokens of each response, `(responses,)`.
-        labels: what the data says of each response: `confidence`, `margin`, and what a format gives; nan for KL rows.
-        dummy: there is nothing to learn: a rank whose rows have ended has this batch while others go on. No part of it
-            has any response.
-        reference_log_probs: log-probs of the scored tokens under the reference, `(scored tokens,)`, where they were
-            computed ahead.
+        labels: labels from the data: `confidence`, `margin`, and a format's own; nan for KL rows.
+        dummy: a batch without examples, for a rank whose rows have ended while others go on. Its parts are empty.
+        reference_log_probs: log-probs of the scored tokens under the reference, `(scored tokens,)`, if they are
+            precomputed.
         drawn: the chunk of batches that this one was drawn in, and `index` its number in it.
     """
 
@@ -126,7 +125,7 @@ class PaddedBatch(PairBatch):
 
 @dataclass
 class Packing(ByValue):
-    """Where the groups of a pack lie, and which tokens see which.
+    """The groups of a pack, and which tokens see which.
 
     A group is `[prompt | response | response ...]`: each token sees the prompt and its own response, up to itself.
 
@@ -145,13 +144,13 @@ class Packing(ByValue):
     def mask(self, group: int, dtype: torch.dtype, window: int | None = None, copies: int = 1) -> Tensor:
         """Return what is added to the scores of a group: 0 where a token is seen, `(1, 1, copies * tokens, tokens)`.
 
-        All layers share it. Of a boolean mask each would make one like this, and keep it for the backward pass.
+        All layers share it. From a boolean mask each would make one like this, and keep it for the backward pass.
 
         Args:
             group: number of the group.
             dtype: that of the scores.
-            window: what is as many positions back, or more, is not seen.
-            copies: how many times the mask stands below itself.
+            window: tokens this many positions back, or more, are not seen.
+            copies: how many times the mask is repeated, along the queries.
         """
         key = (group, dtype, window, copies)
         if key not in self._masks:
@@ -188,11 +187,11 @@ class Packing(ByValue):
 
 @dataclass
 class PackedBatch(PairBatch):
-    """Groups of a prompt with all its responses, one after the other in a single sequence: no token stands in it twice.
+    """Groups of a prompt with all its responses, one after the other in one sequence, without repeated tokens.
 
     Args:
         input_ids: token ids, `(1, tokens)`.
-        packing: where the groups lie.
+        packing: the groups, and who sees whom.
         segments: group and segment id of each response.
         predictors: for each scored token the index of the token that predicts it, response after response,
             `(scored tokens,)`.
@@ -314,7 +313,7 @@ class Collator:
 
 
 DUMMY = TokenizedExample([0], [0], [0])
-"""Every vocabulary has these tokens."""
+"""The example of a dummy batch: every vocabulary has its tokens."""
 
 
 def _rows(example: TokenizedExample) -> list[tuple[list[int], list[bool] | None]]:
@@ -323,7 +322,7 @@ def _rows(example: TokenizedExample) -> list[tuple[list[int], list[bool] | None]
 
 
 def _log_probs_ahead(examples: list[TokenizedExample], with_kl_rows: bool) -> Tensor:
-    """Return what was computed ahead of the chosen responses, the rejected ones and the KL rows, `(scored tokens,)`."""
+    """Return the precomputed log-probs of the chosen, the rejected and the KL rows, `(scored tokens,)`."""
     known = [(e, e.ahead) for e in examples if e.ahead is not None]
     chosen = [ahead.log_probs[0] for e, ahead in known if e.chosen is not None]
     rejected = [ahead.log_probs[-1] for e, ahead in known if e.rejected is not None]

@@ -131,7 +131,7 @@ def test_a_pack_padded_is_the_padded_batch(examples, mismatched):
 def test_a_prompt_is_held_once_with_borrowed_responses_too():
     pairs = [TokenizedExample([5] * 10, [6], [7]), TokenizedExample([8] * 20, [9, 9], [10])]
     batch = Collator(mismatched=True)(pairs)
-    # prompts 10 + 20, own responses 2 + 3, borrowed ones: 10 and 9-9 behind the first prompt, 6 and 7 behind the second
+    # prompts 10 + 20, own responses 2 + 3, borrowed ones: 10 and 9-9 after the first prompt, 6 and 7 after the second
     assert batch.input_ids.shape == (1, 30 + 5 + 3 + 2)
 
 

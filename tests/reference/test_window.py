@@ -60,7 +60,7 @@ def module(path, reference, loss=None, log_initial=False, **policy):
 
 
 def run(path, reference, steps=16, loss=None, callbacks=(), ckpt_path=None, policy=None, trainer=None, tau=TAU, **data):
-    """Fit, with validation behind batches 7, 14 and 21 of each epoch: in the middle of windows, and of steps."""
+    """Fit, with validation after batches 7, 14 and 21 of each epoch: in the middle of windows, and of steps."""
     model = module(path, reference, loss, **(policy or {}))
     options = {"batch_size": 2, "mismatched": bool(loss), "seed": 3, **data}
     rows = PreferenceDataModule(path, SyntheticPairs(PAIRS), val=SyntheticPairs(5, seed=8), **options)
@@ -143,7 +143,7 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one(llama_dir, tmp_path, wor
 
 
 class Interrupt(Callback):
-    """Ctrl-C behind a step."""
+    """Ctrl-C after a step."""
 
     def __init__(self, step):
         self.step = step
@@ -166,7 +166,7 @@ def test_what_ctrl_c_leaves_goes_on(llama_dir, tmp_path, step):
 
 
 class SaveAt(Callback):
-    """Saves behind a batch of the run, in the middle of an optimizer step; gradients are in no checkpoint."""
+    """Saves after a batch of the run, in the middle of an optimizer step; gradients are in no checkpoint."""
 
     def __init__(self, batches, path):
         self.batches, self.path = batches, path
