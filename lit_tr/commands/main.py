@@ -81,19 +81,15 @@ def _run(args: list[str]) -> None:
 
 
 def _table() -> str:
-    lines = [f"  {name:<10}{verb.meaning}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: lit-tr VERB [options]",
-            "",
-            "Trust-Region preference alignment: TR-DPO, TR-IPO, TR-KTO.",
-            "",
-            "verbs:",
-            *lines,
-            "",
-            "`lit-tr VERB --help` lists the options of a verb, `lit-tr --version` prints the version.",
-        ]
-    )
+    verbs = "\n".join(f"  {name:<10}{verb.meaning}" for name, verb in VERBS.items())
+    return f"""usage: lit-tr VERB [options]
+
+Trust-Region preference alignment: TR-DPO, TR-IPO, TR-KTO.
+
+verbs:
+{verbs}
+
+`lit-tr VERB --help` lists the options of a verb, `lit-tr --version` prints the version."""
 
 
 def _of_rank_zero(code: int) -> int:

@@ -81,31 +81,18 @@ def packed_attention(
         raise NotImplementedError("the model adds a position bias to its attention")
     if query.is_cuda and not kwargs.get("dropout"):  # FlexAttention knows no dropout
         return flex_attention_forward(module, query, key, value, packing.block_mask(sliding_window), **kwargs)
-    within = _grouped_sdpa if own is sdpa_attention_forward else _grouped
     outputs = []
     for group, (start, end) in enumerate(packing.offsets):
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
         mask = partial(packing.mask, group, query.dtype, sliding_window)
-        outputs.append(within(own, module, q, k, v, mask, **kwargs))
+        if own is sdpa_attention_forward:
+            outputs.append(_grouped_sdpa(q, k, v, mask, **kwargs))
+        else:  # models that cap scores (Gemma 2) or have sinks (gpt-oss)
+            outputs.append(own(module, q, k, v, mask(), **kwargs)[0])
     return torch.cat(outputs, dim=1), None
 
 
-def _grouped(
-    own: Attend,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Callable[..., Tensor],
-    **kwargs: Any,
-) -> Tensor:
-    """Call the model's own attention, for models that cap scores (Gemma 2) or have sinks (gpt-oss)."""
-    return own(module, query, key, value, mask(), **kwargs)[0]
-
-
 def _grouped_sdpa(
-    own: Attend,
-    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -13,7 +13,7 @@ from lit_tr.errors import UserError
 from lit_tr.loading import Drawn, KeptLoader, draw_from
 from lit_tr.policy.adapters import has_adapter
 from lit_tr.reference.averaging import Alpha
-from lit_tr.reference.base import Reference
+from lit_tr.reference.base import Reference, updates_of
 
 
 class WindowReference(Reference):
@@ -157,7 +157,7 @@ def hard_update(trainer: Any) -> Any:
     Raises:
         UserError: there is none, there are several, or it is not hard; or the next update's step is not certain.
     """
-    updates = [one for one in trainer.callbacks if getattr(one, "reference", None) == "reference"]
+    updates = updates_of(trainer)
     if len(updates) != 1 or not (updates[0].hard and updates[0].scheduled):
         given = (
             " and ".join(type(one).__name__ + " with layers" * bool(one.layers) for one in updates)

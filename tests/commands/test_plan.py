@@ -31,4 +31,4 @@ def test_plan_of_shards_counts_what_loading_takes(config, capsys):
 
 
 def test_plan_refuses_what_is_no_size(config, capsys):
-    assert "write 80GiB, say" in fails(capsys, "plan", "--config", config, "--memory", "much")
+    assert "such as 80GiB" in fails(capsys, "plan", "--config", config, "--memory", "much")
