@@ -2,7 +2,7 @@
 
 import warnings
 
-EXPECTED_WARNINGS = (  # of other libraries, false alarms in the use that lit_tr makes of them
+EXPECTED_WARNINGS = (  # false alarms of other libraries
     "LightningCLI's args parameter is intended to run from within Python",
     r"Found \d+ module\(s\) in eval mode",  # the references
     "Precision bf16-mixed is not supported by the model summary",
@@ -13,7 +13,7 @@ EXPECTED_WARNINGS = (  # of other libraries, false alarms in the use that lit_tr
 
 
 def ignore_expected_warnings() -> None:
-    """Keep the expected warnings of other libraries silent; `import lit_tr` does so, and each run of `lit-tr`."""
+    """Ignore the expected warnings of other libraries, at `import lit_tr` and at each run of `lit-tr`."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
 

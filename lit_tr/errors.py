@@ -1,8 +1,8 @@
-"""The errors that a user meets."""
+"""Errors that a user sees."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: a file, a row, an argument.
+    """A mistake in a file, a row or an argument that the user gave.
 
     The message names it and says what to do; `lit-tr` prints the message without a traceback.
     """
@@ -16,7 +16,7 @@ class BadRowError(UserError):
     """A row of a data source that cannot be trained on.
 
     Args:
-        reason: what is wrong, in words that are the same for every such row, so that rows can be counted by reason.
+        reason: what is wrong, in the same words for every such row, so that rows can be counted by reason.
         detail: what is particular to this row.
     """
 

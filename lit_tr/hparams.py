@@ -1,7 +1,7 @@
-"""What a module was made with, as plain data: a checkpoint holds it, and the module is made from it again.
+"""The arguments of a module as plain data, saved in a checkpoint, to instantiate the module again.
 
-References, losses and what else is given to a module keep their arguments under attributes of the same names; so a
-checkpoint can say them, however the module was made.
+References, losses and other arguments of a module keep their own arguments as attributes of the same names; so a
+checkpoint can save them, however the module was made.
 """
 
 import inspect
@@ -22,15 +22,15 @@ from torch import nn
 from lit_tr.errors import UserError
 
 INSTANTIATOR = "lit_tr.hparams.instantiate"
-saving._ALLOWED_INSTANTIATORS.add(INSTANTIATOR)  # where Lightning says that such a function is to be named
-LOST = "_lost"
-"""Key of the reason why the plain data of an argument does not say all of it."""
-ADAPTER = "_adapter"
-"""Key of PEFT's configuration of the adapter of a policy in memory, without which its weights have no meaning."""
-OPTIONAL = ("optimizer", "lr_scheduler")
-"""Arguments that are for training alone: without them a checkpoint still holds a model."""
-STATEFUL = ("reference", "loss")
-"""Arguments that may be torch modules and are made again by their class; any other one is a model in memory."""
+saving._ALLOWED_INSTANTIATORS.add(INSTANTIATOR)  # where Lightning wants such functions listed
+UNSAVED_KEY = "_unsaved"
+"""Key of the reason why an argument could not be saved."""
+ADAPTER_KEY = "_adapter"
+"""Key of PEFT's configuration of the adapter of a policy in memory, which its weights need."""
+TRAINING_ONLY = ("optimizer", "lr_scheduler")
+"""Arguments that a checkpoint needs for training only."""
+MODULE_ARGUMENTS = ("reference", "loss")
+"""Arguments that may be torch modules, saved by class; any other torch module is a model in memory."""
 
 
 class _NotPlain(Exception):
@@ -38,34 +38,34 @@ class _NotPlain(Exception):
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """Return the arguments that a module was made with, as plain data; to be called in its `__init__`.
+    """Return the arguments of a module as plain data; to be called in its `__init__`.
 
-    Arguments of subclasses are among them. An optimizer or a schedule that cannot be written down, a lambda say, is
-    left out; a policy in memory is None, beside the configuration of its adapter.
+    Arguments of subclasses are among them. An optimizer or a schedule that cannot be saved, such as a lambda, is left
+    out; a policy in memory is None, with the configuration of its adapter.
     """
     frame = inspect.currentframe()
     given = _arguments(module, frame.f_back if frame else None)
     described = {name: _described(name, value) for name, value in given.items()}
-    kept = {name: value for name, value in described.items() if not (name in OPTIONAL and is_lost(value))}
-    found = _described("", type(module))  # a class within a function is found by none but who has it
-    named = {} if is_lost(found) else {"_class_path": found["class_path"]}
+    kept = {name: value for name, value in described.items() if not (name in TRAINING_ONLY and is_unsaved(value))}
+    made = _described("", type(module))  # a class within a function cannot be imported
+    named = {} if is_unsaved(made) else {"_class_path": made["class_path"]}
     return {**named, **kept, **_adapter(given.get("policy")), "_instantiator": INSTANTIATOR}
 
 
 def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration of a module, `class_path` and `init_args`, as a checkpoint holds it."""
+    """Return a configuration of a module, `class_path` and `init_args`, as saved in a checkpoint."""
     return {"_class_path": model["class_path"], **(model.get("init_args") or {}), **(model.get("dict_kwargs") or {})}
 
 
 def instantiate(module_class: type, given: dict[str, Any]) -> Any:
-    """Make a module from what a checkpoint holds; `load_from_checkpoint` calls it.
+    """Make a module from its saved arguments; `load_from_checkpoint` calls it.
 
     Args:
         module_class: the class.
-        given: plain data as `describe` returns it, and objects that take the place of some of it.
+        given: plain data as `describe` returns it, and objects that replace some of it.
 
     Raises:
-        UserError: the data does not say an argument that the class needs.
+        UserError: an argument that the class needs was not saved.
     """
     names = parameters(module_class)
     wanted = {name: value for name, value in given.items() if name in names}
@@ -83,24 +83,24 @@ def instantiate(module_class: type, given: dict[str, Any]) -> Any:
 
 
 def check_kept(name: str, value: Any) -> None:
-    """Check that plain data says all of an argument.
+    """Check that an argument was saved.
 
     Raises:
-        UserError: it does not.
+        UserError: it was not.
     """
     if name == "policy" and value is None:
         raise UserError(
             "the checkpoint names no policy, for it was a model in memory: give it to load_from_checkpoint(..., "
             "policy=model), or its path to `lit-tr export --base`"
         )
-    if is_lost(value):
+    if is_unsaved(value):
         raise UserError(
-            f"the checkpoint does not say its {name}: {value[LOST]}; give {name}=... to load_from_checkpoint"
+            f"the checkpoint does not say its {name}: {value[UNSAVED_KEY]}; give {name}=... to load_from_checkpoint"
         )
 
 
 def parameters(made: type) -> dict[str, inspect.Parameter]:
-    """Return the named parameters of a class, with those of its bases where it passes `**kwargs` on."""
+    """Return the named parameters of a class, with those of its bases if it passes `**kwargs` on."""
     found: dict[str, inspect.Parameter] = {}
     for one in (base for base in made.__mro__ if "__init__" in vars(base)):
         own = [*inspect.signature(vars(one)["__init__"]).parameters.values()][1:]
@@ -112,7 +112,7 @@ def parameters(made: type) -> dict[str, inspect.Parameter]:
 
 
 def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
-    """Return what the `__init__` of a module and of its subclasses were given, by name."""
+    """Return the arguments of the `__init__` of a module and of its subclasses, by name."""
     given: dict[str, Any] = {}
     while frame is not None and frame.f_code.co_name == "__init__":
         info = inspect.getargvalues(frame)
@@ -126,26 +126,26 @@ def _arguments(module: nn.Module, frame: FrameType | None) -> dict[str, Any]:
 
 def _adapter(policy: Any) -> dict[str, Any]:
     configs = getattr(policy, "peft_config", None)
-    return {ADAPTER: _plain(configs[policy.active_adapter].to_dict())} if isinstance(configs, Mapping) else {}
+    return {ADAPTER_KEY: _plain(configs[policy.active_adapter].to_dict())} if isinstance(configs, Mapping) else {}
 
 
 def _described(name: str, value: Any) -> Any:
-    if isinstance(value, nn.Module) and name not in STATEFUL:
-        return None if name == "policy" else {LOST: "it was a model in memory"}
+    if isinstance(value, nn.Module) and name not in MODULE_ARGUMENTS:
+        return None if name == "policy" else {UNSAVED_KEY: "it was a model in memory"}
     try:
         return _object(value) if isinstance(value, nn.Module) else _plain(value)
     except _NotPlain as error:
-        return {LOST: str(error)}
+        return {UNSAVED_KEY: str(error)}
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as jsonargparse reads it from YAML."""
+    """Return a value as jsonargparse parses it from YAML."""
     if value is None or isinstance(value, bool):
         return value
     for kind, plain in ((Enum, lambda one: one.name), (str, str), (Path, str)):
         if isinstance(value, kind):
             return plain(value)
-    if isinstance(value, numbers.Real):  # a NumPy number too, which a checkpoint cannot hold
+    if isinstance(value, numbers.Real):  # NumPy numbers too, which `weights_only` refuses
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -161,16 +161,16 @@ def _names_code(value: Any) -> bool:
 
 
 def _callable(value: Any) -> Any:
-    """Return a class, a function, or a `functools.partial` of one with keywords alone."""
+    """Return a class, a function, or a `functools.partial` of one with keywords only, by its path."""
     if isinstance(value, partial):
         if value.args:
-            raise _NotPlain("a functools.partial with positional arguments cannot be written down")
+            raise _NotPlain("a functools.partial with positional arguments cannot be saved")
         return {"class_path": _path(value.func), "init_args": _plain(value.keywords)}
     return {"class_path": _path(value)} if isinstance(value, type) else _path(value)
 
 
 def _object(value: Any) -> dict[str, Any]:
-    """Return an object by its class and arguments; one of a dataclass with no other base by its fields."""
+    """Return an object by its class and arguments, a plain dataclass by its fields."""
     made = type(value)
     if is_dataclass(made) and all(is_dataclass(base) for base in made.__mro__[:-1]):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(made) if one.init}
@@ -197,6 +197,6 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def is_lost(value: Any) -> bool:
-    """Whether plain data does not say all of an argument."""
-    return isinstance(value, Mapping) and LOST in value
+def is_unsaved(value: Any) -> bool:
+    """Whether an argument could not be saved."""
+    return isinstance(value, Mapping) and UNSAVED_KEY in value

@@ -1,4 +1,4 @@
-"""What is logged of preference scores: implicit rewards, margins, accuracies, log-probs, log-ratios."""
+"""Logged metrics of preferences: implicit rewards, margins, accuracies, log-probs, log-ratios."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,19 +10,17 @@ from lit_tr.losses import Loss, Scores
 
 
 def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: bool) -> dict[str, Tensor]:
-    """Return the values of each example by name, detached; their means are what is logged.
+    """Return the values of each example by name, detached; their means are logged.
 
-    The names are TRL's. They are the same for all batches of a loss; where a batch has no such value the tensor is
-    empty. The `log_ratios` are those of the data's responses: they are no estimate of a KL divergence, which takes
-    samples of the policy.
+    The names are TRL's, and the same for all batches of a loss; a tensor is empty if the batch has no such value. The
+    `log_ratios` are those of the data's responses: no estimate of a KL divergence, which takes samples of the policy.
 
     Args:
-        loss: its rewards are what is compared.
+        loss: defines the rewards.
         chosen: scores of the preferred responses, `(chosen,)`.
         rejected: scores of the other responses, `(rejected,)`.
         paired: the two are responses to the same prompts, so that they have margins and accuracies. An accuracy is 1
-            where the chosen response has the higher reward (the higher log-prob under the policy), 1/2 where they are
-            equal.
+            if the chosen response has the higher reward (`logps/accuracies`: log-prob), 1/2 if they are equal.
     """
     rewards = [loss.rewards(chosen), loss.rewards(rejected)]
     margins = rewards[0] - rewards[1] if paired else rewards[0][:0]
@@ -46,9 +44,9 @@ def _share_above(differences: Tensor) -> Tensor:
 
 
 class Means:
-    """Means by name over all the values of some batches, on all ranks.
+    """Means by name over the values of many batches, on all ranks.
 
-    Sums are kept on the device, in float64, and no update waits for it. All ranks must give the same names.
+    Sums are kept on the device in float64, and no update synchronizes with it. All ranks must give the same names.
     """
 
     def __init__(self) -> None:
@@ -66,10 +64,7 @@ class Means:
             self._counts[name] = value.numel() + self._counts.get(name, 0)
 
     def compute(self, keep: bool = False) -> dict[str, Tensor]:
-        """Return the mean of each name that has values, over those of all ranks; start again, unless they are kept.
-
-        It is to be called on all ranks.
-        """
+        """Return the mean of each name with values, over all ranks, and reset, unless `keep`; a collective call."""
         names, sums, counts = list(self._sums), list(self._sums.values()), list(self._counts.values())
         if not keep:
             self.reset()
@@ -78,11 +73,12 @@ class Means:
         totals = torch.stack([*sums, *(sums[0].new_tensor(count) for count in counts)])
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(totals)
-        means, seen = (totals[: len(names)] / totals[len(names) :]).float(), totals[len(names) :].tolist()
-        return {name: mean for name, mean, count in zip(names, means, seen, strict=True) if count}
+        sums_of_all, counts_of_all = totals.split(len(names))
+        means = (sums_of_all / counts_of_all).float()
+        return {name: mean for name, mean, count in zip(names, means, counts_of_all.tolist(), strict=True) if count}
 
     def state(self) -> dict[str, Any]:
-        """Return the sums and counts of this rank, on the device of the values."""
+        """Return the sums and counts of this rank, on its device."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:

@@ -28,40 +28,38 @@ from lit_tr.reference.precision import LowOrderBits
 
 
 class ReferenceUpdate(Callback, ABC):
-    """Moves the reference towards the policy after every n optimizer steps; subclasses say how far.
+    """Moves the reference towards the policy every n optimizer steps; subclasses say how far.
 
-    Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips is none. The update
-    comes after the step and before a checkpoint of that step is saved. Its figures are logged with the metrics of that
-    step: alpha, what the reference tells of it, and at most once in `log_every_n_steps` steps what takes time: the
-    distance of the weights before and after, a Euclidean norm (a soft update of all layers alike goes by their
-    difference), and the jump of the mean reward margin on the last batch, by two forward passes of the reference.
+    Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips does not count. The
+    update comes after the step and before a checkpoint of that step is saved. It logs, with the metrics of that step,
+    alpha and the reference's own figures, and at most once per `log_every_n_steps` steps what costs more: the Euclidean
+    distance of the weights before and after, and `margin_jump`, the change of the mean reward margin on the last batch,
+    which takes two forward passes of the reference.
 
-    In a LightningModule of your own, `reference` may be any module with the policy's parameter names. Half-precision
-    weights of it are averaged as float32 would be, and what that takes beside them is in the callback's state. All
-    parameters are averaged one by one: of a PEFT model the factors of its adapter and not their product, which is
-    another average (see `AdapterReference`).
+    In your own LightningModule, `reference` may be any module with the policy's parameter names. Its half-precision
+    weights are averaged as in float32, with low-order bits in the callback's state. Parameters are averaged one by one:
+    for a PEFT model the factors of its adapter and not their product, which is another average (see
+    `AdapterReference`).
 
     Args:
         every_n_steps: the paper's tau (arXiv 2404.09656), at least 1.
-        start_step: the first optimizer steps, as many, go by without an update.
-        layers: factors on alpha by regular expression, for the parameters in whose name the expression is found, a name
-            as in `policy.named_parameters()` whatever the reference; the first one that is found counts, and 0 leaves a
-            parameter as it is. Layers that move at rates of their own are those of adaptive model averaging.
-        compare_every: at every n-th update the ranks compare a checksum of the trained weights and the reference, and
-            stop if they have drifted apart; 0 never. Ranks that hold shards of the weights do not compare.
-        policy: path of the attribute of the LightningModule that is trained.
-        reference: path of the attribute that follows: a lit_tr reference or a module.
-        buffers: what an update does to the buffers of a module, the running statistics of a batch norm say: `copy` them
-            from the policy, `average` those of floating-point numbers as the weights are, and copy the others, or
-            `leave` them.
+        start_step: no update up to this optimizer step.
+        layers: factors on alpha by regular expression, searched in the names of `policy.named_parameters()` whatever
+            the reference; the first match counts, and 0 leaves a parameter unchanged.
+        compare_every: at every n-th update the ranks compare checksums of the trained weights and the reference, and
+            stop if they differ; 0 never. Sharded weights are not compared.
+        policy: path of the LightningModule's attribute that is trained.
+        reference: path of the attribute that follows it: a lit_tr reference or a module.
+        buffers: what an update does to the buffers of a module, such as batch norm statistics: `copy` them from the
+            policy, `average` the floating-point ones and copy the others, or `leave` them.
 
     Attributes:
-        hard: the reference becomes the policy, all of it, at each update.
-        foreseen: `next_update` tells for sure when the next one comes.
+        hard: each update copies the whole policy.
+        scheduled: `next_update` is certain: no update depends on what is measured.
     """
 
     hard = False
-    foreseen = True
+    scheduled = True
 
     def __init__(
         self,
@@ -74,14 +72,13 @@ class ReferenceUpdate(Callback, ABC):
         buffers: Buffers = "copy",
     ) -> None:
         name = type(self).__name__
-        least = {
-            "every_n_steps": (every_n_steps, 1),
-            "start_step": (start_step, 0),
-            "compare_every": (compare_every, 0),
-        }
-        for argument, (value, bound) in least.items():
-            if value < bound:
-                raise UserError(f"{name}: {argument} must be at least {bound}, not {value}")
+        for argument, value, least in (
+            ("every_n_steps", every_n_steps, 1),
+            ("start_step", start_step, 0),
+            ("compare_every", compare_every, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name}: {argument} must be at least {least}, not {value}")
         if buffers not in get_args(Buffers):
             raise UserError(f"{name}: buffers must be copy, average or leave, not {buffers!r}")
         self.every_n_steps, self.start_step, self.layers = every_n_steps, start_step, dict(layers or {})
@@ -100,23 +97,23 @@ class ReferenceUpdate(Callback, ABC):
 
     @property
     def state_key(self) -> str:
-        """Name of the counters in a checkpoint; one for each pair of modules."""
+        """Key of the counters in a checkpoint, one per policy and reference."""
         return self._generate_state_key(policy=self.policy, reference=self.reference)
 
     @abstractmethod
     def alpha_at(self, step: int) -> float:
-        """Return the weight of the policy, in [0, 1], in the update after optimizer step `step` (the first is 1)."""
+        """Return the weight of the policy, in [0, 1], for the update after optimizer step `step` (from 1)."""
 
     def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
-        """Return whether to update, asked after every n optimizer steps; equal on all ranks."""
+        """Return whether to update, every n optimizer steps; the same on all ranks."""
         return True
 
     def next_update(self, step: int) -> int:
-        """Return the first optimizer step after `step` that an update follows."""
+        """Return the first optimizer step after `step` with an update."""
         return (max(step, self.start_step) // self.every_n_steps + 1) * self.every_n_steps
 
     def weights(self, alpha: float) -> Alpha:
-        """Return alpha, or that of each parameter by its name in the policy."""
+        """Return alpha, or a function from a parameter's name in the policy to its alpha."""
         if not self.layers or alpha == 0:
             return alpha
 
@@ -127,7 +124,7 @@ class ReferenceUpdate(Callback, ABC):
         return weight
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew with a new trainer, and check the reference if it is there before weights are loaded.
+        """Reset for a new run, and check the reference if it exists before weights are loaded.
 
         Raises:
             UserError: the reference cannot follow the policy.
@@ -136,25 +133,25 @@ class ReferenceUpdate(Callback, ABC):
             return
         if trainer.global_step == 0:  # a checkpoint is restored later
             self._reset()
-        with suppress(AttributeError):  # what `configure_model` makes
+        with suppress(AttributeError):  # made in `configure_model`
             self._check(attrgetter(self.reference)(pl_module), pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find both modules.
 
         Raises:
-            UserError: one of them is not there, the reference cannot follow the policy, or `layers` names no parameter.
+            UserError: one of them is missing, the reference cannot follow the policy, or `layers` matches no parameter.
         """
         policy, reference = self._modules(pl_module)
         self._check(reference, pl_module)
-        if of_module := isinstance(reference, nn.Module):
+        if is_module := isinstance(reference, nn.Module):
             check_models(policy, reference)
         elif reference.hard_only and not self.hard:
             raise UserError(
-                f"{type(reference).__name__}, as it is configured, takes hard updates of all layers alone: take "
+                f"{type(reference).__name__}, as it is configured, takes only hard updates of all layers: take "
                 "HardReferenceUpdate without layers, or another reference"
             )
-        moved = [name for name, param in parameters(policy).items() if of_module or param.requires_grad]
+        moved = [name for name, param in parameters(policy).items() if is_module or param.requires_grad]
         for pattern in self.layers:
             if not any(re.search(pattern, name) for name in moved):
                 raise UserError(
@@ -163,12 +160,12 @@ class ReferenceUpdate(Callback, ABC):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count where the trainer is, after a resume too."""
+        """Count from the trainer's step, after a resume too."""
         self._seen_step = trainer.global_step
         self._was_skipped(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Drop what was logged of the last update: Lightning would log it again with each later step."""
+        """Drop the last update's figures: Lightning would log them again with each later step."""
         for name in self._logged:
             trainer._results.pop(f"on_train_batch_end.{name}", None)  # type: ignore[union-attr]
         self._logged = []
@@ -176,7 +173,7 @@ class ReferenceUpdate(Callback, ABC):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update where the number of optimizer steps has reached a multiple of n."""
+        """Update if the number of optimizer steps has reached a multiple of n."""
         taken = trainer.global_step - self._seen_step
         if taken == 0:
             return
@@ -190,32 +187,29 @@ class ReferenceUpdate(Callback, ABC):
         self._log(trainer, pl_module, figures)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters, and what is kept beside averaged half-precision weights of a module."""
+        """Return the counters, and the low-order bits of a module's average."""
         counters = {"updates": self.updates, "skipped_steps": self._skipped_steps, "measured_at": self._measured_at}
         return {**counters, "averaged": dict(vars(self._averaged.kept))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counters and averages."""
+        """Restore the counters and the average."""
         self.updates, self._skipped_steps = state_dict["updates"], state_dict["skipped_steps"]
         self._measured_at = state_dict["measured_at"]
         self._averaged.kept = SimpleNamespace(**state_dict["averaged"])
 
     def _modules(self, pl_module: LightningModule) -> list[Any]:
-        found = []
+        modules = []
         for role, path in (("policy", self.policy), ("reference", self.reference)):
             try:
-                found.append(attrgetter(path)(pl_module))
+                modules.append(attrgetter(path)(pl_module))
             except AttributeError as error:
                 own, kind = type(self).__name__, type(pl_module).__name__
                 raise UserError(f"{own}: {role}={path!r}, but {kind} has no such attribute") from error
-        return found
+        return modules
 
     def _check(self, reference: Any, pl_module: LightningModule) -> None:
-        own, kind, where = (
-            type(self).__name__,
-            type(reference).__name__,
-            f"{self.reference!r} of {type(pl_module).__name__}",
-        )
+        own, kind = type(self).__name__, type(reference).__name__
+        where = f"{self.reference!r} of {type(pl_module).__name__}"
         if reference is None:
             raise UserError(f"{own}: {where} is None, as where a loss (SimPO, SFT) needs no reference: leave {own} out")
         if isinstance(reference, nn.Module):
@@ -245,7 +239,7 @@ class ReferenceUpdate(Callback, ABC):
         return figures
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, figures: dict[str, float]) -> None:
-        """Log figures in the row of the step, or in one of their own where Lightning logs none."""
+        """Log figures in the row of the step, or in a row of their own if Lightning logs none."""
         named = {f"{self.reference}/{name}": value for name, value in figures.items()}
         if trainer._logger_connector.should_update_logs:
             pl_module.log_dict(named)
@@ -262,17 +256,16 @@ class ReferenceUpdate(Callback, ABC):
         sums = (checksum(trained), checksum(reference.tensors(policy)))
         own = torch.stack([one.to(trainer.strategy.root_device) for one in sums])
         gathered = cast(Tensor, trainer.strategy.all_gather(own))
-        for held, of_ranks in zip((self.policy, self.reference), gathered.unbind(-1), strict=True):
-            others = (of_ranks != of_ranks[0]).nonzero().flatten().tolist()
-            if others:
+        for name, sums_of_ranks in zip((self.policy, self.reference), gathered.unbind(-1), strict=True):
+            if others := (sums_of_ranks != sums_of_ranks[0]).nonzero().flatten().tolist():
                 raise DriftError(
-                    f"the ranks have drifted apart: after step {step} the weights of {held!r} on rank {others[0]} are "
-                    "not those on rank 0. Something draws random numbers, reads data or skips steps on one rank alone; "
-                    "go on from a checkpoint of before"
+                    f"the ranks have drifted apart: after step {step} the weights of {name!r} on rank {others[0]} are "
+                    "not those on rank 0. Something draws random numbers, reads data or skips steps on one rank only; "
+                    "go on from an earlier checkpoint"
                 )
 
     def _measures(self, trainer: Trainer) -> bool:
-        """Whether what takes time to measure is due."""
+        """Whether to measure distances and margins."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = bool(trainer.loggers) and trainer.global_step - self._measured_at >= every
         self._measured_at = trainer.global_step if due else self._measured_at
@@ -288,7 +281,7 @@ class ReferenceUpdate(Callback, ABC):
         if scaler is None:
             return False
         before, self._loss_scale = self._loss_scale, scaler.get_scale()
-        return self._loss_scale < before  # a scaler lowers its scale when it has found an overflow
+        return self._loss_scale < before  # a scaler lowers its scale after an overflow
 
 
 class SoftReferenceUpdate(ReferenceUpdate):
@@ -312,14 +305,14 @@ class SoftReferenceUpdate(ReferenceUpdate):
 
 
 class CosineReferenceUpdate(ReferenceUpdate):
-    """Soft updates whose alpha goes along half a cosine from one value to another.
+    """Soft updates whose alpha follows half a cosine from one value to another.
 
-    From 0.004 to 0 that is the schedule of BYOL (arXiv 2006.07733), MoCo v3 and DINO, whose tau or m is 1 - alpha.
+    From 0.004 to 0 it is the schedule of BYOL (arXiv 2006.07733), MoCo v3 and DINO, whose tau or m is 1 - alpha.
 
     Args:
         alpha: weight of the policy at the first step, in [0, 1].
-        last_alpha: weight at step `steps` and after, in [0, 1]; not both are 0, by which an update changes nothing.
-        steps: optimizer steps from the one to the other.
+        last_alpha: weight at step `steps` and after, in [0, 1]; not both may be 0.
+        steps: optimizer steps from one to the other.
         every_n_steps: optimizer steps between updates.
         **options: as for `ReferenceUpdate`.
     """
@@ -359,19 +352,19 @@ class HardReferenceUpdate(ReferenceUpdate):
 
 
 class AdaptiveReferenceUpdate(SoftReferenceUpdate):
-    """A trust region by its radius: the reference moves when the policy has diverged from it by more than a bound.
+    """A trust region of a given radius: the reference moves when the policy's KL divergence from it exceeds a bound.
 
-    The divergence is asked of the LightningModule, `kl_to_reference(batch)`, on the last batch, and averaged over the
-    ranks, so that all of them move at the same step.
+    The divergence is the LightningModule's `kl_to_reference(batch)` on the last batch, averaged over the ranks, so that
+    all of them update at the same step.
 
     Args:
-        max_kl: bound on the divergence, above 0; for `PreferenceModule` in nats a response token.
+        max_kl: bound on the divergence, above 0; for `PreferenceModule` in nats per response token.
         alpha: weight of the policy in an update, in (0, 1]; 1 makes the policy the new centre of the region.
-        every_n_steps: optimizer steps between measurements, each of which costs a forward pass of both policies.
+        every_n_steps: optimizer steps between measurements, each of which costs a forward pass of both models.
         **options: as for `ReferenceUpdate`.
     """
 
-    foreseen = False
+    scheduled = False
 
     def __init__(self, max_kl: float, alpha: float = 1.0, every_n_steps: int = 8, **options: Any) -> None:
         super().__init__(alpha, every_n_steps, **options)
@@ -380,7 +373,7 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
         self.max_kl, self.hard = max_kl, alpha == 1 and not self.layers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew with a new trainer, and check that the LightningModule measures a divergence.
+        """Reset for a new run, and check that the LightningModule measures a divergence.
 
         Raises:
             UserError: it does not, or the reference cannot follow the policy.
@@ -390,7 +383,7 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
             raise UserError(f"AdaptiveReferenceUpdate: {type(pl_module).__name__} has no method kl_to_reference(batch)")
 
     def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
-        """Return whether the divergence passes the bound."""
+        """Return whether the divergence exceeds the bound."""
         measured = torch.as_tensor(cast(Any, pl_module).kl_to_reference(batch), device=pl_module.device)
         kl = trainer.strategy.reduce(measured, reduce_op="mean").item()
         pl_module.log(f"{self.reference}/kl", kl)

@@ -24,7 +24,7 @@ from lit_tr import AdaptiveReferenceUpdate, HardReferenceUpdate, SoftReferenceUp
 from lit_tr import PreferenceDataModule, PreferenceModule
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import DPO
-from lit_tr.policy.sharding import local, whole
+from lit_tr.policy.sharding import local_shard, full_tensor
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference, WindowReference
 
@@ -82,7 +82,7 @@ for policy, (options, reference) in POLICIES.items():
         data = PreferenceDataModule(model, SyntheticPairs(32), batch_size=8 // ranks, shuffle=False)
         trainer.fit(module, data)
         state = module.state_dict().items()
-        weights = {name: whole(value) for name, value in state if getattr(value, "dtype", None) == torch.float32}
+        weights = {name: full_tensor(value) for name, value in state if getattr(value, "dtype", None) == torch.float32}
         seen[f"{policy} {update}"] = {
             "losses": losses.steps, "updates": callback.updates,
             "weights": {name: value for name, value in weights.items() if "base_layer" not in name},
@@ -295,8 +295,8 @@ def fit(kind, steps, name, ckpt_path=None):
     )
     data = PreferenceDataModule(model, SyntheticPairs(36), batch_size=2)
     trainer.fit(module, data, ckpt_path=ckpt_path)
-    assert all(2 * local(param).numel() == param.numel() for param in module.parameters())
-    state = {name: local(value) for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    assert all(2 * local_shard(param).numel() == param.numel() for param in module.parameters())
+    state = {name: local_shard(value) for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     return losses.steps, state, trainer
 
 

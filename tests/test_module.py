@@ -377,7 +377,7 @@ def test_predict_gives_each_example(llama_dir):
         (
             {"reference": CopyReference(dtype="nf4")},
             {"callbacks": [SoftReferenceUpdate()]},
-            "CopyReference, as it is configured, takes hard updates of all layers alone",
+            "CopyReference, as it is configured, takes only hard updates of all layers",
         ),
     ],
 )

@@ -126,7 +126,7 @@ def test_bad_rows_of_a_stream_are_listed_and_logged(llama_dir, rows, write_rows,
 
 def test_a_bad_row_of_a_stream_ends_training_with_its_place(llama_dir, rows, write_rows):
     path = write_rows([*rows[:5], {**rows[5], "rejected": ""}])
-    with pytest.raises(UserError, match=f"^{path}, row 5: 'rejected' is an empty response; mend the row"):
+    with pytest.raises(UserError, match=f"^{path}, row 5: 'rejected' is an empty response; fix the row"):
         fit(llama_dir, Rows(path), [], workers=1)
 
 

@@ -394,8 +394,8 @@ def test_mistakes_with_a_reference_are_named_before_weights_are_loaded(llama_dir
         (None, {"lora_A": 0.5}, "layers 'lora_A' is found in no name of a parameter of 'policy'"),
         (LoRA(r=2), {"lora_A.reference": 0.5}, "layers 'lora_A.reference' is found in no name"),
         (LoRA(r=2), {"embed_tokens": 0.5}, "layers 'embed_tokens' is found in no name"),
-        (LoRA(r=2), {"lora_A": 0.5}, "q_proj.lora_A.default.weight is to move at another rate than its B"),
-        (LoRA(r=2), {"lora_A": 8.0}, "q_proj.lora_A.default.weight is to move at another rate than its B"),
+        (LoRA(r=2), {"lora_A": 0.5}, "q_proj.lora_A.default.weight has another alpha than its B"),
+        (LoRA(r=2), {"lora_A": 8.0}, "q_proj.lora_A.default.weight has another alpha than its B"),
     ],
 )
 def test_layers_that_no_reference_can_follow_are_named_before_a_step(llama_dir, lora, layers, message):
@@ -406,7 +406,7 @@ def test_layers_that_no_reference_can_follow_are_named_before_a_step(llama_dir, 
 
 def test_a_hard_update_with_rates_is_none_of_all_layers(llama_dir):
     update = HardReferenceUpdate(1, layers={"lm_head": 0.5})
-    with pytest.raises(UserError, match="takes hard updates of all layers alone: take HardReferenceUpdate without lay"):
+    with pytest.raises(UserError, match="takes only hard updates of all layers: take HardReferenceUpdate without lay"):
         align(update, preferences(llama_dir, CopyReference(dtype="nf4")), llama_dir)
 
 

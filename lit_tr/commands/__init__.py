@@ -1,4 +1,4 @@
-"""`lit-tr`: its verbs, one a file."""
+"""`lit-tr`: one verb per file."""
 
 from lit_tr.commands.fit import LitTRCLI
 from lit_tr.commands.main import main

@@ -1,4 +1,4 @@
-"""Checkpoints: whether they were written to their end, and what they hold."""
+"""Find and read checkpoints."""
 
 import pickle
 import re
@@ -13,42 +13,42 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_tr.errors import UserError
 
 CLOCK_DIFFERENCE = 1.0
-"""Seconds that the clocks of machines may differ by which write one checkpoint."""
+"""Seconds by which the clocks of machines that write one checkpoint may differ."""
 
 
-def whole_checkpoints(root: Path) -> Iterator[Path]:
-    """Yield the checkpoints below a folder, the newest first; one that was cut short is passed over, with a warning."""
+def complete_checkpoints(root: Path) -> Iterator[Path]:
+    """Yield the complete checkpoints below a folder, the newest first; skip others with a warning."""
     for path in sorted(root.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
-        if is_whole(path):
+        if is_complete(path):
             yield path
         else:
-            rank_zero_warn(f"{path} was cut short when it was written; an older checkpoint is looked for")
+            rank_zero_warn(f"{path} was cut short when it was written; skipped for an older checkpoint")
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint was written to its end: a file ends with its table of contents, a folder with meta.pt.
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint is complete: a file ends with its zip directory, a folder is written up to meta.pt.
 
-    Lightning writes a folder's shards, then what says where they are, then meta.pt; over an older checkpoint too, whose
-    files stay until then.
+    Lightning writes a folder's shards, then their metadata, then meta.pt, also over an older checkpoint, whose files
+    stay until then.
     """
     if not path.is_dir():
         return is_zipfile(path)
-    named = [path / "meta.pt", path / ".metadata", *path.glob("*.distcp")]
-    if not all(one.exists() for one in named):
+    files = [path / "meta.pt", path / ".metadata", *path.glob("*.distcp")]
+    if not all(file.exists() for file in files):
         return False
-    last, table, *shards = (one.stat().st_mtime for one in named)
-    return last >= table and all(table > shard - CLOCK_DIFFERENCE for shard in shards)
+    meta, metadata, *shards = (file.stat().st_mtime for file in files)
+    return meta >= metadata and all(metadata > shard - CLOCK_DIFFERENCE for shard in shards)
 
 
 def read(path: Path, weights_only: bool = True) -> dict[str, Any]:
-    """Return a checkpoint, its tensors not yet read; of a folder of shards, what holds no tensors.
+    """Load a checkpoint, with tensors mapped from the file; from a folder of shards load only its meta.pt.
 
     Args:
         path: a file, or a folder of shards.
-        weights_only: refuse what could run code when it is loaded.
+        weights_only: refuse objects that could run code when loaded.
 
     Raises:
-        UserError: this is no checkpoint, or holds what is not loaded.
+        UserError: this is not a checkpoint, or it has such objects.
     """
     file = path / "meta.pt" if path.is_dir() else path
     try:
@@ -56,15 +56,15 @@ def read(path: Path, weights_only: bool = True) -> dict[str, Any]:
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"checkpoint {path}: {_reason(error)}") from error
     if not isinstance(saved, dict):
-        raise UserError(f"checkpoint {path}: this is no checkpoint of a module, but a {type(saved).__name__}")
+        raise UserError(f"checkpoint {path}: this is not the checkpoint of a module, but a {type(saved).__name__}")
     return saved
 
 
 def _reason(error: Exception) -> str:
-    if found := re.search(r"Unsupported (?:global|class|operand).*?\b([\w.]+\.\w+)", str(error)):
+    if match := re.search(r"Unsupported (?:global|class|operand).*?\b([\w.]+\.\w+)", str(error)):
         return (
-            f"it holds a {found[1]}, and nothing but plain numbers, strings, lists, dicts and tensors is loaded, for "
+            f"it holds a {match[1]}, and only plain numbers, strings, lists, dicts and tensors are loaded, for "
             "anything else could run code. Convert what a callback or hook saves: a NumPy number x by x.item(). A file "
             "that you trust is loaded with --weights_only false (fit, validate, test, predict)"
         )
-    return f"this is no checkpoint, or not a whole one ({error})"
+    return f"this is not a checkpoint, or an incomplete one ({error})"

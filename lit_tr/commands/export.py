@@ -15,7 +15,7 @@ from lit_tr.commands.checkpoints import read
 from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.hparams import ADAPTER, check_kept
+from lit_tr.hparams import ADAPTER_KEY, check_kept
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter, with_adapter
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.base import Reference
@@ -30,23 +30,23 @@ def export(
 ) -> Path:
     """Write the policy or the reference of a checkpoint as a folder that transformers, PEFT and vLLM load.
 
-    Full fine-tuning leaves a full model, and LoRA an adapter that names its base; each with its tokenizer. The weights
-    are as precise as in the checkpoint. Model code that comes with weights is never run.
+    Full fine-tuning gives a full model, LoRA an adapter that names its base; each with its tokenizer. The weights keep
+    the precision of the checkpoint. Model code that comes with weights is never run.
 
     Args:
-        checkpoint: file that a training has written.
+        checkpoint: file of the checkpoint.
         output: folder to write, new or empty.
-        merge: add the adapter to its base and write a full model, as precise as the base; a 4-bit base is dequantised
+        merge: add the adapter to its base and write a full model in the base's precision; a 4-bit base is dequantized
             first, for the adapter was trained on its rounded weights.
-        which: the policy, or the reference as it was in the checkpoint.
-        base: folder or hub id of the policy that training began with; None takes the one that the checkpoint names. It
-            must be given where training began with a model in memory.
+        which: the policy, or the checkpoint's reference.
+        base: folder or hub id of the policy that training began with; None takes the one in the checkpoint. It is
+            required if training began with a model in memory.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: the checkpoint cannot be read, or holds no such model; the folder holds something already.
+        UserError: the checkpoint cannot be read or has no such model, or the folder is not empty.
     """
     folder, saved = _unused(Path(output)), _read(Path(checkpoint))
     run = _run(checkpoint, saved["hyper_parameters"], base, which)
@@ -63,18 +63,18 @@ def export(
             cast(Any, model).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
-    _write_whole(folder, write)
+    _write_complete(folder, write)
     return folder
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What of a run's hyper-parameters says how its weights are held.
+    """The hyper-parameters of a run that are needed to load its weights.
 
     Args:
-        policy: where training began.
+        policy: the policy that training began with.
         adapter: configuration of the adapter of a policy that was a model in memory.
-        reference: the kind of reference, if it is asked for.
+        reference: the reference, if it is to be exported.
     """
 
     policy: PretrainedPolicy
@@ -82,7 +82,7 @@ class _Run:
     reference: Reference | None = None
 
     def load(self) -> nn.Module:
-        """Return the policy as it was when training began."""
+        """Return the policy that training began with."""
         policy = self.policy.load()
         return with_adapter(policy, self.adapter) if self.adapter else policy
 
@@ -114,18 +114,18 @@ def _run(path: str | Path, kept: dict[str, Any], base: str | None, which: str) -
             f"checkpoint {path}: training began with a model in memory: give base, the folder or hub id of that model"
         )
     policy = {**(policy or {}), **({"path": base} if base else {}), "trust_remote_code": False}
-    asked = {"policy": policy, "adapter": kept.get(ADAPTER)}
+    wanted = {"policy": policy, "adapter": kept.get(ADAPTER_KEY)}
     if which == "reference":
         check_kept("reference", kept.get("reference", {}))
-        asked["reference"] = kept.get("reference")
+        wanted["reference"] = kept.get("reference")
     try:
-        return instantiate_module(cast(Any, _Run), asked)
+        return instantiate_module(cast(Any, _Run), wanted)
     except ArgumentError as error:
         raise UserError(f"checkpoint {path}: its hyper-parameters cannot be read ({error})") from error
 
 
 def _check(run: _Run, merge: bool, which: str, state: dict[str, Tensor]) -> None:
-    """Check that there is such a model, before anything large is loaded."""
+    """Check that there is such a model before large files are loaded."""
     if which not in ("policy", "reference"):
         raise UserError(f"which: policy or reference, not {which!r}")
     if merge and not (run.policy.lora or run.policy.adapter or run.adapter):
@@ -135,13 +135,13 @@ def _check(run: _Run, merge: bool, which: str, state: dict[str, Tensor]) -> None
     if run.reference is None or not run.reference.moves:
         start = run.policy.adapter or run.policy.path
         raise UserError(f"which: the reference is the initial policy, {start}, and need not be exported")
-    held = "reference.model.", f".{run.reference.adapter}."
-    if not any(part in key for key in state for part in held):
+    infixes = "reference.model.", f".{run.reference.adapter}."
+    if not any(infix in key for key in state for infix in infixes):
         raise UserError(f"which: {type(run.reference).__name__} holds no weights to export; leave which out")
 
 
 def _restored(run: _Run, which: str, path: str | Path, state: dict[str, Tensor]) -> tuple[nn.Module, str | None]:
-    """Return the model with the checkpoint's weights, and the name of the adapter that is asked for, if any."""
+    """Return the model with the checkpoint's weights, and the name of the adapter to export, if any."""
     policy, prefix, adapter = run.load(), "policy.", None
     if has_adapter(policy):
         adapter = POLICY_ADAPTER
@@ -151,28 +151,28 @@ def _restored(run: _Run, which: str, path: str | Path, state: dict[str, Tensor])
     elif run.reference is not None:
         prefix = "reference.model."
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    _put(weights, policy, f"checkpoint {path} and {run.policy.path}")
+    _load_weights(weights, policy, f"checkpoint {path} and {run.policy.path}")
     return policy, adapter
 
 
-def _put(weights: dict[str, Tensor], model: nn.Module, both: str) -> None:
+def _load_weights(weights: dict[str, Tensor], model: nn.Module, both: str) -> None:
     missing = model.state_dict().keys() - base_state_keys(model) - weights.keys()
     if missing:
         raise UserError(f"{both} do not go together: {len(missing)} tensors are missing, such as {min(missing)}")
     try:
-        model.load_state_dict(weights, strict=False, assign=True)  # each as precise as it was saved
+        model.load_state_dict(weights, strict=False, assign=True)  # in the saved precision
     except RuntimeError as error:
         raise UserError(f"{both} do not go together ({error})") from error
 
 
 def _base(path: str) -> str:
-    """Return the path that an adapter names its base by: a folder from wherever it is loaded, a hub id as it is."""
+    """Return the path of an adapter's base to save with it: a folder's absolute path, or a hub id."""
     folder = Path(resolve(path))
     return str(folder.absolute()) if folder.is_dir() else path
 
 
-def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder under another name first, so that what stops half-way leaves none."""
+def _write_complete(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder under a temporary name first, so that a failure leaves no incomplete one."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:

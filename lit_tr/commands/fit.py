@@ -22,13 +22,13 @@ from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.updates import ReferenceUpdate
 
 ON_CONFLICT = (
-    "what to do where the configuration differs from the checkpoint of --ckpt_path: `error` ends the run with a list, "
-    "`config` goes on as the configuration says, `checkpoint` as the checkpoint does"
+    "what to do if the configuration differs from the checkpoint of --ckpt_path: `error` stops with a list, `config` "
+    "goes on with the configuration's values, `checkpoint` with the checkpoint's"
 )
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration in the run's folder, and in its checkpoints, to know them by."""
+    """Saves the configuration in the run's folder and in its checkpoints."""
 
     @cached_property
     def plain(self) -> dict[str, Any]:
@@ -41,9 +41,9 @@ class SaveConfig(SaveConfigCallback):
 
 
 class LitTRCLI(LightningCLI):
-    """LightningCLI with the links, the reference update and the resume of lit_tr.
+    """LightningCLI with lit_tr's links, reference update and resume.
 
-    The model is a PreferenceModule, or a subclass of it that `--model` or `model.class_path` names.
+    The model is a PreferenceModule, or a subclass of it named by `--model` or `model.class_path`.
     """
 
     def __init__(self, *classes: Any, **options: Any) -> None:
@@ -59,11 +59,11 @@ class LitTRCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser that raises what it cannot read; `lit-tr` prints that in one message."""
+        """Make a parser that raises its errors; `lit-tr` prints them in one message."""
         return super().init_parser(**{"exit_on_error": False, **kwargs})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `update`, the callback that moves the reference, and name the model only once."""
+        """Add `update`, the callback that moves the reference, and link the data to the model."""
         parser.add_lightning_class_args(ReferenceUpdate, "update", subclass_mode=True, required=False)
         parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
         parser.link_arguments("model", "data.mismatched", compute_fn=_needs_mismatched, apply_on="instantiate")
@@ -72,21 +72,21 @@ class LitTRCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Find and check the checkpoint; what it says is taken where the user says so, and where both agree."""
+        """Find the checkpoint, and resolve its differences from the configuration by `on_conflict`."""
         verb = self.config.get("subcommand")
         config = self.config[verb] if verb else self.config
-        choice = config.pop("on_conflict")  # it is of this start alone, and in no saved configuration
+        choice = config.pop("on_conflict")  # of this start only: not saved
         if verb:
             self.config[verb], self._follow_config = resumed(self._parser(verb), config, verb, choice)
 
     def after_instantiate_classes(self) -> None:
-        """Keep the model's configuration in its checkpoints, so that `load_from_checkpoint` can build it again."""
+        """Save the model's configuration in its checkpoints, for `load_from_checkpoint`."""
         self._dump_config()
         kept = arguments(self.config_dump["model"])
         self.model.save_hyperparameters({**kept, "_instantiator": INSTANTIATOR}, logger=False)
 
     def predict(self, **kwargs: Any) -> None:
-        """Predict; each rank leaves a line for each of its batches in `predictions.RANK.jsonl` in the run's folder."""
+        """Predict; each rank writes one line per batch to `predictions.RANK.jsonl` in the run's folder."""
         batches: Any = self.trainer.predict(**kwargs) or []
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         path = folder / f"predictions.{self.trainer.global_rank}.jsonl"
@@ -111,7 +111,7 @@ class LitTRCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config["logger"] in (None, True):  # Lightning's own choice depends on what else is installed
             config["logger"] = CSVLogger(config["default_root_dir"] or ".", name="lightning_logs")
-        given = [callback for callback in callbacks if callback is not None]  # `update: null` is no callback
+        given = [callback for callback in callbacks if callback is not None]  # `update: null`
         if config["enable_checkpointing"] is not False and not _has_checkpoint(config["callbacks"]):
             given.append(ModelCheckpoint(save_last=True, save_on_exception=True))
         if self._follow_config:
@@ -120,7 +120,7 @@ class LitTRCLI(LightningCLI):
 
 
 class DataCLI(LitTRCLI):
-    """Takes what `fit` takes, and makes neither a trainer nor weights."""
+    """Takes the options of `fit`, and makes neither a trainer nor weights."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of `fit`."""
@@ -144,7 +144,7 @@ def run(verb: str, args: list[str]) -> None:
 
 
 def configured(args: list[str]) -> DataCLI:
-    """Return the module and the data module that `fit` would take, by its options."""
+    """Return the module, data module and callbacks that `fit` would make from its options."""
     return DataCLI(run=False, save_config_callback=None, args=args)
 
 

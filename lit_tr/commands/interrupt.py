@@ -1,4 +1,4 @@
-"""Signals that end a run, or ask it to save."""
+"""Signals that stop a run, or ask it to save."""
 
 import signal
 import sys
@@ -11,12 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class GracefulInterrupt(Callback):
-    """Lets Ctrl-C, SIGTERM and SLURM's signal take effect between two optimizer steps, on all ranks at the same one.
+    """Delays Ctrl-C, SIGTERM and SLURM's signal to the end of an optimizer step, the same one on all ranks.
 
-    So the checkpoint that each of them leaves is whole: Lightning would stop, or save, within a step. A second Ctrl-C
-    does not wait. Several ranks tell each other at each optimizer step, in a few bytes. Before and after training, and
-    on one rank during validation, Lightning's own handlers act; several ranks go on to the next step, for a rank that
-    saved or stopped by itself would leave the others waiting.
+    So no checkpoint is saved within a step, as by Lightning's own handlers. A second Ctrl-C stops at once. Ranks
+    exchange a few bytes at each optimizer step. Before and after training, and on one rank during validation,
+    Lightning's handlers act; several ranks go on to the next step, since a rank that saved or stopped by itself would
+    leave the others waiting.
     """
 
     def __init__(self) -> None:
@@ -24,38 +24,38 @@ class GracefulInterrupt(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for the signals that somebody handles."""
+        """Install handlers for the signals that have one."""
         environment = cast(Any, trainer)._accelerator_connector.cluster_environment
         requeue = getattr(environment, "requeue_signal", None) or signal.SIGUSR1
-        # the one that queues a job again comes first, and may be SIGTERM itself
+        # the one that requeues a job comes first, and may be SIGTERM itself
         self._asked = dict.fromkeys((requeue, signal.SIGTERM, signal.SIGINT), False)
-        self._listen()
+        self._install()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Let signals take effect if there were any and the batch ended an optimizer step."""
+        """Act on signals at the end of an optimizer step."""
         if not trainer.fit_loop._should_accumulate():
-            self._heed(trainer, pl_module)
+            self._act(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back for as long as validation takes."""
+        """Restore the handlers for the time of validation."""
         if self._before and trainer.world_size == 1:
-            self._heed(trainer, pl_module)
-            self._release()
+            self._act(trainer, pl_module)
+            self._restore()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen again."""
+        """Install the handlers again."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._listen()
+            self._install()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
-        self._release()
+        """Restore the handlers."""
+        self._restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        self._release()
+        """Restore the handlers."""
+        self._restore()
 
-    def _heed(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         asked, self._asked = self._asked, dict.fromkeys(self._asked, False)
         if trainer.world_size > 1:
             flags = torch.tensor([float(flag) for flag in asked.values()], device=pl_module.device)
@@ -64,19 +64,19 @@ class GracefulInterrupt(Callback):
         for number in (number for number, flag in asked.items() if flag):
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
-            if number == signal.SIGTERM:  # or its handler would pass it on to the other ranks, which know
+            if number == signal.SIGTERM:  # else its handler would send it to the other ranks, which have it
                 cast(Any, trainer)._signal_connector.received_sigterm = True
             if number in self._before:
                 self._before[number](number, None)
 
-    def _listen(self) -> None:
+    def _install(self) -> None:
         for number in self._asked:
             handler = signal.getsignal(number)
             if callable(handler) and handler != self._ask:
                 self._before[number] = handler
                 signal.signal(number, self._ask)
 
-    def _release(self) -> None:
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             if signal.getsignal(number) == self._ask:
                 signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""`lit-tr`: the table of its verbs, and the codes that it exits with."""
+"""`lit-tr`: its table of verbs and its exit codes."""
 
 import os
 import sys
@@ -16,11 +16,11 @@ from lit_tr.commands.mistakes import message
 from lit_tr.errors import UserError
 
 MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
-"""Exit codes: of a user's mistake, and what shells give for SIGINT and SIGTERM."""
+"""Exit codes: for a user's mistake, and as shells have them for SIGINT and SIGTERM."""
 
 
 class Verb(NamedTuple):
-    """A verb of `lit-tr`: what it does, in a line, and the function that takes its arguments."""
+    """A verb of `lit-tr`: its help line, and the function that takes its arguments."""
 
     meaning: str
     run: Callable[[list[str]], None]
@@ -32,7 +32,7 @@ VERBS = {
     "test": Verb("log the metrics of a checkpoint on the test rows", partial(fit.run, "test")),
     "predict": Verb("write losses, rewards and log-probs of each example to a file", partial(fit.run, "predict")),
     "data": Verb("`data inspect`: show what fit would train on, without a model", data.run),
-    "plan": Verb("say what memory and time fit would take, without weights", plan.run),
+    "plan": Verb("estimate memory and time of fit, without weights", plan.run),
     "export": Verb("write the policy or reference of a checkpoint as a Hugging Face folder", export.run),
 }
 
@@ -40,21 +40,21 @@ VERBS = {
 def main(args: list[str] | None = None) -> None:
     """Run `lit-tr`.
 
-    A user's mistake ends it with one message and exit code 2; with LIT_TR_TRACEBACK set in the environment, with a
-    traceback. Ctrl-C ends it with 130 and SIGTERM with 143, after the checkpoint that they leave is written.
+    A user's mistake exits with one message and code 2, or with a traceback if LIT_TR_TRACEBACK is set in the
+    environment. Ctrl-C exits with 130 and SIGTERM with 143, after the checkpoint is saved.
 
     Args:
         args: verb and options; None takes those of the command line.
     """
     ignore_expected_warnings()
-    sys.path.append(os.getcwd())  # so that a class_path can name what lies there
+    sys.path.append(os.getcwd())  # for class_path
     try:
         _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(_of_rank_zero(INTERRUPTED))
     except SIGTERMException:
         sys.exit(_of_rank_zero(TERMINATED))
-    except SystemExit as stopped:  # Lightning makes one of Ctrl-C
+    except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         if not isinstance(stopped.__context__, KeyboardInterrupt):
             raise
         sys.exit(_of_rank_zero(INTERRUPTED))
@@ -81,21 +81,17 @@ def _run(args: list[str]) -> None:
 
 
 def _table() -> str:
-    lines = [f"  {name:<10}{verb.meaning}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: lit-tr VERB [options]",
-            "",
-            "Trust-Region preference alignment: TR-DPO, TR-IPO, TR-KTO.",
-            "",
-            "verbs:",
-            *lines,
-            "",
-            "`lit-tr VERB --help` lists the options of a verb, `lit-tr --version` prints the version.",
-        ]
-    )
+    verbs = "\n".join(f"  {name:<10}{verb.meaning}" for name, verb in VERBS.items())
+    return f"""usage: lit-tr VERB [options]
+
+Trust-Region preference alignment: TR-DPO, TR-IPO, TR-KTO.
+
+verbs:
+{verbs}
+
+`lit-tr VERB --help` lists the options of a verb, `lit-tr --version` prints the version."""
 
 
 def _of_rank_zero(code: int) -> int:
-    """Return an exit code on rank 0, and 0 on others: at another code launchers kill ranks that still save."""
+    """Return an exit code on rank 0, and 0 on others: launchers answer other codes by killing ranks that still save."""
     return 0 if getattr(rank_zero_only, "rank", 0) else code

@@ -1,4 +1,4 @@
-"""`lit-tr plan`: the memory and time that `fit` would take."""
+"""`lit-tr plan`: estimate the memory and time of `fit`."""
 
 import argparse
 
@@ -13,21 +13,16 @@ def run(args: list[str]) -> None:
     """Print the plan of a run."""
     own = argparse.ArgumentParser(
         prog="lit-tr plan",
-        description="Say what memory `lit-tr fit` with the same options would take, and how long; no weights are read.",
+        description="Estimate memory and time of `lit-tr fit` with the same options; no weights are read.",
         epilog="All other options are those of `lit-tr fit`.",
     )
-    own.add_argument("--memory", type=str, help="memory of a device, 80GiB say: does it fit, and the largest pack")
+    own.add_argument("--memory", type=str, help="memory of a device, such as 80GiB: does it fit, and the largest pack")
     own.add_argument("--devices", type=int, help="number of devices; default: trainer.devices")
-    own.add_argument("--flops", type=float, help="FLOP/s that a device achieves, 4e14 say, for the hours")
+    own.add_argument("--flops", type=float, help="FLOP/s that a device achieves, such as 4e14, for the hours")
     own.add_argument("--rows", type=int, help="examples to train on; default: counted, if they are on this machine")
     options, others = own.parse_known_args(args)
     asked = Asked(options.memory and parse_bytes(options.memory), options.devices, options.flops, options.rows)
     cli = configured(others)
-    log_initial = cli.config.model.init_args.get("log_initial")
-    report(
-        planned_run(cli.model, cli.config.trainer, log_initial, asked.devices, cli.callbacks),
-        cli.datamodule,
-        cli.config.trainer,
-        asked,
-        Console(),
-    )
+    trainer, log_initial = cli.config.trainer, cli.config.model.init_args.get("log_initial")
+    planned = planned_run(cli.model, trainer, log_initial, asked.devices, cli.callbacks)
+    report(planned, cli.datamodule, trainer, asked, Console())

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one it is, and what holds where it differs from the configuration."""
+"""Find the checkpoint to resume from, and resolve its differences from the configuration."""
 
 import re
 import warnings
@@ -15,22 +15,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 
-from lit_tr.commands.checkpoints import is_whole, read, whole_checkpoints
+from lit_tr.commands.checkpoints import complete_checkpoints, is_complete, read
 from lit_tr.commands.mistakes import say
 from lit_tr.errors import UserError
-from lit_tr.hparams import OPTIONAL, is_lost, parameters
+from lit_tr.hparams import TRAINING_ONLY, is_unsaved, parameters
 
 MODULE = "lit_tr.module.PreferenceModule"
 EXPERIMENT = re.compile(
     r"seed_everything|model|model\.(reference|loss)|model\.policy(\.(path|adapter|quantize|lora).*)?|update"
     r"|data\.(train|format).*"
 )
-"""Options that say which experiment a run is of; the others may be changed within one."""
+"""Options that identify an experiment; the others may change within one."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An option that a configuration and a checkpoint set differently.
+    """An option with different values in the configuration and the checkpoint.
 
     Args:
         option: its name on the command line.
@@ -47,13 +47,13 @@ class Difference:
 
     @property
     def is_of_experiment(self) -> bool:
-        """Whether runs that differ so are of different experiments."""
+        """Whether the option identifies the experiment."""
         return EXPERIMENT.fullmatch(self.option) is not None
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A checkpoint, the configuration as it is with the checkpoint's values, and what differs."""
+class _Candidate:
+    """A checkpoint, the configuration with its values, and the differences."""
 
     path: Path
     config: Namespace
@@ -65,11 +65,11 @@ class _Found:
 
 
 def resumed(parser: LightningArgumentParser, config: Namespace, verb: str, on_conflict: str) -> tuple[Namespace, bool]:
-    """Return the configuration to go on with, and whether the checkpoint's optimizer must be made to follow it.
+    """Return the configuration to resume with, and whether it overrides the checkpoint's optimizer.
 
     Args:
         parser: parser of the verb.
-        config: what it has parsed; its `ckpt_path` names a checkpoint, or is `last`.
+        config: the parsed configuration; its `ckpt_path` names a checkpoint, or is `last`.
         verb: the verb.
         on_conflict: `error`, `config` or `checkpoint`.
 
@@ -77,71 +77,72 @@ def resumed(parser: LightningArgumentParser, config: Namespace, verb: str, on_co
         UserError: there is no such checkpoint, or it differs and `on_conflict` is `error`.
     """
     path = config.get("ckpt_path")
-    if not path or ":" in path or path in ("best", "hpc"):  # a URL, or what Lightning finds by itself
+    if not path or ":" in path or path in ("best", "hpc"):  # a URL, or candidate by Lightning
         return config, False
-    found = _newest(parser, config, verb) if path == "last" else _compared(parser, config, verb, _named(path))
-    if found.differences and on_conflict == "error":
-        listed = "\n  ".join(map(str, found.differences))
+    candidate = _newest(parser, config, verb) if path == "last" else _compared(parser, config, verb, _named(path))
+    if candidate.differences and on_conflict == "error":
+        listed = "\n  ".join(map(str, candidate.differences))
         raise UserError(
-            f"--ckpt_path {found.path}: the configuration and the checkpoint differ:\n  {listed}\n"
+            f"--ckpt_path {candidate.path}: the configuration and the checkpoint differ:\n  {listed}\n"
             "Give --on_conflict checkpoint to go on with the checkpoint's values, or --on_conflict config with those "
             "of the configuration"
         )
-    chosen = config if on_conflict == "config" else found.config
-    chosen.ckpt_path = str(found.path)
-    optimized = any(re.match(r"model\.(optimizer|lr_scheduler)\b", one.option) for one in found.differences)
+    chosen = config if on_conflict == "config" else candidate.config
+    chosen.ckpt_path = str(candidate.path)
+    optimized = any(re.match(r"model\.(optimizer|lr_scheduler)\b", one.option) for one in candidate.differences)
     return chosen, on_conflict == "config" and optimized
 
 
 def _named(path: str) -> Path:
     if not Path(path).exists():
         raise UserError(f"--ckpt_path: there is no checkpoint {path}")
-    if not is_whole(Path(path)):
-        raise UserError(f"--ckpt_path: {path} is no checkpoint, or was cut short when it was written")
+    if not is_complete(Path(path)):
+        raise UserError(f"--ckpt_path: {path} is not a checkpoint, or was cut short when it was written")
     return Path(path)
 
 
-def _newest(parser: LightningArgumentParser, config: Namespace, verb: str) -> _Found:
-    """Return the newest checkpoint of the experiment: one that agrees in all, or else the newest one."""
+def _newest(parser: LightningArgumentParser, config: Namespace, verb: str) -> _Candidate:
+    """Return the newest checkpoint of the experiment without differences, or else the newest one."""
     root, others = Path(config.trainer.default_root_dir or "."), []
-    for path in whole_checkpoints(root):
-        found = _compared(parser, config, verb, path)
-        if not found.differences:
+    for path in complete_checkpoints(root):
+        candidate = _compared(parser, config, verb, path)
+        if not candidate.differences:
             say(f"--ckpt_path last: {path}")
-            return found
-        if found.is_of_experiment:
-            others.append(found)
+            return candidate
+        if candidate.is_of_experiment:
+            others.append(candidate)
         else:
-            differs = next(one for one in found.differences if one.is_of_experiment)
-            say(f"--ckpt_path last: {path} is passed over, for it is of another experiment ({differs})")
+            differs = next(one for one in candidate.differences if one.is_of_experiment)
+            say(f"--ckpt_path last: {path} is skipped, for it is of another experiment ({differs})")
     if not others:
         raise UserError(
-            f"--ckpt_path last: there is no whole checkpoint of this experiment below {root} (trainer.default_root_dir)"
+            f"--ckpt_path last: there is no complete checkpoint of this experiment below {root} "
+            "(trainer.default_root_dir)"
         )
     say(f"--ckpt_path last: {others[0].path}")
     return others[0]
 
 
-def _compared(parser: LightningArgumentParser, config: Namespace, verb: str, path: Path) -> _Found:
+def _compared(parser: LightningArgumentParser, config: Namespace, verb: str, path: Path) -> _Candidate:
     checkpoint = read(path, weights_only=config.get("weights_only") is not False)
     saved = _saved(checkpoint, config, verb)
     try:
         merged = parser.parse_object(saved, deepcopy(config), defaults=False)
     except ArgumentError as error:
         raise UserError(f"checkpoint {path}: its configuration cannot be read ({error})") from error
-    return _Found(path, merged, list(_differences(config.as_dict(), merged.as_dict())))
+    return _Candidate(path, merged, list(_differences(config.as_dict(), merged.as_dict())))
 
 
 def _saved(checkpoint: dict[str, Any], config: Namespace, verb: str) -> dict[str, Any]:
-    """Return what a checkpoint says of the options of a verb."""
+    """Return a checkpoint's values of a verb's options."""
     kept = {name: value for name, value in checkpoint.get("hyper_parameters", {}).items() if name != "_instantiator"}
     if not kept:
         return {}
     class_path = kept.pop("_class_path", MODULE)
     if kept.get("policy", "") is None:  # it was a model in memory
         del kept["policy"]
-    accepted = {*parameters(cast(type, locate(class_path) or object))} - {*(() if verb == "fit" else OPTIONAL)}
-    init_args = {name: value for name, value in kept.items() if name in accepted and not is_lost(value)}
+    accepted = {*parameters(cast(type, locate(class_path) or object))} - {*(() if verb == "fit" else TRAINING_ONLY)}
+    init_args = {name: value for name, value in kept.items() if name in accepted and not is_unsaved(value)}
     saved: dict[str, Any] = {"model": {"class_path": class_path, "init_args": init_args}}
     if verb == "fit":
         saved |= _of_run(checkpoint.get("config") or {}, config)
@@ -149,7 +150,7 @@ def _saved(checkpoint: dict[str, Any], config: Namespace, verb: str) -> dict[str
 
 
 def _of_run(saved: dict[str, Any], config: Namespace) -> dict[str, Any]:
-    """Return what training goes by beside the module; other rows may be evaluated at any time."""
+    """Return the options of training beside the module's; those of validation and test rows may change."""
     run: dict[str, Any] = {name: saved[name] for name in ("update", "data") if name in saved}
     if "data" in run:
         run["data"] = {name: value for name, value in run["data"].items() if name not in ("val", "test")}
@@ -159,7 +160,7 @@ def _of_run(saved: dict[str, Any], config: Namespace) -> dict[str, Any]:
 
 
 def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[Difference]:
-    """Yield what differs, by options; where classes differ their arguments are not compared."""
+    """Yield the differences by option; the arguments of different classes are not compared."""
     if not (isinstance(configured, dict) and isinstance(saved, dict)):
         if configured != saved:
             yield Difference(option, configured, saved)
@@ -172,17 +173,17 @@ def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[Diff
 
 
 class ConfiguredOptimizer(Callback):
-    """Makes a resumed run go on with the learning rate, the schedule and the options that are configured.
+    """Resumes with the configured learning rate, schedule and options of the optimizer instead of the checkpoint's.
 
-    A restored optimizer brings those of its checkpoint. The schedule goes on as if it had been the configured one from
-    the first step on; moments stay, where the class of the optimizer stays.
+    The schedule goes on as if it had been the configured one from the first step; the optimizer's moments stay if its
+    class stays.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the configured values in the place of the restored ones.
+        """Replace the restored values by the configured ones.
 
         Raises:
-            UserError: the schedule goes by what was measured.
+            UserError: the schedule depends on a metric.
         """
         optimizers, schedules = _init_optimizers_and_lr_schedulers(pl_module)
         if any(one.reduce_on_plateau for one in schedules):
@@ -193,7 +194,7 @@ class ConfiguredOptimizer(Callback):
             )
         for schedule, restored in zip(schedules, trainer.lr_scheduler_configs, strict=True):
             scheduler: Any = schedule.scheduler
-            with warnings.catch_warnings(action="ignore"):  # steps of the schedule without such of the optimizer
+            with warnings.catch_warnings(action="ignore"):  # scheduler steps without optimizer steps
                 for _ in range(trainer.global_step):
                     scheduler.step()
             restored.scheduler.load_state_dict(scheduler.state_dict())

@@ -18,7 +18,7 @@ Row = tuple[list[int], list[int], list[bool] | None]  # prompt, response, which 
 
 
 class ByValue:
-    """Goes to another process as a copy of its arrays: a batch is small, and shared memory takes 0.2 ms a tensor."""
+    """Is pickled as arrays: a batch is small, and shared memory takes 0.2 ms per tensor."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, tensors as arrays."""
@@ -35,7 +35,7 @@ def _is_on_cpu(value: Any) -> bool:
 
 
 class Labels(ByValue):
-    """Labels of responses, an attribute for each name, `(responses,)`, float32; nan where the data says nothing.
+    """Labels of responses, an attribute for each name, `(responses,)`, float32; nan where the data has none.
 
     Lightning casts the tensors of a batch where `trainer.precision` is `bf16-true`. It looks into mappings and
     dataclasses, and this is neither: a confidence of 0.9 stays one.
@@ -60,12 +60,11 @@ class PairBatch(ByValue):
             None where the batch was made without them.
         paired: chosen response i and rejected response i answer the same prompt.
         lengths: scored tokens of each response, `(responses,)`.
-        labels: what the data says of each response: `confidence`, `margin`, and what a format gives; nan for KL rows.
-        dummy: there is nothing to learn: a rank whose rows have ended has this batch while others go on. No part of it
-            has any response.
-        reference_log_probs: log-probs of the scored tokens under the reference, `(scored tokens,)`, where they were
-            computed ahead.
-        drawn: the batches that were drawn together with this one, and `index` its number among them.
+        labels: labels from the data: `confidence`, `margin`, and a format's own; nan for KL rows.
+        dummy: a batch without examples, for a rank whose rows have ended while others go on. Its parts are empty.
+        reference_log_probs: log-probs of the scored tokens under the reference, `(scored tokens,)`, if they are
+            precomputed.
+        drawn: the chunk of batches that this one was drawn in, and `index` its number in it.
     """
 
     chosen: int
@@ -111,7 +110,7 @@ class PairBatch(ByValue):
 
 @dataclass
 class PaddedBatch(PairBatch):
-    """One response a row, behind its own copy of the prompt, padded on the right to the longest.
+    """One response per row, after its own copy of the prompt, padded on the right to the longest.
 
     Args:
         input_ids: token ids, `(responses, tokens)`.
@@ -126,37 +125,37 @@ class PaddedBatch(PairBatch):
 
 @dataclass
 class Packing(ByValue):
-    """Where the groups of a pack lie, and which tokens see which.
+    """The groups of a pack, and which tokens see which.
 
     A group is `[prompt | response | response ...]`: each token sees the prompt and its own response, up to itself.
 
     Args:
-        spans: start and end of each group.
-        branches: 0 at the tokens of prompts, 1, 2, ... at those of a group's responses, `(tokens,)`.
-        positions: position of each token, counted from the start of its prompt, `(tokens,)`; a response goes on behind
+        offsets: start and end of each group.
+        segment_ids: 0 at the tokens of prompts, 1, 2, ... at those of a group's responses, `(tokens,)`.
+        positions: position of each token, counted from the start of its prompt, `(tokens,)`; a response goes on after
             its prompt.
     """
 
-    spans: list[tuple[int, int]]
-    branches: Tensor
+    offsets: list[tuple[int, int]]
+    segment_ids: Tensor
     positions: Tensor
     _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def mask(self, group: int, dtype: torch.dtype, window: int | None = None, copies: int = 1) -> Tensor:
         """Return what is added to the scores of a group: 0 where a token is seen, `(1, 1, copies * tokens, tokens)`.
 
-        All layers share it. Of a boolean mask each would make one like this, and keep it for the backward pass.
+        All layers share it. From a boolean mask each would make one like this, and keep it for the backward pass.
 
         Args:
             group: number of the group.
             dtype: that of the scores.
-            window: what is as many positions back, or more, is not seen.
-            copies: how many times the mask stands below itself.
+            window: tokens this many positions back, or more, are not seen.
+            copies: how many times the mask is repeated, along the queries.
         """
         key = (group, dtype, window, copies)
         if key not in self._masks:
-            start, end = self.spans[group]
-            at = torch.arange(start, end, device=self.branches.device)
+            start, end = self.offsets[group]
+            at = torch.arange(start, end, device=self.segment_ids.device)
             hidden = ~self._sees(at[:, None], at[None], window)
             added = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
             added = added.masked_fill_(hidden, torch.finfo(dtype).min)
@@ -166,8 +165,8 @@ class Packing(ByValue):
     def block_mask(self, window: int | None = None) -> BlockMask:
         """Return who sees whom in the pack, for FlexAttention; with a window as for `mask`."""
         if window not in self._masks:
-            lengths = torch.tensor([end - start for start, end in self.spans], device=self.branches.device)
-            groups = torch.arange(len(self.spans), device=lengths.device).repeat_interleave(lengths)
+            lengths = torch.tensor([end - start for start, end in self.offsets], device=self.segment_ids.device)
+            groups = torch.arange(len(self.offsets), device=lengths.device).repeat_interleave(lengths)
 
             def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 return (groups[query] == groups[key]) & self._sees(query, key, window)
@@ -178,22 +177,22 @@ class Packing(ByValue):
 
     def _sees(self, query: Tensor, key: Tensor, window: int | None) -> Tensor:
         """Return whether one token sees another one of its group, by their indices in the pack."""
-        seen = ((self.branches[key] == 0) | (self.branches[key] == self.branches[query])) & (key <= query)
+        seen = ((self.segment_ids[key] == 0) | (self.segment_ids[key] == self.segment_ids[query])) & (key <= query)
         return seen if window is None else seen & (self.positions[query] - self.positions[key] < window)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Packing":
         """Return the packing on a device."""
-        return Packing(self.spans, self.branches.to(device, **kwargs), self.positions.to(device, **kwargs))
+        return Packing(self.offsets, self.segment_ids.to(device, **kwargs), self.positions.to(device, **kwargs))
 
 
 @dataclass
 class PackedBatch(PairBatch):
-    """Groups of a prompt with all its responses, one after the other in a single sequence: no token stands in it twice.
+    """Groups of a prompt with all its responses, one after the other in one sequence, without repeated tokens.
 
     Args:
         input_ids: token ids, `(1, tokens)`.
-        packing: where the groups lie.
-        places: group and branch of each response.
+        packing: the groups, and who sees whom.
+        segments: group and segment id of each response.
         predictors: for each scored token the index of the token that predicts it, response after response,
             `(scored tokens,)`.
         targets: ids of the scored tokens in the same order, `(scored tokens,)`.
@@ -201,7 +200,7 @@ class PackedBatch(PairBatch):
 
     input_ids: Tensor
     packing: Packing
-    places: list[tuple[int, int]]
+    segments: list[tuple[int, int]]
     predictors: Tensor
     targets: Tensor
 
@@ -209,10 +208,10 @@ class PackedBatch(PairBatch):
         """Return the same responses in the padded layout."""
         rows: list[Row] = []
         before = self.packing.positions[self.predictors].split(self.lengths.tolist())
-        for (group, branch), predictors in zip(self.places, before, strict=True):
-            part = slice(*self.packing.spans[group])
-            ids, branches = self.input_ids[0, part], self.packing.branches[part]
-            prompt, response = ids[branches == 0].tolist(), ids[branches == branch].tolist()
+        for (group, segment_id), predictors in zip(self.segments, before, strict=True):
+            part = slice(*self.packing.offsets[group])
+            ids, segment_ids = self.input_ids[0, part], self.packing.segment_ids[part]
+            prompt, response = ids[segment_ids == 0].tolist(), ids[segment_ids == segment_id].tolist()
             scored = [False] * len(response)
             for position in predictors.tolist():
                 scored[position + 1 - len(prompt)] = True
@@ -253,7 +252,7 @@ class Collator:
     """Makes batches of examples.
 
     Args:
-        packed: pack the responses behind shared prompts; False pads them.
+        packed: pack the responses after shared prompts; False pads them.
         mismatched: add KTO's KL rows: each prompt with the response of the row before it, as the KTO paper
             (arXiv 2402.01306, Sec. 4.1) and TRL form them; one whose borrowed response is to the same prompt is left
             out.
@@ -314,7 +313,7 @@ class Collator:
 
 
 DUMMY = TokenizedExample([0], [0], [0])
-"""Every vocabulary has these tokens."""
+"""The example of a dummy batch: every vocabulary has its tokens."""
 
 
 def _rows(example: TokenizedExample) -> list[tuple[list[int], list[bool] | None]]:
@@ -323,7 +322,7 @@ def _rows(example: TokenizedExample) -> list[tuple[list[int], list[bool] | None]
 
 
 def _log_probs_ahead(examples: list[TokenizedExample], with_kl_rows: bool) -> Tensor:
-    """Return what was computed ahead of the chosen responses, the rejected ones and the KL rows, `(scored tokens,)`."""
+    """Return the precomputed log-probs of the chosen, the rejected and the KL rows, `(scored tokens,)`."""
     known = [(e, e.ahead) for e in examples if e.ahead is not None]
     chosen = [ahead.log_probs[0] for e, ahead in known if e.chosen is not None]
     rejected = [ahead.log_probs[-1] for e, ahead in known if e.rejected is not None]
@@ -367,32 +366,32 @@ def _packed(rows: list[Row], **counts: Any) -> PackedBatch:
     for i, (prompt, *_) in enumerate(rows):
         groups.setdefault(tuple(prompt), []).append(i)
     ids: list[int] = []
-    branches: list[int] = []
+    segment_ids: list[int] = []
     positions: list[int] = []
-    spans: list[tuple[int, int]] = []
-    places = [(0, 0)] * len(rows)
+    offsets: list[tuple[int, int]] = []
+    segments = [(0, 0)] * len(rows)
     predictors: list[list[int]] = [[] for _ in rows]
     for group, (shared, members) in enumerate(groups.items()):
         prompt, start = list(shared), len(ids)
         ids += prompt
-        branches += [0] * len(prompt)
+        segment_ids += [0] * len(prompt)
         positions += range(len(prompt))
-        for branch, i in enumerate(members, 1):
+        for segment_id, i in enumerate(members, 1):
             _, response, scored = rows[i]
             before = [start + len(prompt) - 1, *range(len(ids), len(ids) + len(response) - 1)]
             predictors[i] = before if scored is None else list(compress(before, scored))
-            places[i] = group, branch
+            segments[i] = group, segment_id
             ids += response
-            branches += [branch] * len(response)
+            segment_ids += [segment_id] * len(response)
             positions += range(len(prompt), len(prompt) + len(response))
-        spans.append((start, len(ids)))
+        offsets.append((start, len(ids)))
     targets = [list(response if scored is None else compress(response, scored)) for _, response, scored in rows]
     return PackedBatch(
         **counts,
         lengths=torch.tensor([len(tokens) for tokens in targets]),
         input_ids=torch.tensor([ids]),
-        packing=Packing(spans, torch.tensor(branches), torch.tensor(positions)),
-        places=places,
+        packing=Packing(offsets, torch.tensor(segment_ids), torch.tensor(positions)),
+        segments=segments,
         predictors=torch.tensor([index for indices in predictors for index in indices]),
         targets=torch.tensor([token for tokens in targets for token in tokens]),
     )

@@ -69,7 +69,7 @@ def strings(value: Any) -> Iterator[str]:
 def spans(messages: list[Message], turns: list[int], whole: str, tokenizer: Any) -> list[tuple[int, int]]:
     """Return where some messages of the assistant start and end in the text of a chat, in characters.
 
-    A message starts behind what the template puts before one of the assistant, and ends with what it puts behind it.
+    A message starts after what the template puts before one of the assistant, and ends with what it puts after it.
 
     Args:
         messages: all messages.

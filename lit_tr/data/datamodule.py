@@ -55,7 +55,7 @@ class PreferenceDataModule(LightningDataModule):
         seed: seed of that order.
         mismatched: add the mismatched rows of KTO's KL baseline to the batches; the command line takes it from the
             loss.
-        packed: pack responses behind shared prompts, so that no token is computed twice; False pads each response.
+        packed: pack responses after shared prompts, so that no token is computed twice; False pads each response.
         num_workers: worker processes that make batches; with a `buffer` they read and tokenize as well.
         buffer: examples that a reader holds at a time: it reads so many, shuffles them, makes batches of them, and
             reads on. A checkpoint goes on exactly from where it was. The number of batches is not known beforehand, so

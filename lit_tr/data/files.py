@@ -39,7 +39,7 @@ class File(ABC):
         """Return the next row; None stands for an empty line.
 
         Raises:
-            BadRowError: it cannot be read, and the next call goes on behind it.
+            BadRowError: it cannot be read, and the next call goes on after it.
             StopIteration: there is none.
         """
 

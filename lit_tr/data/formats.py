@@ -1,4 +1,4 @@
-"""Formats of preference rows: raw row -> Example, or a list of them; one function or one small class a format.
+"""Formats of preference rows: raw row -> Example, or a list of them; one function or small class per format.
 
 A format is any function from a row (a dict) to an `Example` or several; your own is named by its import path. One with
 options is a class, named by `class_path` with `init_args`; those of rated and ranked responses are in
@@ -37,8 +37,8 @@ def explicit_prompt(row: Row) -> Example:
 def implicit_prompt(row: Row) -> Example:
     r"""`{"chosen": dialogue, "rejected": dialogue}`, as Anthropic HH has them.
 
-    The response is what the assistant says behind the last turn of the human, in one turn or several; the prompt is
-    everything before, and must be the same in both. A blank response is one that says nothing: some were preferred.
+    The response is what the assistant says after the last turn of the human, in one turn or several; the prompt is
+    everything before, and must be the same in both. A response of white space only is kept: some were preferred.
     """
     (prompt, chosen), (other, rejected) = (_split_dialogue(row, key) for key in ("chosen", "rejected"))
     if prompt != other:

@@ -1,4 +1,4 @@
-"""What will be trained on: rows kept and left out, lengths, duplicates, packs, and some examples as they are scored."""
+"""A report of a data set: rows kept and left out, lengths, duplicates, packs, and some examples as they are scored."""
 
 from array import array
 from dataclasses import dataclass, field, replace
@@ -51,10 +51,10 @@ class Inspection:
         rows: rows that are kept.
         lengths: tokens of each example's prompt, chosen and rejected response, of the prompt with the longer one, and
             of the example in a pack.
-        duplicates: where the examples stand that say what one before them said.
-        conflicts: where those stand whose responses one before them held in the other order.
+        duplicates: where examples are that repeat an earlier one.
+        conflicts: where examples are whose responses an earlier one has in the other order.
         cut: examples whose prompt was cut.
-        weighed: examples with a margin, or a label that is not certain.
+        weighed: examples with a margin, or a label confidence below 1.
         packed: tokens of batches of `batch_size` in packs.
         padded: tokens of the same batches, padded.
         shown: the first examples.
@@ -121,12 +121,12 @@ def _count(found: Inspection, where: str, example: TokenizedExample, seen: set[b
             found.lengths[name].append(len(ids))
     found.lengths[WHOLE].append(len(example.prompt) + max(map(len, example.responses)))
     found.lengths["example"].append(found.layout.collator.tokens(example))
-    said, exchanged = (_hash(example.prompt, *pair) for pair in _orders(example))
-    if said in seen:
+    own, exchanged = (_hash(example.prompt, *pair) for pair in _orders(example))
+    if own in seen:
         found.duplicates.append(where)
     if exchanged in seen:
         found.conflicts.append(where)
-    seen.add(said)
+    seen.add(own)
     found.cut += example.cut > 0
     found.weighed += example.margin != 0 or example.confidence != 1
 
@@ -173,7 +173,7 @@ def report(found: Inspection, source: Source, tokenizer: Any, raises: bool, cons
     for title, places in (("duplicates", found.duplicates), ("conflicts: one before, exchanged", found.conflicts)):
         print_line(f"{len(places)} {title}{f'; first: {places[0]}' if places else ''}")
     if found.weighed:
-        print_line(f"{found.weighed} examples have a margin or a label that is not certain")
+        print_line(f"{found.weighed} examples have a margin or a label confidence below 1")
     if packs := found.packs():
         share = sum(found.lengths["example"]) / (len(packs) * (found.layout.max_tokens or 1))
         print_line(f"{len(packs)} packs of up to {found.layout.max_tokens} tokens, {share:.1%} full")
@@ -193,7 +193,7 @@ def report(found: Inspection, source: Source, tokenizer: Any, raises: bool, cons
 
 
 def rendered(prompt: list[int], response: list[int], scored: list[bool] | None, tokenizer: Any) -> str:
-    """Return a response as the model reads it; scored tokens stand in brackets, parted by bars."""
+    """Return a response as the model reads it; scored tokens stand in brackets, separated by bars."""
     marks = [True] * len(response) if scored is None else scored
     text, before = "", prompt[-CONTEXT:]
     for is_scored, group in groupby(zip(response, marks, strict=True), key=lambda pair: pair[1]):
@@ -208,12 +208,12 @@ def _parted(before: list[int], ids: list[int], tokenizer: Any) -> str:
     pieces = [
         _behind(whole[max(i - CONTEXT, 0) : i], whole[i : i + 1], tokenizer) for i in range(len(before), len(whole))
     ]
-    # a character of several tokens cannot be parted
+    # a character of several tokens cannot be split
     return _behind(before, ids, tokenizer) if any("\ufffd" in piece for piece in pieces) else "|".join(pieces)
 
 
 def _behind(before: list[int], ids: list[int], tokenizer: Any) -> str:
-    """Return the text of tokens behind others: some tokenizers leave out the space before the first token."""
+    """Return the text of tokens after others: some tokenizers leave out the space before the first token."""
     return tokenizer.decode(before + ids)[len(tokenizer.decode(before)) :]
 
 

@@ -1,4 +1,4 @@
-"""What becomes of rows: examples, or a place in the list of bad ones; and what becomes of examples: batches."""
+"""Rows -> examples, or entries in the list of bad rows; and examples -> batches."""
 
 import json
 from collections import Counter
@@ -17,11 +17,11 @@ from lit_tr.errors import BadRowError, UserError
 
 @dataclass
 class BadRows:
-    """What is done with rows that cannot be trained on.
+    """Counts, lists, skips or refuses rows that cannot be trained on.
 
     Args:
         skip: leave them out; False ends with the first one.
-        file: where those that were left out are listed, a JSON line each with `where`, `reason` and `detail`; None
+        file: JSON lines file that lists the skipped rows with `where`, `reason` and `detail`; None
             lists them nowhere.
         counts: how many were left out, by reason.
     """
@@ -31,14 +31,14 @@ class BadRows:
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, where: str, error: BadRowError) -> None:
-        """Take note of one.
+        """Handle a bad row.
 
         Raises:
             UserError: it ends the run; the message names the row.
         """
         if not self.skip:
             raise UserError(
-                f"{where}: {error}; mend the row, or leave such rows out by data.on_bad_row: skip"
+                f"{where}: {error}; fix the row, or leave such rows out by data.on_bad_row: skip"
             ) from error
         self.counts[error.reason] += 1
         if self.file:

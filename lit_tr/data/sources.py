@@ -185,8 +185,8 @@ class Rows(Source):
         if self.share == (0.0, 1.0):
             return True
         value = row if self.share_by is None else row.get(self.share_by)
-        said = json.dumps([self.share_seed, value], sort_keys=True, default=str).encode()
-        return self.share[0] <= int.from_bytes(blake2b(said, digest_size=7).digest()) / 2**56 < self.share[1]
+        text = json.dumps([self.share_seed, value], sort_keys=True, default=str).encode()
+        return self.share[0] <= int.from_bytes(blake2b(text, digest_size=7).digest()) / 2**56 < self.share[1]
 
     def _urls(self, split: str) -> list[str]:
         is_folder = Path(self.path).is_dir()

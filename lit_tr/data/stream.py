@@ -54,7 +54,7 @@ class Stream(IterableDataset):
         self._resume: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[PairBatch]:
-        """Yield the batches of the epoch, or the rest of it behind a state that was loaded."""
+        """Yield the batches of the epoch, or the rest of it after a loaded state."""
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         reader, readers = self.rank * workers + number, self.ranks * workers
@@ -79,11 +79,11 @@ class Stream(IterableDataset):
             state = then
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where this reader stands behind its last batch."""
+        """Return the state of this reader after its last batch."""
         return {"state": self._resume or self._state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind that batch at the next `__iter__`."""
+        """Go on after that batch at the next `__iter__`."""
         self._resume = state_dict["state"]
 
     def _gather(

@@ -31,7 +31,7 @@ class TokenizedExample:
         rejected_scored: the same of the other response.
         labels: further labels by name, of the chosen and of the rejected response.
         cut: how many tokens of the prompt were cut off.
-        ahead: what a reference says of it, where that was computed ahead.
+        ahead: precomputed reference log-probs, if there are any.
     """
 
     prompt: list[int]
@@ -53,7 +53,7 @@ class TokenizedExample:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What a reference says of an example, computed ahead.
+    """Precomputed reference log-probs of an example.
 
     Args:
         log_probs: log-probs of each of its `responses`, `(scored tokens,)`.
@@ -69,15 +69,15 @@ class Ahead:
 def tokenize(
     example: Example, tokenizer: Any, turns: Turns = "last", max_length: int | None = None
 ) -> TokenizedExample:
-    r"""Tokenize prompt and response together and part them where the tokens of the prompt end.
+    r"""Tokenize prompt and response as one text and split them where the tokens of the prompt end.
 
     A token that runs over the seam (`"\n"` and `"\n"` becoming one token) belongs to the response, in both
-    responses: so no text is lost, and both see the very same prompt. TRL parts them at the same place. An
+    responses: so no text is lost, and both see the very same prompt. TRL splits them at the same token. An
     end-of-sequence token closes a response unless the tokenizer or its chat template has put one in already. Special
     tokens written out in plain text stay text; a chat message that spells one is refused.
 
     Of a response of several messages only those of the assistant are scored, and the others are context. Messages
-    behind the last one of the assistant are left out. The assistant's earlier turns in a prompt are never scored: both
+    after the last one of the assistant are left out. The assistant's earlier turns in a prompt are never scored: both
     responses share them, and what they add to a difference of log-probs is 0.
 
     Args:
@@ -200,7 +200,7 @@ def _part(
 
 
 def _token_spans(prompt: list[Message], response: list[Message], tokenizer: Any, turns: Turns) -> list[tuple[int, int]]:
-    """Return start and end of the assistant's messages in the ids of a chat; a token over a seam belongs behind it."""
+    """Return start and end of the assistant's messages in the ids of a chat; a token over a seam follows it."""
     if not tokenizer.is_fast:
         raise UserError("a response has several messages: take a fast tokenizer, which can tell which tokens are whose")
     numbers = [len(prompt) + i for i, message in enumerate(response) if message["role"] == "assistant"]
@@ -214,7 +214,7 @@ def _token_spans(prompt: list[Message], response: list[Message], tokenizer: Any,
 
 
 def _up_to_last_turn(response: Text) -> Text:
-    """Return a response without the messages behind the last one of the assistant."""
+    """Return a response without the messages after the last one of the assistant."""
     if isinstance(response, str) or len(response) == 1:
         return response
     last = max((i for i, message in enumerate(response) if message["role"] == "assistant"), default=None)

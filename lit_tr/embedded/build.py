@@ -1,7 +1,7 @@
-"""Make the embedded model: `python -m lit_tr.embedded.build DEST`; about 5 minutes on 2 cores.
+"""Train the embedded model: `python -m lit_tr.embedded.build DEST`; about 5 minutes on 2 cores.
 
-A byte-level BPE tokenizer and a Llama of about 1M parameters are trained on responses of the embedded task's
-generator, good and bad alike: what preference alignment then has to sort out.
+A byte-level BPE tokenizer and a Llama of about 1M parameters are trained on good and bad responses of the embedded
+task's generator, which preference alignment then tells apart.
 """
 
 import random
@@ -29,7 +29,7 @@ def main(destination: str) -> None:
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer of 512 tokens: it takes any text, and most words of the task are one token."""
+    """Return a byte-level BPE tokenizer of 512 tokens, for any text; most words of the task are one token."""
     draw = random.Random(SEED)
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator((text(draw) for _ in range(20_000)), vocab_size=512, special_tokens=[EOS])
@@ -66,7 +66,7 @@ def train_model(tokenizer: PreTrainedTokenizerFast, steps: int = STEPS) -> Llama
 
 
 def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield token ids and labels, `(BATCH, tokens)`; the labels leave padding out."""
+    """Yield token ids and labels, `(BATCH, tokens)`; padding has the label -100."""
     draw = random.Random(SEED + 1)
     while True:
         rows = [torch.tensor([*tokenizer.encode(text(draw)), tokenizer.eos_token_id]) for _ in range(BATCH)]

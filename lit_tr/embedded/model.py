@@ -3,9 +3,9 @@
 from pathlib import Path
 
 TINY = "embedded:tiny"
-"""What to give as the path of a model or tokenizer to get the one that ships with the package."""
+"""Path of the model and tokenizer that ship with the package."""
 
 
 def resolve(path: str) -> str:
-    """Return the folder of the embedded model for `TINY`, and any other path as it is."""
+    """Return the folder of the embedded model for `TINY`, and other paths unchanged."""
     return str(Path(__file__).parent / "tiny") if path == TINY else path

@@ -1,8 +1,8 @@
-"""The embedded task: instructions, responses of mixed quality, and a gold reward that is known exactly.
+"""The embedded task: instructions, responses of mixed quality, and an exact gold reward.
 
 An instruction asks for a text about a subject with an attribute ("Describe a cold river."). The gold reward of a
-response is made of four features that one can read off it: is it about the subject, is it consistent with the
-attribute, does it repeat itself, how long is it. Pairs are labelled by Bradley-Terry on that reward.
+response sums four features of its text: is it about the subject, is it consistent with the attribute, does it repeat
+itself, how long is it. Pairs are labelled by Bradley-Terry on that reward.
 """
 
 import math
@@ -43,13 +43,13 @@ SIDES = {side[0]: (side, opposite) for pair in OPPOSITES for side, opposite in (
 
 @dataclass(frozen=True)
 class Features:
-    """What the gold reward of a response is made of.
+    """The features of a response that its gold reward sums.
 
     Args:
         subject: 1 if the asked subject is named and no other is, -1 if another is named, 0 if none is.
         attribute: share of consistent words less share of opposite words, among the words of any attribute, in
             [-1, 1].
-        repetition: share of sentences that were said before, in [0, 1).
+        repetition: share of sentences that repeat an earlier one, in [0, 1).
         length: how far the number of words is outside of 8 to 16, as a share of 12, at most 1.
     """
 
@@ -60,10 +60,10 @@ class Features:
 
     @classmethod
     def of(cls, instruction: str, response: str) -> "Features":
-        """Read the features off a response.
+        """Return the features of a response.
 
         Raises:
-            UserError: the instruction is none of this task.
+            UserError: the instruction is not one of this task.
         """
         asked, (consistent, opposite) = _asked(instruction)
         words = re.findall(r"[a-z]+", response.lower())
@@ -72,10 +72,10 @@ class Features:
         ]
         subjects = {word for word in words if word in SUBJECTS}
         score = sum((word in consistent) - (word in opposite) for word in words)
-        said = sum(word in ATTRIBUTE_WORDS for word in words)
+        mentioned = sum(word in ATTRIBUTE_WORDS for word in words)
         return cls(
             subject=1 if subjects == {asked} else -1 if subjects else 0,
-            attribute=score / max(said, 1),
+            attribute=score / max(mentioned, 1),
             repetition=(len(sentences) - len(set(sentences))) / max(len(sentences), 1),
             length=min(max(8 - len(words), len(words) - 16, 0) / 12, 1.0),
         )
@@ -106,8 +106,8 @@ class SyntheticPairs(Source):
     Args:
         size: how many pairs.
         seed: seed of the generator; rows of different seeds are independent draws.
-        temperature: noise of the labels, in units of the gold reward; 0 prefers the better one always.
-        held_out: draw from the fifth of the instructions that is kept from training; False draws from the others.
+        temperature: noise of the labels, in units of the gold reward; 0 always prefers the better one.
+        held_out: draw from the fifth of the instructions that is held out of training; False draws from the others.
     """
 
     size: int = 2000
@@ -132,16 +132,16 @@ class SyntheticPairs(Source):
 
 
 def sample_instruction(draw: random.Random, held_out: bool | None = None) -> str:
-    """Draw an instruction: of the held-out subjects with attributes, of the others, or by default of all."""
+    """Draw an instruction: a held-out one, another one, or by default any."""
     while True:
         template, attribute, subject = draw.choice(INSTRUCTIONS), draw.choice(list(SIDES)), draw.choice(SUBJECTS)
-        kept = zlib.crc32(f"{attribute} {subject}".encode()) % 5 == 0
-        if held_out is None or held_out == kept:
+        is_held_out = zlib.crc32(f"{attribute} {subject}".encode()) % 5 == 0
+        if held_out is None or held_out == is_held_out:
             return template.format(attribute, subject)
 
 
 def sample_response(instruction: str, draw: random.Random) -> str:
-    """Draw a response of mixed quality: now and then off the subject, contrary to the attribute, repeating itself."""
+    """Draw a response of mixed quality: some are off the subject, contrary to the attribute, or repeat themselves."""
     asked, sides = _asked(instruction)
     subject = asked if draw.random() < 0.65 else draw.choice(SUBJECTS)
     consistency = draw.choice((0.2, 0.5, 0.8))

@@ -1,4 +1,4 @@
-"""What a policy says, and how good it is."""
+"""Sample from a policy and evaluate it."""
 
 from lit_tr.evaluation.generate import Generation, generate
 from lit_tr.evaluation.report import GenerationReport

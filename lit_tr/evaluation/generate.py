@@ -23,7 +23,7 @@ NEUTRAL = {
     "no_repeat_ngram_size": 0,
     "min_length": 0,
 }
-"""Sampling from the model's own distribution, whatever its `generation_config` asks for."""
+"""Options that sample from the model's own distribution, whatever its `generation_config` says."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Generation:
 
     Args:
         prompt: token ids of the prompt.
-        response: token ids of the response, its end-of-sequence token with them if it came to an end.
+        response: token ids of the response, with its end-of-sequence token if it has one.
         prompt_text: the prompt as text.
         text: the response as text, without special tokens.
     """
@@ -55,7 +55,7 @@ def generate(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[Generation]:
-    """Sample one response to each prompt from the policy's own distribution: temperature 1, nothing cut off.
+    """Sample one response to each prompt from the policy's own distribution: temperature 1, no truncation.
 
     So log-ratios averaged over these samples estimate without bias the KL divergence of responses of at most
     `max_new_tokens`.
@@ -64,9 +64,9 @@ def generate(
         model: a causal language model of Hugging Face's interface.
         tokenizer: its tokenizer.
         prompts: token ids of the prompts.
-        max_new_tokens: a response is broken off after this many tokens.
-        batch_size: prompts at a time.
-        seed: seed of the samples; the global random state is as before after.
+        max_new_tokens: most tokens of a response.
+        batch_size: prompts per batch.
+        seed: seed of the samples; the global random state is restored.
     """
     devices = [model.device] if model.device.type == "cuda" else []
     with scoring(model), torch.random.fork_rng(devices=devices):

@@ -27,22 +27,22 @@ from lit_tr.updates import ReferenceUpdate
 Judge = Callable[[str, str], float]
 LogProbs = Callable[[PairBatch], Tensor]
 
-SCORED_AT_ONCE = 32
-PAIRED = {"rewards/accuracies": "preference accuracy", "rewards/margins": "preference margin"}
+BATCH_SIZE = 32
+PAIR_METRICS = {"rewards/margins": "preference margin", "rewards/accuracies": "preference accuracy"}
 CURVES = ("loss", "rewards/margins", "rewards/accuracies", "log_ratios", "initial/log_ratios", "logps/chosen")
 
 
 class GenerationReport(Callback):
-    """At the end of training, sets the policy beside its start on the validation prompts.
+    """Compares the policy with its start on the validation prompts at the end of training.
 
-    Prints a table and leaves `report.json`, `generations.jsonl` and `curves.png` in the run's folder. Rewards, margin
+    Prints a table and writes `report.json`, `generations.jsonl` and `curves.png` in the run's folder. Rewards, margin
     and accuracy are taken against the initial policy. The KL divergence from it is the mean log-ratio on the policy's
-    own samples, in nats a response.
+    own samples, in nats per response.
 
     Args:
         judge: function from a prompt and a response to a score, such as `lit_tr.embedded.task.GoldReward`.
         prompts: how many of the validation prompts to sample a response to.
-        max_new_tokens: a response is broken off after this many tokens.
+        max_new_tokens: most tokens of a response.
     """
 
     def __init__(self, judge: Judge, prompts: int = 200, max_new_tokens: int = 96) -> None:
@@ -54,11 +54,11 @@ class GenerationReport(Callback):
         """Check that there is something to compare with.
 
         Raises:
-            UserError: there are no validation rows, the initial policy is not kept, or weights lie in shards.
+            UserError: there are no validation rows, the initial policy is not kept, or weights are sharded.
         """
         if any(isinstance(param, DTensor) for param in pl_module.parameters()):
             raise UserError(
-                "GenerationReport works on one rank, which holds no whole model under ModelParallelStrategy: leave it "
+                "GenerationReport works on one rank, which holds no full model under ModelParallelStrategy: leave it "
                 "out, and sample from what `lit-tr export` writes"
             )
         if "val" not in getattr(trainer.datamodule, "examples", {}):
@@ -68,7 +68,7 @@ class GenerationReport(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Evaluate, print and save, on the device and in the precision of the training."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks ask for it, or none gets it
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
         if not trainer.is_global_zero:
             return
         with trainer.precision_plugin.forward_context():
@@ -116,7 +116,7 @@ class GenerationReport(Callback):
         own, _ = score([sample.tokenized() for sample in samples], log_probs, initial, device)
         chosen, rejected = score(data.examples["val"], log_probs, initial, device)
         given = preference_metrics(loss, chosen, rejected, paired=len(chosen.tokens) == len(rejected.tokens))
-        figures = {PAIRED[name]: value.mean().item() for name, value in given.items() if name in PAIRED and len(value)}
+        figures = {label: given[name].mean().item() for name, label in PAIR_METRICS.items() if len(given[name])}
         return figures | {
             "gold reward": mean(judged),
             "gold reward, standard error": stdev(judged) / len(judged) ** 0.5,
@@ -134,13 +134,13 @@ def score(
 ) -> tuple[Scores, Scores]:
     """Return the scores of the chosen and of the rejected responses of some examples, against the initial policy."""
     collate = Collator(packed=False)
-    parts: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
-    for i in range(0, len(examples), SCORED_AT_ONCE):
-        batch = collate(examples[i : i + SCORED_AT_ONCE]).to(device)
+    batches: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+    for i in range(0, len(examples), BATCH_SIZE):
+        batch = collate(examples[i : i + BATCH_SIZE]).to(device)
         rows = (batch.split(values.cpu()) for values in (log_probs(batch), batch.lengths, initial(batch)))
         chosen, rejected, _ = zip(*rows, strict=True)
-        parts.append((chosen, rejected))
-    sides = (map(torch.cat, zip(*side, strict=True)) for side in zip(*parts, strict=True))
+        batches.append((chosen, rejected))
+    sides = (map(torch.cat, zip(*side, strict=True)) for side in zip(*batches, strict=True))
     chosen_scores, rejected_scores = (Scores(policy, tokens, start) for policy, tokens, start in sides)
     return chosen_scores, rejected_scores
 

@@ -1,7 +1,7 @@
-"""What a preference loss is given, and what it says of itself.
+"""The interface of preference losses.
 
-A loss is a frozen dataclass. It takes the scores of the chosen and of the rejected responses and returns one value for
-each example. It knows nothing of models, batches or ranks.
+A loss is a frozen dataclass. It takes the scores of the chosen and of the rejected responses and returns one value per
+example. It knows nothing of models, batches or ranks.
 
 Log-probs are in nats, summed over the scored tokens of a response (its end-of-sequence token is one of them).
 """
@@ -19,16 +19,16 @@ from lit_tr.errors import UserError
 
 @dataclass(frozen=True)
 class Scores:
-    """What is known of some responses.
+    """Scores and labels of some responses.
 
     Args:
         policy: log-probs under the policy, `(responses,)`, with a gradient in training.
         tokens: number of scored tokens of each response, `(responses,)`.
-        reference: log-probs under the reference, `(responses,)`; None where the loss needs none.
-        labels: what the data says of each response, by name, `(responses,)` each; nan where it says nothing.
+        reference: log-probs under the reference, `(responses,)`; None if the loss needs none.
+        labels: labels from the data by name, `(responses,)` each; nan where there is none.
         policy_tokens: log-prob of each scored token under the policy, response after response, `(scored tokens,)`; None
             unless the loss is `token_level`.
-        reference_tokens: the same under the reference; None where the loss needs none.
+        reference_tokens: the same under the reference; None if the loss needs none.
     """
 
     policy: Tensor
@@ -56,25 +56,25 @@ class Scores:
 
     @property
     def margin(self) -> Tensor:
-        """By how much the chosen response of its pair is rated above the rejected one, `(responses,)`; by default 0."""
+        """By how much the chosen response of the pair is rated above the rejected one, `(responses,)`; by default 0."""
         return self.label("margin", 0.0)
 
     def label(self, name: str, default: float) -> Tensor:
-        """Return a label of each response, `(responses,)`; the default where the data says nothing."""
+        """Return a label of each response, `(responses,)`; the default where the data has none."""
         if name not in self.labels:
             return torch.full_like(self.policy, default, requires_grad=False)
         return self.labels[name].nan_to_num(default)
 
 
 class Loss(ABC):
-    """One value for each example, from the scores of its responses.
+    """One value per example, from the scores of its responses.
 
     Attributes:
         beta: scale of the implicit reward.
         paired: the loss compares the two responses of one prompt, so it cannot take unpaired rows.
-        needs_reference: False where it reads nothing of the reference: then none is built, and no forward pass spent.
-        token_level: the loss reads the log-probs of each token.
-        mismatched: the loss needs KL rows: prompts with responses that are borrowed from other rows.
+        needs_reference: False if it uses no reference log-probs: then no reference is built.
+        token_level: the loss uses the log-probs of each token.
+        mismatched: the loss needs KL rows: prompts with responses borrowed from other rows.
     """
 
     beta: float
@@ -85,37 +85,36 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
-        """Return the loss of each example, `(pairs,)`, or one for each response that it learns from.
+        """Return the loss of each example, `(pairs,)`, or of each response that it trains on.
 
         A batch without examples gives an empty tensor.
 
         Args:
             chosen: scores of the preferred (desirable) responses.
             rejected: scores of the other (undesirable) responses.
-            statistics: what `statistics` returned for this batch; None for a loss without them.
+            statistics: the result of `statistics` for this batch; None for a loss without them.
         """
 
     def rewards(self, scores: Scores) -> Tensor:
-        """Return the implicit reward of each response, `(responses,)`: what is logged as rewards and margins."""
+        """Return the implicit reward of each response, `(responses,)`, for the logged rewards and margins."""
         return self.beta * scores.log_ratios
 
     def sums(self, chosen: Scores, rejected: Scores, kl_rows: Scores) -> Tensor | None:
-        """Return sums over the responses of one batch, `(n,)`, detached, to be added up over the ranks; None: no need.
+        """Return sums over the responses of one batch, `(n,)`, detached, to be summed over the ranks; None for no sums.
 
         Args:
             chosen: scores of the preferred responses.
             rejected: scores of the other responses.
-            kl_rows: scores of the prompts with borrowed responses; none of them unless the loss is `mismatched`.
+            kl_rows: scores of the prompts with borrowed responses; empty unless the loss is `mismatched`.
         """
         return None
 
     def statistics(self, sums: Tensor, previous: Tensor | None) -> Tensor:
-        """Return what the loss reads beside the scores: KTO's baseline, or a running mean.
+        """Return the loss's statistics of a batch, such as KTO's baseline or a running mean.
 
         Args:
-            sums: the sums of all ranks.
-            previous: what this method returned at the last training step; None before the first one. It is saved with a
-                checkpoint and goes on after a resume.
+            sums: the sums over all ranks.
+            previous: the result at the last training step, which a checkpoint saves; None before the first one.
         """
         return sums
 

@@ -9,16 +9,16 @@ from torch import Tensor
 from lit_tr.losses.base import Loss, Scores, _require
 
 LARGEST_EXPONENT = 80.0
-"""e^80 is within float32, and so are sums of some of them."""
+"""e^80 and sums of a few of them are within float32."""
 
 
 def cross_entropy(logits: Tensor, confidence: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy of Bradley-Terry preferences, `(pairs,)`, each label being right with its confidence.
+    """Return the cross-entropy of Bradley-Terry preferences, `(pairs,)`, with the confidence of each label.
 
     Args:
         logits: log-odds that the chosen response is the better one, `(pairs,)`.
         confidence: probability that the label is right, `(pairs,)`.
-        label_smoothing: probability that a label was flipped thereafter.
+        label_smoothing: probability that a label was flipped after that.
     """
     right = confidence * (1 - label_smoothing) + (1 - confidence) * label_smoothing
     wrong = confidence * label_smoothing + (1 - confidence) * (1 - label_smoothing)
@@ -31,7 +31,7 @@ class DPO(Loss):
 
     With `x = beta * (log_ratio(chosen) - log_ratio(rejected)) - margin_scale * margin` the loss of a pair is
     `-(1 - q) * log(sigmoid(x)) - q * log(sigmoid(-x))`, where `q` is the probability that its label is wrong. That is
-    conservative DPO (https://ericmitchell.ai/cdpo.pdf, Eq. 3) with a `q` for each pair: a label of confidence `c` that
+    conservative DPO (https://ericmitchell.ai/cdpo.pdf, Eq. 3) with a `q` per pair: a label of confidence `c` that
     is flipped with the probability `s` of label smoothing is wrong with `q = c * s + (1 - c) * (1 - s)`.
 
     The margin is the offset of ODPO (Amini et al. 2024, arXiv 2402.10571) with f the identity, and of the reward model
@@ -40,7 +40,7 @@ class DPO(Loss):
     Args:
         beta: strength of the tie to the reference, above 0. The TR-DPO paper (arXiv 2404.09656) uses 0.05.
         label_smoothing: probability that a label is wrong, in [0, 0.5).
-        margin_scale: nats of implicit reward for each unit of the data's margin, not negative (ODPO's alpha).
+        margin_scale: nats of implicit reward per unit of the data's margin, not negative (ODPO's alpha).
     """
 
     beta: float = 0.05
@@ -66,16 +66,16 @@ class DPO(Loss):
         return self.beta * self._penalties(scores)
 
     def _penalties(self, scores: Scores) -> Tensor:
-        """Return f' of the divergence that ties the policy to the reference; of the reverse KL, the log-ratios."""
+        """Return f' of the divergence between policy and reference; for the reverse KL, the log-ratios."""
         return scores.log_ratios
 
 
 @dataclass(frozen=True)
 class FDPO(DPO):
-    """DPO with an alpha-divergence in the place of the reverse KL, Wang et al. 2023 (arXiv 2309.16240).
+    """DPO with an alpha-divergence in place of the reverse KL, Wang et al. 2023 (arXiv 2309.16240).
 
     The log-ratio `h` of a response becomes `f'(e^h) = (e^((alpha - 1) * h) - 1) / (alpha - 1)`, as in TRL. Alpha 1 is
-    the reverse KL, and so DPO; alpha 0 the forward KL. Exponents are cut at 80, where their gradient ends.
+    the reverse KL, and so DPO; alpha 0 the forward KL. Exponents are clamped at 80, with no gradient beyond.
 
     Args:
         beta: strength of the tie to the reference, above 0.

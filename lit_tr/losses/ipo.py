@@ -16,9 +16,9 @@ class IPO(Loss):
     `c`: `c * (h - 1 / (2 * beta)) ** 2 + (1 - c) * (-h - 1 / (2 * beta)) ** 2`.
 
     Args:
-        beta: the paper's tau, above 0; the log-ratio margin is drawn to `1 / (2 * beta)`.
-        average: `sum` takes the log-ratios summed over tokens, as Eq. 17 writes them. `mean` divides each by the number
-            of its tokens; TRL does so, and reports that the authors did in their experiments.
+        beta: the paper's tau, above 0; the target of the log-ratio margin is `1 / (2 * beta)`.
+        average: `sum` takes log-ratios summed over tokens, as in Eq. 17. `mean` divides each by its number of tokens,
+            as TRL does, and, as TRL reports, the authors did in their experiments.
     """
 
     beta: float = 0.05

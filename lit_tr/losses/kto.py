@@ -13,12 +13,11 @@ from lit_tr.losses.base import Loss, Scores, _require
 class KTO(Loss):
     """Kahneman-Tversky Optimization, Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8.
 
-    Each response is an example: a pair gives a desirable and an undesirable one, and unpaired rows may stand beside
-    pairs. The baseline, the KL of the policy from the reference, is the mean log-ratio of the KL rows of all ranks,
-    prompts with responses borrowed from other rows of the batch; where there are none, it is 0.
+    Each response is an example: a pair gives a desirable and an undesirable one, and a batch may mix pairs and unpaired
+    rows. The baseline, the KL of the policy from the reference, is the mean log-ratio of the KL rows of all ranks,
+    prompts with responses borrowed from other rows of the batch; without any it is 0.
 
-    Where a label is not certain the loss of a response is its expectation: with the confidence the value of its label,
-    else that of the other one.
+    With a label confidence below 1 the loss of a response is its expectation over both labels.
 
     Args:
         beta: strength of the tie to the reference, above 0.
@@ -38,7 +37,7 @@ class KTO(Loss):
         _require(min(self.desirable_weight, self.undesirable_weight) >= 0, "KTO: weights must not be negative")
 
     def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
-        """Return the loss of each example, `(chosen + rejected,)`: the desirable ones first."""
+        """Return the loss of each example, `(chosen + rejected,)`, the desirable ones first."""
         kl = chosen.policy.new_zeros(()) if statistics is None else statistics
         values = [
             scores.confidence * self._value(scores, kl, label)

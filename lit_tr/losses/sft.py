@@ -12,7 +12,7 @@ from lit_tr.losses.base import Loss, Scores
 class SFT(Loss):
     """Negative log-likelihood of the chosen responses, a mean over the tokens of each; it needs no reference.
 
-    The rejected ones only reach the metrics, whose rewards are mean log-probs. Labels are not read.
+    The rejected ones count in the metrics only, whose rewards are mean log-probs. Labels are not used.
     """
 
     paired: ClassVar[bool] = False
@@ -21,7 +21,7 @@ class SFT(Loss):
     beta: float = field(default=1.0, init=False)
 
     def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
-        """Return the loss of each chosen response, `(chosen,)`, in nats a token."""
+        """Return the loss of each chosen response, `(chosen,)`, in nats per token."""
         return -self.rewards(chosen)
 
     def rewards(self, scores: Scores) -> Tensor:

@@ -14,7 +14,7 @@ class SimPO(Loss):
     """Simple Preference Optimization, Meng et al. 2024 (arXiv 2405.14734), Eq. 6.
 
     The loss of a pair is `-log(sigmoid(beta * (mean(chosen) - mean(rejected)) - gamma))`, where `mean` is the log-prob
-    of a response divided by the number of its tokens. Where a label is not certain it is the expectation over both.
+    of a response divided by its number of tokens. With a label confidence below 1 it is the expectation over both.
 
     Args:
         beta: scale of the rewards `beta * mean`, above 0. The paper takes 2 to 10.

@@ -1,4 +1,4 @@
-"""What a run will take, before it is run: memory, steps and hours."""
+"""Estimates of a run's memory, steps and hours, without weights."""
 
 from lit_tr.planning.plan import Lengths, Memory, Plan, Run
 

@@ -1,7 +1,6 @@
-"""What a training step allocates and computes, found out by running it on tensors without values.
+"""Memory and FLOPs of a training step, measured by running it on tensors without values.
 
-The step that is run is that of the real code. Nothing is allocated and nothing computed, so a model of any
-size takes seconds.
+The step is run by the training code. Nothing is allocated or computed, so a model of any size takes seconds.
 """
 
 import gc
@@ -24,41 +23,34 @@ from transformers import AttentionInterface
 from lit_tr.data.batches import PairBatch
 from lit_tr.policy.logprobs import response_log_probs
 
-
-def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def _attention_backward_flops(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-) -> int:
-    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
-
-
 FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *args, **kwargs: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *args, **kwargs: (
+        sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+    ),
     torch.ops.bitsandbytes.gemm_4bit: lambda inputs, *args, out_val, **kwargs: 2 * inputs.numel() * out_val.shape[-1],
 }
-"""Floating-point operations of an operation, from its arguments and result."""
+"""FLOPs of an operation, from its arguments and result."""
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the bytes that are live and the FLOPs of all operations under it.
+    """Counts the live bytes and the FLOPs of all operations under it.
 
     Args:
         vocabulary: see `logits`.
-        device: type of the device that the meta device stands for: what is made on another one is not counted, and
-            nothing is allocated there either. None counts all that is made, where it is made.
-        reads: what a number on the meta device is read as, by `item` or `bool`.
+        device: type of the device that the meta device stands for: tensors on other devices are not counted, nor
+            allocated. None counts all tensors on their own devices.
+        reads: the value that `item` or `bool` gives for a number on the meta device.
 
     Attributes:
-        live: bytes of the tensors that were made under it and are not freed.
-        peak: most bytes that were live at a time.
+        live: bytes of the tensors that were made under it and not freed.
+        peak: most live bytes.
         logits: bytes of `live` in tensors whose last dimension is the vocabulary.
         at_peak: bytes of `logits` and of `gradients` when the peak was reached.
-        gradients: bytes of the gradients of parameters, which the caller counts.
+        gradients: bytes of the gradients of parameters, counted by the caller.
         flops: floating-point operations of matrix products and attention.
     """
 
@@ -71,7 +63,7 @@ class Ledger(TorchDispatchMode):
         self._elsewhere: weakref.WeakSet = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and count what it makes."""
+        """Run an operation and count its result."""
         kwargs = dict(kwargs or {})
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self._known.update(tensor.untyped_storage() for tensor in given)
@@ -87,7 +79,7 @@ class Ledger(TorchDispatchMode):
         return out
 
     def _to_meta(self, given: list[Tensor], kwargs: dict[str, Any]) -> bool:
-        """Let an operation make its result on the meta device; return whether it would lie on another device."""
+        """Redirect an operation's result to the meta device; return whether it belongs to another device."""
         asked = kwargs.get("device")
         if self.device is None or asked is None:
             return any(tensor.untyped_storage() in self._elsewhere for tensor in given)
@@ -95,7 +87,7 @@ class Ledger(TorchDispatchMode):
         return asked.type not in ("meta", self.device)
 
     def reset_peak(self) -> None:
-        """Let the peak be what is live now."""
+        """Set the peak to the live bytes."""
         gc.collect()
         self.peak, self.at_peak, self.flops = self.live, (self.logits, self.gradients), 0
 
@@ -120,7 +112,7 @@ class Ledger(TorchDispatchMode):
 def fused_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Take what a fused kernel on a GPU takes, which holds neither masks nor keys for each query head."""
+    """Attend with the memory of a fused GPU kernel, which has neither masks nor a key per query head."""
     one, heads, tokens, size = query.shape
     out = F.scaled_dot_product_attention(query.reshape(one, key.shape[1], -1, size), key, value)
     return out.reshape(one, heads, tokens, -1).transpose(1, 2).contiguous(), None
@@ -131,7 +123,7 @@ AttentionInterface.register(FUSED, fused_attention)
 
 
 def give_fake_tensors(model: nn.Module, ledger: Ledger) -> None:
-    """Put tensors that act as if they lay on the CPU in the place of those of a model on the meta device."""
+    """Replace the tensors of a model on the meta device by fake ones on the CPU."""
     with FakeTensorMode(allow_non_fake_inputs=True), ledger:
         made: dict[int, Any] = {}
         for module in model.modules():
@@ -164,12 +156,12 @@ def _faked_state(state: Any) -> Any:
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step takes.
+    """Memory and FLOPs of a training step.
 
     Args:
         activations: bytes at the peak that are neither logits nor gradients.
-        logits: bytes of logits then.
-        gradients: bytes of gradients then.
+        logits: bytes of logits at the peak.
+        gradients: bytes of gradients at the peak.
         forward: FLOPs of the forward pass.
         flops: FLOPs of forward and backward pass.
     """
@@ -182,7 +174,7 @@ class Step:
 
     @property
     def peak(self) -> int:
-        """Most bytes that are live at a time, beside what is held between steps."""
+        """Most live bytes, beyond those between steps."""
         return self.activations + self.logits + self.gradients
 
 
@@ -197,11 +189,11 @@ def run_step(
     """Run forward and backward pass of a policy without values.
 
     Args:
-        policy: parameters are fake tensors, made under the ledger.
-        batch: what it scores.
+        policy: its parameters are fake tensors, made under the ledger.
+        batch: the batch to score.
         ledger: counts.
         precision: makes the context of the forward pass.
-        accumulated: gradients of another batch are there already.
+        accumulated: gradients of another batch are in memory already.
     """
     trained = [param for param in policy.parameters() if param.requires_grad]
     if accumulated:
@@ -230,25 +222,25 @@ def run_step(
     return step
 
 
-def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], together: bool) -> tuple[float, float, float]:
-    """Ask an optimizer what it holds, by letting it step on small parameters.
+def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool) -> tuple[float, float, float]:
+    """Measure the memory of an optimizer by steps on small parameters.
 
     Args:
         make: makes the optimizer.
-        together: it steps on all parameters at a time where it can, as on a GPU.
+        foreach: it steps on all parameters at once if it can, as on a GPU.
 
     Returns:
-        State, by the bytes of the parameters; what a step takes beside, by the bytes of all and of the largest one.
+        State, per byte of the parameters; temporary memory of a step, per byte of all parameters and of the largest.
     """
-    (state, two), (_, three) = (_trial(make, together, count) for count in (2, 3))
+    (state, two), (_, three) = (_trial(make, foreach, count) for count in (2, 3))
     return state, max(three - two, 0.0), max(3 * two - 2 * three, 0.0)
 
 
-def _trial(make: Callable[[Iterable[nn.Parameter]], Any], together: bool, count: int) -> tuple[float, float]:
+def _trial(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool, count: int) -> tuple[float, float]:
     params = [nn.Parameter(torch.zeros(256, 256)) for _ in range(count)]
     optimizer = make(iter(params))
     for group in optimizer.param_groups:
-        if together and not group.get("fused") and "foreach" in group:
+        if foreach and not group.get("fused") and "foreach" in group:
             group["foreach"] = True
     for param in params:
         param.grad = torch.zeros_like(param)

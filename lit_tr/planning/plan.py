@@ -1,6 +1,6 @@
-"""What a run will take: memory by what it holds, the batch that fits, steps and hours; found out without any weights.
+"""The memory of a run and the largest batch that fits, without weights.
 
-The policy and the references are made on the meta device, and a training step is run on tensors without values.
+Policy and references are made on the meta device, and a training step is run on tensors without values.
 """
 
 import gc
@@ -33,15 +33,15 @@ class Memory:
     """Bytes on one device at the peak.
 
     Args:
-        weights: the policy's, and its buffers.
+        weights: the policy's weights and buffers.
         adapters: the trained adapter's weights.
-        reference: what the reference holds.
-        initial: what is held to log against the initial policy.
+        reference: the reference.
+        initial: the initial policy, if it is logged.
         optimizer: the optimizer's state.
-        gradients: of the trained weights, as many as there are at the peak.
-        buckets: copies of gradients that ranks exchange, or what is gathered from them.
-        activations: what the backward pass needs, casts of weights, and what the optimizer's step takes beside.
-        logits: of the logits.
+        gradients: gradients at the peak.
+        buckets: copies of gradients that ranks exchange, or gathered weights.
+        activations: activations, casts of weights, and temporary memory of the optimizer's step.
+        logits: logits.
     """
 
     weights: int = 0
@@ -56,7 +56,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Their sum."""
         return sum(astuple(self))
 
 
@@ -68,14 +68,14 @@ class Lengths:
     response: int
 
     def examples(self, count: int) -> list[TokenizedExample]:
-        """Return so many examples, with different prompts."""
+        """Return `count` examples with different prompts."""
         return [
             TokenizedExample([1 + i % 2**10, *[0] * (self.prompt - 1)], [0] * self.response, [0] * self.response)
             for i in range(count)
         ]
 
     def pack(self, tokens: int, collator: Collator) -> list[TokenizedExample]:
-        """Return examples that fill a pack of so many tokens."""
+        """Return examples that fill a pack of this many tokens."""
         size = collator.tokens(self.examples(1)[0])
         examples, left = self.examples(tokens // size), tokens % size
         share = 4 if collator.mismatched else 2
@@ -87,19 +87,18 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Run:
-    """What memory and time depend on.
+    """The configuration that memory and time depend on.
 
     Args:
         source: the policy.
-        references: by name, a reference and what keeps the initial policy beside it, as far as they are wanted; the
-            configured ones come first.
+        references: by name, a reference and the initial policy to log against, or None; the configured ones come first.
         optimizer: makes the optimizer.
-        alpha: weight of the policy in the updates of the reference; None where it does not move.
+        alpha: weight of the policy in the updates of the reference; None if it does not move.
         precision: the trainer's.
         devices: number of devices.
-        sharded: the weights are sharded among them.
-        accumulate: batches of a step on each device.
-        cpu: devices are CPUs, whose attention holds masks and whose optimizer steps on one parameter after the other.
+        sharded: whether the weights are sharded over them.
+        accumulate: batches per step on each device.
+        cpu: devices are CPUs, whose attention takes masks and whose optimizer steps on one parameter at a time.
     """
 
     source: PretrainedPolicy
@@ -120,28 +119,28 @@ class Run:
 
 
 class Plan:
-    """What a run takes.
+    """The memory and FLOPs of a run.
 
     Args:
-        run: what is planned.
+        run: the run.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self._ledger = Ledger()
         with self._ledger:
-            self.policy = cast(run.source.outline(), run.precision)
+            self.policy = cast(run.source.load_meta(), run.precision)
         gc.collect()
         self.weights = self._ledger.live
         trained = [param for param in self.policy.parameters() if param.requires_grad]
         self.parameters = causal_model(self.policy).num_parameters()
         self.trained = sum(param.nbytes for param in trained)
         self.largest = max(param.nbytes for param in trained)
-        self.optimizer = optimizer_costs(run.optimizer, together=not run.cpu)
+        self.optimizer = optimizer_costs(run.optimizer, foreach=not run.cpu)
         self._found: dict[int, tuple[Reference | None, tuple[int, int]]] = {}
 
     def held_by(self, reference: Reference | None) -> int:
-        """Return the bytes that a reference holds beside the policy, on its device, after updates.
+        """Return the bytes that a reference takes on the policy's device after updates.
 
         Raises:
             UserError: as `reference_bytes` does.
@@ -149,11 +148,11 @@ class Plan:
         return self._bytes_of(reference)[1]
 
     def between_steps(self, reference: Reference | None, initial: Reference | None = None) -> Memory:
-        """Return what is held between steps, on one device.
+        """Return the memory between steps on one device.
 
         Args:
             reference: the reference.
-            initial: what keeps the initial policy.
+            initial: the initial policy to log against.
         """
         run, adapters = self.run, self.trained if has_adapter(self.policy) else 0
         held = Memory(
@@ -170,7 +169,7 @@ class Plan:
         return replace(held, buckets=self.trained if run.devices > 1 else 0)
 
     def while_loading(self, reference: Reference | None, initial: Reference | None = None) -> int:
-        """Return the most bytes on one device before all weights are sharded: the policy whole, and a copy whole."""
+        """Return the most bytes on one device before all weights are sharded: the full policy and a full copy."""
         most, last = self._bytes_of(reference)[0], self._bytes_of(initial)[0]
         return self.weights + max(most, math.ceil(most / self.run.devices) + last)
 
@@ -178,11 +177,11 @@ class Plan:
         if id(reference) not in self._found:
             run, device = self.run, "cpu" if self.run.cpu else "cuda"
             found = reference_bytes(reference, run.source, run.alpha, run.precision, device)
-            self._found[id(reference)] = reference, found  # which keeps its id from being given again
+            self._found[id(reference)] = reference, found  # so that its id is not reused
         return self._found[id(reference)][1]
 
     def at_peak(self, held: Memory, step: Step) -> Memory:
-        """Return the memory at the peak of a step: in its backward pass, or in that of the optimizer."""
+        """Return the memory at the peak of a step: in the backward pass or in the optimizer's step."""
         shards = self.run.devices if self.run.sharded else 1
         backward = replace(held, gradients=step.gradients // shards, activations=step.activations, logits=step.logits)
         beside = self.optimizer[1] * self.trained / shards + self.optimizer[2] * self.largest
@@ -190,16 +189,14 @@ class Plan:
         return max(backward, stepping, key=lambda memory: memory.total)
 
     def step(self, batch: PairBatch, fused: bool | None = None) -> Step:
-        """Return what a training step on a batch takes.
+        """Return memory and FLOPs of a training step on a batch.
 
         Args:
             batch: the batch.
             fused: attention as on a GPU; None takes that of the run's device.
         """
         policy, ledger = self._fake
-        causal = causal_model(policy)
-        if fused is None:
-            fused = not self.run.cpu
+        causal, fused = causal_model(policy), not self.run.cpu if fused is None else fused
         own = causal.config._attn_implementation
         if fused and causal._supports_attention_backend:
             causal.set_attn_implementation(FUSED)
@@ -210,11 +207,11 @@ class Plan:
             causal.set_attn_implementation(own)
 
     def largest_pack(self, held: Memory, lengths: Lengths, collator: Collator, memory: int) -> int:
-        """Return how many tokens of a pack fit into a memory; 0 if none do.
+        """Return the tokens of the largest pack that fits; 0 if none does.
 
         Args:
-            held: what is held between steps.
-            lengths: those of the examples in a pack.
+            held: the memory between steps.
+            lengths: lengths of the examples in a pack.
             collator: makes packs.
             memory: bytes of a device.
         """
@@ -224,7 +221,7 @@ class Plan:
 
         tokens = max(2**11, collator.tokens(lengths.examples(1)[0]))
         tried = {count: peak(count) for count in (tokens, 2 * tokens)}
-        for _ in range(5):  # memory is nearly a line in tokens, steeper where there are more of them
+        for _ in range(5):  # memory is nearly linear in tokens, and steeper for more of them
             (low, least), (high, most) = sorted(tried.items(), key=lambda at: abs(at[1] - memory))[:2]
             slope = max((most - least) / (high - low), 1.0)
             tokens = int(low + (0.999 * memory - least) / slope) // 64 * 64
@@ -244,13 +241,13 @@ class Plan:
 
     @cached_property
     def _scales(self) -> int:
-        """Bytes of the scales of 4-bit weights, which each device holds whole."""
+        """Bytes of the scales of 4-bit weights, which are not sharded."""
         states = [getattr(param, "quant_state", None) for param in self.policy.parameters()]
         return sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states if state)
 
     @cached_property
     def _gathered(self) -> int:
-        """Bytes of one layer and of what is in none, with its gradients: what sharding brings together at a time."""
+        """Bytes of the largest layer and of what is in none, with gradients: what is gathered at a time."""
         layers = [module for module in self.policy.modules() if isinstance(module, GradientCheckpointingLayer)]
         sizes = [sum(param.nbytes * (1 + param.requires_grad) for param in layer.parameters()) for layer in layers]
         total = sum(param.nbytes * (1 + param.requires_grad) for param in self.policy.parameters())
@@ -261,9 +258,9 @@ def parse_bytes(text: str) -> int:
     """Return the bytes of a size such as `80GiB`.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a size.
     """
-    found = re.fullmatch(r"([\d.]+)\s*([KMGT]i?|)B?", text.strip())
-    if not found:
-        raise UserError(f"--memory: {text!r} is no size; write 80GiB, say, or 24GB")
-    return int(float(found[1]) * UNITS[found[2]])
+    match = re.fullmatch(r"([\d.]+)\s*([KMGT]i?|)B?", text.strip())
+    if not match:
+        raise UserError(f"--memory: {text!r} is not a size, such as 80GiB or 24GB")
+    return int(float(match[1]) * UNITS[match[2]])

@@ -1,4 +1,4 @@
-"""What a reference holds, found out by letting it become a policy without values, and follow it."""
+"""Memory of a reference, measured by its own code on a policy without values."""
 
 import gc
 from copy import deepcopy
@@ -13,25 +13,26 @@ from lit_tr.policy.loading import CAST_PRECISIONS, PretrainedPolicy
 from lit_tr.reference import Reference
 
 UPDATES = 64
-"""Updates that are run at most."""
+"""Most updates that are run."""
 
 
 def reference_bytes(
     reference: Reference | None, source: PretrainedPolicy, alpha: float | None, precision: str, device: str
 ) -> tuple[int, int]:
-    """Return the most bytes that a reference takes while it is prepared, and what it holds after updates.
+    """Return the peak bytes of a reference while it is prepared, and its bytes after updates.
 
-    What lies on another device than the policy is not counted, and neither is what it is given.
+    Tensors on other devices than the policy's are not counted, nor is the policy itself.
 
     Args:
-        reference: is copied, and then prepared and updated by its own code; None holds nothing.
-        source: where the policy comes from.
+        reference: is copied, prepared and updated; None takes no memory.
+        source: the policy.
         alpha: weight of the policy in the updates; None for no updates.
         precision: the trainer's.
         device: type of the policy's device.
 
     Raises:
-        UserError: it does not go with the policy or with the updates, or it asks for values that a plan has not.
+        UserError: it does not work with the policy or the updates, or it reads values of weights, which a plan does not
+            have.
     """
     if reference is None:
         return 0, 0
@@ -48,7 +49,7 @@ def reference_bytes(
 
 
 def cast(module: Any, precision: str) -> Any:
-    """Cast a module or a reference in place, as Lightning does for a precision of weights, and return it."""
+    """Cast a module or a reference in place, as Lightning does for a true half precision, and return it."""
     if dtype := CAST_PRECISIONS.get(precision):
         module._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     return module
@@ -57,8 +58,8 @@ def cast(module: Any, precision: str) -> Any:
 def _run(
     reference: Reference, source: PretrainedPolicy, alpha: float | None, precision: str, device: str
 ) -> tuple[int, int]:
-    policy = cast(source.outline(), precision)
-    # what is read of a new adapter's second factor is 0, of a trained one's it is not
+    policy = cast(source.load_meta(), precision)
+    # a new adapter's second factor is 0, a trained one's is not
     ledger = Ledger(device=device, reads=0 if source.lora else 1)
     with ledger, torch.device("meta"):
         reference.prepare(policy)
@@ -72,11 +73,11 @@ def _run(
 
 
 def _update(reference: Reference, policy: nn.Module, alpha: float, ledger: Ledger) -> None:
-    """Update a reference until it holds no more than before: some fill up with their first updates."""
-    held = -1
+    """Update a reference until its memory stays the same: some allocate at their first updates."""
+    before = -1
     for _ in range(UPDATES):
         gc.collect()
-        if ledger.live == held:
+        if ledger.live == before:
             break
-        held = ledger.live
+        before = ledger.live
         reference.update(policy, alpha)

@@ -1,4 +1,4 @@
-"""`lit-tr plan`: what `fit` with the same options would take, printed."""
+"""The report of `lit-tr plan`."""
 
 import re
 from collections.abc import Iterable
@@ -20,19 +20,19 @@ from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference import Reference, alternatives
 
 SAMPLE = 256
-"""Rows whose lengths are taken for those of all."""
-SHORT = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "None": "32-true"}
+"""Number of rows whose lengths stand for those of all."""
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "None": "32-true"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for beside the configuration.
+    """Options of `lit-tr plan`.
 
     Args:
         memory: bytes of a device.
         devices: number of devices; None takes the trainer's.
         flops: FLOP/s that a device achieves.
-        rows: examples to train on; None counts those of a source that is local.
+        rows: examples to train on; None counts those of a local source.
     """
 
     memory: int | None = None
@@ -48,17 +48,17 @@ def planned_run(
     devices: int | None,
     callbacks: Iterable[Any] = (),
 ) -> Run:
-    """Return what is to be planned.
+    """Return the run to plan, with the configured reference and its alternatives.
 
     Args:
-        module: is planned, and beside it what else its reference could be.
+        module: the module.
         trainer: the configuration of its trainer.
-        log_initial: as it was given to the module.
+        log_initial: the module's argument.
         devices: number of devices; None takes the trainer's.
-        callbacks: those that move the reference are found among them.
+        callbacks: the callbacks, some of which may move the reference.
 
     Raises:
-        UserError: the policy is a model in memory, or the strategy is one that lit_tr does not train under.
+        UserError: the policy is a model in memory, or lit_tr does not train under the strategy.
     """
     own = trainer.devices
     own = len(own) if isinstance(own, list) else int(own) if str(own).isdigit() else 1
@@ -75,7 +75,7 @@ def planned_run(
         _references(module, source, log_initial, alpha not in (None, 1.0)),
         module.optimizer,
         alpha,
-        precision=SHORT.get(precision, precision),
+        precision=PRECISIONS.get(precision, precision),
         devices=devices or own * trainer.num_nodes,
         sharded="ModelParallelStrategy" in strategy,
         accumulate=trainer.accumulate_grad_batches,
@@ -84,7 +84,7 @@ def planned_run(
 
 
 def _alpha(callbacks: Iterable[Any]) -> float | None:
-    """Return an alpha that stands for those of the callbacks that move the reference: 1 where all updates are hard."""
+    """Return an alpha for the updates of the reference: 1 if all are hard, 0.5 if not, None without any."""
     updates = [one for one in callbacks if getattr(one, "reference", None) == "reference"]
     return (1.0 if all(one.hard for one in updates) else 0.5) if updates else None
 
@@ -94,20 +94,20 @@ def _references(
 ) -> dict[str, tuple[Reference | None, Reference | None]]:
     if module.reference is None:
         return {f"no reference: {type(module.loss).__name__} needs none": (None, module.initial)}
-    found = {f"configured: {type(module.reference).__name__}": module}
+    modules = {f"configured: {type(module.reference).__name__}": module}
     for name, reference in alternatives(source, soft).items():
-        found[name] = PreferenceModule(source, reference, module.loss, log_initial=log_initial)
-    return {name: (one.reference, one.initial) for name, one in found.items()}
+        modules[name] = PreferenceModule(source, reference, module.loss, log_initial=log_initial)
+    return {name: (one.reference, one.initial) for name, one in modules.items()}
 
 
 def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, console: Console) -> None:
-    """Print memory, and steps and hours as far as they are asked for.
+    """Print memory, and steps and hours if they are asked for.
 
     Args:
-        run: what is planned.
-        data: makes the batches; its source is read where it is local.
+        run: the run.
+        data: makes the batches; its source is read if it is local.
         trainer: the trainer's configuration.
-        asked: what is asked for.
+        asked: the options.
         console: where to print.
     """
 
@@ -120,7 +120,7 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
     line(
         f"{run.devices} device(s){', sharded' if run.sharded else ''}, {run.precision}; examples of "
         f"{longest.prompt} + 2 x {longest.response} tokens, the most that data.max_length allows; "
-        "what the process and the driver hold beside is not counted"
+        "memory of the process and the driver is not counted"
     )
     steps = {}
     for packed in (True, False):
@@ -132,21 +132,12 @@ def report(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, con
     loading = {name: plan.while_loading(*both) if run.sharded else 0 for name, both in run.references.items()}
     if run.sharded:
         most = next(iter(loading.values()))
-        line(
-            f"while loading, before all weights are sharded: {_size(most)} on each device, with the configured "
-            "reference"
-        )
+        line(f"while loading, before all weights are sharded: {_size(most)} per device, with the configured reference")
     for packed, step in steps.items():
         peaks = {name: plan.at_peak(memory, step) for name, memory in held.items()}
         amount = f"{data.max_tokens} tokens" if data.max_tokens and packed else f"{size} examples"
-        console.print(
-            _table(
-                peaks,
-                loading,
-                f"{'packs' if packed else 'padded rows'} of {amount}, at the peak on each device",
-                asked.memory,
-            )
-        )
+        title = f"{'packs' if packed else 'padded rows'} of {amount}, at the peak on each device"
+        console.print(_table(peaks, loading, title, asked.memory))
     if asked.memory:
         collator = Collator(True, data.mismatched, data.max_length)
         most = plan.largest_pack(next(iter(held.values())), longest, collator, asked.memory)
@@ -190,7 +181,7 @@ def _time(plan: Plan, run: Run, data: PreferenceDataModule, trainer: Any, asked:
     if initial:
         flops += step.forward / (trainer.log_every_n_steps or 50)
     hours = steps * flops / asked.flops / 3600
-    line(f"{flops:.3g} FLOPs a step on each device; at {asked.flops:.3g} FLOP/s: {hours:.3g} hours of training")
+    line(f"{flops:.3g} FLOPs per step on each device; at {asked.flops:.3g} FLOP/s: {hours:.3g} hours of training")
 
 
 def _is_local(source: Any) -> bool:
@@ -200,7 +191,7 @@ def _is_local(source: Any) -> bool:
 
 
 def _mean_lengths(data: PreferenceDataModule) -> tuple[Lengths, bool]:
-    """Return the mean lengths of the first rows, and True; the longest ones, and False, where rows are not local."""
+    """Return the mean lengths of the first rows, and True; or the longest possible, and False if rows are not local."""
     source = data.sources["train"]
     if source is None or not _is_local(source):
         return Lengths(1, data.max_length - 1), False

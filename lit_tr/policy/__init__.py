@@ -1,15 +1,11 @@
-"""Language models, and what they say of responses."""
+"""Language models, and their log-probs of responses."""
 
 import logging
 
-# at its import, which PEFT begins, bitsandbytes calls an optional CPU kernel that it does not find a failure
+# PEFT imports bitsandbytes, which logs an optional CPU kernel that is missing as an error
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 from lit_tr.policy.loading import LoRA, PretrainedPolicy
 from lit_tr.policy.logprobs import response_log_probs
 
-__all__ = [
-    "LoRA",
-    "PretrainedPolicy",
-    "response_log_probs",
-]
+__all__ = ["LoRA", "PretrainedPolicy", "response_log_probs"]

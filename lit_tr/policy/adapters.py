@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT: copies of one, its factors, switching, saving, merging."""
+"""LoRA adapters of PEFT: copies, factors, switching, saving, merging."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ POLICY_ADAPTER = "default"
 
 @dataclass(frozen=True)
 class LowRank:
-    """A matrix `scaling * b @ a`, or some of the same shapes.
+    """A matrix `scaling * b @ a`, or a batch of them.
 
     Args:
         a: factor, `(..., rank, in)`.
@@ -46,50 +46,50 @@ def has_adapter(policy: nn.Module) -> bool:
 
 
 def adapter_parameters(policy: nn.Module, adapter: str = POLICY_ADAPTER) -> dict[str, nn.Parameter]:
-    """Return the parameters of one adapter, by the names that those of the policy's own adapter have in the policy."""
-    own, part = f".{POLICY_ADAPTER}.", f".{adapter}."
+    """Return the parameters of an adapter, by their names in the policy's own adapter."""
+    own, infix = f".{POLICY_ADAPTER}.", f".{adapter}."
     named = ((f"{name}.", param) for name, param in policy.named_parameters())
-    return {name.replace(part, own)[:-1]: param for name, param in named if part in name}
+    return {name.replace(infix, own)[:-1]: param for name, param in named if infix in name}
 
 
 def is_base(policy: nn.Module) -> bool:
-    """Whether a policy with an adapter still is its bare base: B is zero, and modules trained whole are the base's."""
+    """Whether a policy with an adapter equals its base: B is zero, and `modules_to_save` are the base's."""
     factors = [
         param for name, param in adapter_parameters(policy).items() if "lora_B" in name or "lora_embedding_B" in name
     ]
-    whole = [one for one in policy.modules() if isinstance(one, ModulesToSaveWrapper)]
-    return bool(factors or whole) and not any(param.any() for param in factors) and all(map(_is_saved_base, whole))
+    saved = [one for one in policy.modules() if isinstance(one, ModulesToSaveWrapper)]
+    return bool(factors or saved) and not any(param.any() for param in factors) and all(map(_equals_base, saved))
 
 
-def _is_saved_base(module: Any) -> bool:
+def _equals_base(module: Any) -> bool:
     base, own = (one.state_dict() for one in (module.original_module, module.modules_to_save[POLICY_ADAPTER]))
     return all(torch.equal(own[name], value.to(own[name])) for name, value in base.items())
 
 
-PLAIN = (
+EXTRA_LORA_FIELDS = (
     *("use_dora", "lora_bias", "use_qalora", "trainable_token_indices", "target_parameters", "layer_replication"),
     *("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"),
 )
-"""Fields of a LoRA configuration that are not set where the update is `scaling * B @ A` and nothing else."""
+"""Fields of a LoRA configuration that change the update from `scaling * B @ A`."""
 
 
 def add_adapter_copy(
     policy: Any, name: str, rank: int | None = None, growth: int = 1, dtype: torch.dtype | None = None
 ) -> None:
-    """Add a frozen adapter for a copy of the policy's LoRA adapter; of the same rank it is that copy.
+    """Add a frozen adapter for a copy of the policy's LoRA adapter; at the same rank it is that copy.
 
     Args:
         policy: a policy with an adapter.
         name: name of the new one.
-        rank: its rank; None takes that of the policy's times `growth`. Scaling stays the same.
+        rank: its rank; None takes the policy's times `growth`. The scaling stays the same.
         growth: see `rank`.
-        dtype: its precision; None takes that of the policy's.
+        dtype: its precision; None takes the policy's.
 
     Raises:
-        UserError: the policy's adapter is no plain LoRA, or the rank does not go with the ranks of single layers.
+        UserError: the policy's adapter is not plain LoRA, or the rank does not fit its `rank_pattern`.
     """
     config = deepcopy(policy.peft_config[POLICY_ADAPTER])
-    extras = [field for field in PLAIN if getattr(config, field, None)]
+    extras = [field for field in EXTRA_LORA_FIELDS if getattr(config, field, None)]
     if config.peft_type != "LORA" or config.bias != "none" or extras:
         kind = ", ".join(extras) or (f"bias {config.bias!r}" if config.peft_type == "LORA" else config.peft_type.value)
         raise UserError(f"a reference beside the policy's adapter needs a plain LoRA adapter, and this one has {kind}")
@@ -110,26 +110,26 @@ def _of_rank(config: LoraConfig, rank: int) -> LoraConfig:
     growth = rank / config.r
     ranks = {pattern: own * growth for pattern, own in (config.rank_pattern or {}).items()}
     if any(own != int(own) or own < 1 for own in ranks.values()):
-        raise UserError(f"AdapterReference: rank {rank} makes broken ranks of rank_pattern {config.rank_pattern}")
+        raise UserError(f"AdapterReference: rank {rank} makes fractional ranks of rank_pattern {config.rank_pattern}")
     scale = growth**0.5 if config.use_rslora else growth
-    config.r, config.lora_alpha = rank, _whole(config.lora_alpha * scale)
+    config.r, config.lora_alpha = rank, _as_int(config.lora_alpha * scale)
     config.rank_pattern = {pattern: int(own) for pattern, own in ranks.items()}
-    config.alpha_pattern = {pattern: _whole(own * scale) for pattern, own in (config.alpha_pattern or {}).items()}
-    config.init_lora_weights = True  # the policy's initialisation may be one that changes the base
+    config.alpha_pattern = {pattern: _as_int(own * scale) for pattern, own in (config.alpha_pattern or {}).items()}
+    config.init_lora_weights = True  # the policy's may be an initialization that changes the base
     return config
 
 
-def _whole(value: float) -> Any:
+def _as_int(value: float) -> Any:
     return int(value) if value == int(value) else value
 
 
 def lora_factors(policy: nn.Module, *adapters: str) -> dict[str, tuple[LowRank, ...]]:
-    """Return the factors of some adapters by layers, each named by its A in the policy; in shards where weights are.
+    """Return the factors of some adapters by layer, named by the A in the policy; sharded if the weights are.
 
-    They are the weights themselves: who writes to them changes the adapter.
+    They are views: writing to them changes the adapter.
 
     Raises:
-        UserError: a layer's factors are no matrices.
+        UserError: a layer's factors are not matrices.
     """
     factors = {}
     for layer_name, layer in policy.named_modules():
@@ -151,7 +151,7 @@ def _factors(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
 
 
 def saved_modules(policy: Any, adapter: str) -> dict[str, nn.Parameter]:
-    """Return the parameters of the modules that are trained whole beside the factors, named by `adapter_parameters`."""
+    """Return the parameters of the `modules_to_save`, which are trained in full, named as by `adapter_parameters`."""
     if not policy.peft_config[adapter].modules_to_save:
         return {}
     return {name: param for name, param in adapter_parameters(policy, adapter).items() if "lora_" not in name}
@@ -159,7 +159,7 @@ def saved_modules(policy: Any, adapter: str) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def adapter_switched(policy: Any, name: str | None) -> Iterator[None]:
-    """Let another adapter be active, or none for name None; what was active and trainable before is so again after."""
+    """Activate another adapter, or none for name None, and restore what was active and trainable."""
     trainable = [param for param in policy.parameters() if param.requires_grad]
     try:
         if name is None:
@@ -175,7 +175,7 @@ def adapter_switched(policy: Any, name: str | None) -> Iterator[None]:
 
 
 def base_state_keys(policy: nn.Module) -> set[str]:
-    """Return the keys of the policy's state_dict that training never changes: the base below an adapter."""
+    """Return the keys of the policy's state_dict that training never changes: the base of an adapter."""
     if not has_adapter(policy):
         return set()
     adapters = cast(PeftModel, policy).peft_config
@@ -183,18 +183,18 @@ def base_state_keys(policy: nn.Module) -> set[str]:
 
 
 def with_adapter(model: Any, config: dict[str, Any]) -> PeftModel:
-    """Return a model with a new adapter for the policy, of a configuration as PEFT writes it."""
+    """Return a model with a new adapter for the policy, from PEFT's configuration of it."""
     return get_peft_model(model, PeftConfig.from_peft_type(**{**config, "inference_mode": False}), POLICY_ADAPTER)
 
 
 def save_adapter(policy: Any, name: str, base: str, folder: Path) -> None:
-    """Write one adapter as a folder that PEFT loads under its default name.
+    """Save an adapter as a folder that PEFT loads under its default name.
 
     Args:
         policy: the policy that holds the adapter.
         name: the adapter's name.
-        base: path that the folder names its base by.
-        folder: where to write.
+        base: path of the base, as saved in the folder.
+        folder: the folder.
     """
     config = deepcopy(policy.peft_config[name])
     config.base_model_name_or_path, config.inference_mode = base, True
@@ -203,12 +203,15 @@ def save_adapter(policy: Any, name: str, base: str, folder: Path) -> None:
 
 
 def merged(policy: Any, name: str) -> PreTrainedModel:
-    """Return the base with one adapter added to its weights; the policy is used up.
+    """Return the base with one adapter added to its weights; the policy must not be used after.
 
-    A 4-bit base is dequantised first: the sum is not rounded to 4 bits again.
+    A 4-bit base is dequantized first: the sum is not rounded to 4 bits again.
     """
     config, weights = deepcopy(policy.peft_config[name]), _adapter_state(policy, name)
-    config.base_model_name_or_path, config.init_lora_weights = None, True  # other starts would change the base again
+    config.base_model_name_or_path, config.init_lora_weights = (
+        None,
+        True,
+    )  # others would change the base again
     base = policy.unload()
     if getattr(base, "is_quantized", False):
         base = base.dequantize()

@@ -1,11 +1,11 @@
 """Attention over shared-prefix packs, for models that look up their attention in transformers' `AttentionInterface`.
 
-A model keeps the attention that transformers gave it, under its own name: some models ask for that name. What a model
-looks up goes to lit_tr's attention where a call brings `packing`, and unchanged to the model's own in all other calls.
-So the choice travels with the call, and gradient checkpointing, which calls again in the backward pass, makes it again.
+A model keeps the name of the attention that transformers gave it: some models depend on the name. A call with `packing`
+goes to lit_tr's attention, and any other one unchanged to the model's own. So the choice is part of the call, and
+gradient checkpointing, which calls again in the backward pass, repeats it.
 
-On CUDA a pack goes through FlexAttention, whose block mask leaves out what no token sees. Elsewhere each group of a
-prompt with its responses goes by itself, so that the cost is that of the groups, not of the pack's square.
+On CUDA a pack goes through FlexAttention, whose block mask skips what no token sees. Elsewhere each group of a prompt
+with its responses is computed by itself, so that the cost is that of the groups, not of the pack's square.
 """
 
 from collections.abc import Callable
@@ -25,26 +25,26 @@ PACKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that packs are computed for."""
 
 PLACEHOLDER = (1, 1, 1, 1)
-"""Shape of the mask that a pack brings: one of 4 dimensions is passed on to the layers as it is."""
+"""Shape of a pack's mask: with 4 dimensions it is passed on to the layers unchanged."""
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def placeholder_mask(input_ids: Tensor) -> Tensor:
-    """Return the attention mask to call a model with beside `packing`, which says what is seen."""
+    """Return the attention mask to pass with `packing`, which defines who sees whom."""
     return input_ids.new_ones(PLACEHOLDER, dtype=torch.bool)
 
 
 def attend(
     own: Attend, module: nn.Module, *tensors: Tensor | None, packing: Packing | None = None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as the model does by itself, or within each group of a pack where there is a `packing`."""
+    """Attend as the model's own attention, or within each group of a pack if there is a `packing`."""
     if packing is None:
         return own(module, *tensors, **kwargs)
     return packed_attention(own, module, *tensors, packing=packing, **kwargs)
 
 
-@torch.compiler.disable  # compiled layers stop before it and go on after: groups differ from batch to batch
+@torch.compiler.disable  # a graph break in compiled layers: groups differ from batch to batch
 def packed_attention(
     own: Attend,
     module: nn.Module,
@@ -64,16 +64,16 @@ def packed_attention(
         query: `(1, heads, tokens, dim)`.
         key: `(1, key heads, tokens, dim)`.
         value: `(1, key heads, tokens, dim)`.
-        attention_mask: the placeholder that the model was called with; the packing says what is seen.
-        packing: where the groups lie.
-        sliding_window: what is as many positions back, or more, is not seen.
-        kwargs: what the model's own attention takes.
+        attention_mask: the placeholder that the model was called with.
+        packing: the groups, and who sees whom.
+        sliding_window: tokens this many positions back, or more, are not seen.
+        kwargs: options of the model's own attention.
 
     Returns:
         The output, `(1, tokens, heads, dim)`, and no weights.
 
     Raises:
-        NotImplementedError: the model adds something to the scores that a pack would lose.
+        NotImplementedError: the model adds something to the scores that packs do not support.
     """
     if attention_mask is not None and attention_mask.shape != PLACEHOLDER:
         raise NotImplementedError("the model's layers change the attention mask")
@@ -81,31 +81,18 @@ def packed_attention(
         raise NotImplementedError("the model adds a position bias to its attention")
     if query.is_cuda and not kwargs.get("dropout"):  # FlexAttention knows no dropout
         return flex_attention_forward(module, query, key, value, packing.block_mask(sliding_window), **kwargs)
-    within = _grouped_sdpa if own is sdpa_attention_forward else _grouped
     outputs = []
-    for group, (start, end) in enumerate(packing.spans):
+    for group, (start, end) in enumerate(packing.offsets):
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
         mask = partial(packing.mask, group, query.dtype, sliding_window)
-        outputs.append(within(own, module, q, k, v, mask, **kwargs))
+        if own is sdpa_attention_forward:
+            outputs.append(_grouped_sdpa(q, k, v, mask, **kwargs))
+        else:  # models that cap scores (Gemma 2) or have sinks (gpt-oss)
+            outputs.append(own(module, q, k, v, mask(), **kwargs)[0])
     return torch.cat(outputs, dim=1), None
 
 
-def _grouped(
-    own: Attend,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Callable[..., Tensor],
-    **kwargs: Any,
-) -> Tensor:
-    """Take the model's own attention, for models that cap scores (Gemma 2) or have sinks (gpt-oss)."""
-    return own(module, query, key, value, mask(), **kwargs)[0]
-
-
 def _grouped_sdpa(
-    own: Attend,
-    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -116,7 +103,7 @@ def _grouped_sdpa(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Lay the query heads of one key head one below the other: no key is repeated, a quarter of the time saved."""
+    """Stack the query heads of each key head: no key is repeated, which saves a quarter of the time."""
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("sdpa knows neither caps nor sinks: take attention eager")
     heads, shared = query.shape[1], query.shape[1] // key.shape[1]

@@ -1,4 +1,4 @@
-"""Language models from folders and hubs, on 4-bit bases and with LoRA adapters."""
+"""Load language models from folders and hubs, on 4-bit bases and with LoRA adapters."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.policy.quantization import keep_layout, nf4, outline_nf4
+from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
-"""Precisions of a Trainer that cast all weights to one."""
+"""Precisions of a Trainer that cast all weights, and what they cast to."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LoRA:
         r: rank.
         alpha: the update is scaled by alpha / r.
         dropout: dropout on the adapter's input.
-        targets: names of the linear layers that get an adapter; `all-linear` is all but the output head.
+        targets: names of the linear layers that get an adapter; `all-linear` is all except the output head.
     """
 
     r: int = 16
@@ -42,20 +42,20 @@ class LoRA:
 
 @dataclass(frozen=True)
 class PretrainedPolicy:
-    """Where the policy comes from, and how it is held.
+    """Where the policy comes from, and how it is loaded.
 
     Args:
         path: folder or hub id of a causal language model; `embedded:tiny` is the one that ships with lit_tr.
-        dtype: precision of the weights. Full fine-tuning wants float32 (with `bf16-mixed` to compute in): a step of
-            1e-6 is lost in bfloat16.
-        quantize: `nf4` holds the linear layers in 4 bits (QLoRA, arXiv 2305.14314), frozen, below an adapter.
+        dtype: precision of the weights. Full fine-tuning needs float32 (computing in `bf16-mixed`): a step of 1e-6 is
+            lost in bfloat16.
+        quantize: `nf4` quantizes the linear layers to 4 bits (QLoRA, arXiv 2305.14314), frozen, under an adapter.
         lora: train a new adapter instead of the weights.
-        adapter: folder or hub id of a LoRA adapter to start from and go on training (an SFT policy, say).
-        gradient_checkpointing: compute activations again in the backward pass instead of holding them.
-        compile: compile the layers with torch.compile. That takes a quarter of a minute and more at the start, and a
-            sixth off the memory above what weights and optimizer take (SmolLM2-135M on the CPU, bfloat16).
-        attention: attention implementation of transformers; None takes the one that transformers would take. Packs
-            are computed for `sdpa` and `eager`, where `why_not_packed` proves them; others get padded rows.
+        adapter: folder or hub id of a LoRA adapter to continue training, such as an SFT policy's.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        compile: compile the layers with torch.compile. That takes 15 seconds and more at the start, and saves a sixth
+            of the memory beyond weights and optimizer (SmolLM2-135M on the CPU, bfloat16).
+        attention: attention implementation of transformers; None takes transformers' choice. Packs are computed for
+            `sdpa` and `eager`, where `why_not_packed` proves them; others get padded rows.
         trust_remote_code: run model code that comes with the weights. It can do anything on this machine.
     """
 
@@ -79,11 +79,11 @@ class PretrainedPolicy:
         """Return the policy, in training mode, on a device.
 
         Args:
-            device: where it lies.
-            in_shards: hold 4-bit weights so that they can be parted among devices.
+            device: the device.
+            in_shards: store 4-bit weights so that they can be sharded.
 
         Raises:
-            UserError: there is no such model or adapter.
+            UserError: the model or adapter cannot be loaded.
         """
         model = self._prepared(self._load_base(device, in_shards))
         if self.lora:
@@ -92,11 +92,11 @@ class PretrainedPolicy:
             model = self._load_adapter(model, self.adapter)
         return model.train()
 
-    def outline(self) -> nn.Module:
-        """Return the policy on the meta device: its weights have shapes and no values, and none is read.
+    def load_meta(self) -> nn.Module:
+        """Return the policy on the meta device: weights have shapes and no values, and no weight file is read.
 
         Raises:
-            UserError: there is no configuration of such a model or adapter.
+            UserError: the configuration of the model or adapter cannot be loaded.
         """
         try:
             config = AutoConfig.from_pretrained(resolve(self.path), trust_remote_code=self.trust_remote_code)
@@ -114,7 +114,7 @@ class PretrainedPolicy:
         model.tie_weights()
         with torch.device("meta"):
             if self.quantize:
-                outline_nf4(model)
+                make_nf4(model)
             model = self._prepared(model)
             if self.lora:
                 model = self._add_adapter(model, self.lora)
@@ -178,7 +178,7 @@ class PretrainedPolicy:
 
 @dataclass(frozen=True)
 class GivenPolicy:
-    """A model in memory that is to be trained: a causal language model of Hugging Face's interface, or PEFT's of one.
+    """A model in memory to train: a causal language model with Hugging Face's interface, or PEFT's model of one.
 
     Args:
         model: the model.
@@ -190,7 +190,7 @@ class GivenPolicy:
         """Return the model, in training mode, on a device.
 
         Raises:
-            UserError: nothing of it is trained.
+            UserError: none of its parameters is trained.
         """
         if not any(param.requires_grad for param in self.model.parameters()):
             raise UserError(
@@ -201,7 +201,7 @@ class GivenPolicy:
 
 
 def source_of(policy: Any) -> PretrainedPolicy | GivenPolicy:
-    """Return where a policy comes from that is given as a path, a `PretrainedPolicy`, or a model.
+    """Return the source of a policy given as a path, a `PretrainedPolicy` or a model.
 
     Raises:
         UserError: it is none of them.

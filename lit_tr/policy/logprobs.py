@@ -1,4 +1,4 @@
-"""Model and batch -> log-probs of the responses."""
+"""Log-probs of the responses of a batch under a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from lit_tr.policy.attention import placeholder_mask
 from lit_tr.policy.sharding import gathers
 
 CHUNK = 2**23
-"""Logits that are held at a time: 32 MB in float32."""
+"""Logits in memory at a time: 32 MB in float32."""
 
 
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and gradients off; the mode of each module is as before after."""
+    """Switch dropout and gradients off, and restore the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -30,7 +30,7 @@ def scoring(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        # autocast keeps the casts it made; made without gradient, they would cut the gradient of a later forward pass
+        # autocast caches its casts; those made without gradient would cut the gradient of a later forward pass
         torch.clear_autocast_cache()
 
 
@@ -52,17 +52,17 @@ def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
 
 def sum_by_response(batch: PairBatch, values: Tensor) -> Tensor:
     """Return the sum of the values of the scored tokens of each response, `(responses,)`."""
-    return torch.stack([part.sum() for part in values.split(batch.lengths.tolist())])
+    return torch.stack([response.sum() for response in values.split(batch.lengths.tolist())])
 
 
 @gathers
 def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> Tensor:
-    """Return the log-probs of all next tokens at the places of some response tokens, `(tokens, vocabulary)`, float32.
+    """Return the log-probs of the full vocabulary at some response tokens, `(tokens, vocabulary)`, float32.
 
     Args:
         model: as for `response_log_probs`.
         batch: prompts and responses.
-        tokens: numbers of response tokens, counted through the responses one after the other, `(tokens,)`.
+        tokens: indices among the scored tokens, response after response, `(tokens,)`.
     """
     if isinstance(batch, PackedBatch):
         causal = causal_model(model)
@@ -88,33 +88,32 @@ def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def accepted(model: nn.Module, **options: Any) -> dict[str, Any]:
-    """Return those of some options that a causal language model takes by name."""
+    """Return the options that a causal language model's forward takes by name."""
     taken = signature(causal_model(model).forward).parameters
     return {name: value for name, value in options.items() if name in taken}
 
 
 def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Return the log-prob of each response token, `(response tokens,)`; logits are made there alone, some at a time.
+    """Return the log-prob of each response token, `(response tokens,)`, by chunks of logits at these tokens only.
 
-    A chunk's logits are made again in the backward pass. Torch's own `linear_cross_entropy` would keep them out of
-    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it knows no capped logits. The kernels of Liger
-    and of cut-cross-entropy run on CUDA alone; Liger's gave wrong gradients to losses that weigh tokens unequally until
+    A chunk's logits are computed again in the backward pass. Torch's own `linear_cross_entropy` would keep them out of
+    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it does not cap logits. The kernels of Liger
+    and of cut-cross-entropy run on CUDA only; Liger's gave wrong gradients to losses that weigh tokens unequally until
     its pull request 1298 (2026).
     """
     causal = causal_model(model)
     hidden = _hidden(causal, batch)
     rows = max(CHUNK // causal.config.get_text_config(decoder=True).vocab_size, 1)
-    parts = zip(batch.predictors.split(rows), batch.targets.split(rows), strict=True)
+    chunks = zip(batch.predictors.split(rows), batch.targets.split(rows), strict=True)
     return torch.cat(
-        [checkpoint(_head_log_probs, causal, hidden[at], targets, use_reentrant=False) for at, targets in parts]
+        [checkpoint(_head_log_probs, causal, hidden[at], targets, use_reentrant=False) for at, targets in chunks]
     )
 
 
 def decoder(causal: Any) -> Any:
-    """Return what a causal language model makes hidden states with: the model without its head."""
-    return (
-        causal.model if causal.base_model is causal else causal.base_model
-    )  # Llama 4 has no part of its prefix's name
+    """Return the decoder of a causal language model: the model without its head."""
+    # Llama 4 has no attribute of the name of its base_model_prefix
+    return causal.model if causal.base_model is causal else causal.base_model
 
 
 def _hidden(causal: Any, batch: PackedBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Proof that packs are computed as the model by itself computes rows, one by one."""
+"""Proof that a model computes packs as it computes rows one by one."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,34 +23,34 @@ Measured on SmolLM2-135M, on NF4 too, and a random Llama, 3 probes each: at most
 of float16), 3e-4 in float16, 0.065 in bfloat16; with wrong positions or a mask that lets responses see each other 0.64
 and more.
 """
-SHARPEST = 0.01
-"""Least tolerance, as a share of the largest, for a model that has less round-off."""
-LONGEST = 8192
-"""Longest window, chunk or top-k, in tokens, that a probe passes."""
-LIMITS = re.compile(r"^(?!max_).*(window|chunk|topk|block_size|local)")
-"""Names, in configurations, of lengths beyond which a model computes otherwise."""
-RESPONSES = (5, 20, 9, 3)
-"""Tokens of the chosen and the rejected responses of a probe's two pairs."""
-KEPT = [*range(5), *range(34, 37)]
-"""Response tokens of the first chosen and the last rejected response, which stay when the others change."""
+MIN_TOLERANCE = 0.01
+"""Least tolerance for models with less round-off, as a share of the largest."""
+MAX_LIMIT = 8192
+"""Longest window, chunk or top-k, in tokens, that is probed."""
+LIMIT_NAMES = re.compile(r"^(?!max_).*(window|chunk|topk|block_size|local)")
+"""Names of configured lengths beyond which a model computes differently."""
+RESPONSE_LENGTHS = (5, 20, 9, 3)
+"""Tokens of the chosen and the rejected responses of the probe's two pairs."""
+UNCHANGED = [*range(5), *range(34, 37)]
+"""Indices of the first chosen and the last rejected response's tokens, which stay when the others change."""
 MARGIN = 32
-"""By how many tokens a prompt passes the longest limit."""
+"""Tokens by which a prompt exceeds the longest limit."""
 
 
 def why_not_packed(model: Any, longest: int | None = None) -> str | None:
-    """Prove the packs of a model; return the reason to pad, or None where they are right.
+    """Return the reason why a model's batches must be padded, or None if its packs are proven.
 
-    Up to round-off, two pairs in one pack must give the distributions of next tokens that the model gives by itself,
-    with its own attention, for the four rows one by one. Their length passes each sliding window, attention chunk and
-    top-k that the configuration names. And other tokens in one response must not move another response's log-probs at
-    all; where kernels sum otherwise for other tokens (an expert gets more of them), their derivative must be 0.
+    Up to round-off, two pairs in one pack must give the next-token distributions that the model gives with its own
+    attention for the four rows one by one. Their length exceeds each sliding window, attention chunk and top-k that the
+    configuration names. And other tokens in one response must not change another response's log-probs at all; if
+    kernels sum in another order for other tokens (an expert gets more of them), their derivative must be 0.
 
-    The model's modes and gradients and the global random state are as before after.
+    The model's modes and gradients and the global random state are restored.
 
     Args:
-        model: a causal language model of Hugging Face's interface, with an adapter or without.
-        longest: most tokens of a prompt with a response in the data, where that is known: a window that is longer never
-            acts, and is not tried.
+        model: a causal language model with Hugging Face's interface, with an adapter or without.
+        longest: most tokens of a prompt with a response in the data, if known: a longer window never acts, and is not
+            probed.
     """
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), scoring(model):
@@ -63,7 +63,7 @@ def why_not_packed(model: Any, longest: int | None = None) -> str | None:
 def _attempt(find: Callable[..., str | None], *args: Any) -> str | None:
     try:
         return find(*args)
-    except Exception as error:  # whatever it is that a foreign model raises: it ends no run
+    except Exception as error:  # whatever a model raises, the run goes on with padded rows
         return f"the model does not take them ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
 
 
@@ -79,30 +79,30 @@ def _objection(model: nn.Module, longest: int | None) -> str | None:
     bound = min(filter(None, (longest, getattr(text, "max_position_embeddings", None))), default=1024)
     limits = {name: value for name, value in _limits(text).items() if value < bound}  # others never act
     for name, value in limits.items():
-        if value > LONGEST:
-            return f"its {name} of {value} is longer than the {LONGEST} tokens that are tried, and rows may be longer"
-    return _difference(model, max(min(max(limits.values(), default=0) + MARGIN, bound - max(RESPONSES)), 8))
+        if value > MAX_LIMIT:
+            return f"its {name} of {value} is longer than the {MAX_LIMIT} tokens that are tried, and rows may be longer"
+    return _difference(model, max(min(max(limits.values(), default=0) + MARGIN, bound - max(RESPONSE_LENGTHS)), 8))
 
 
 def _limits(config: Any) -> dict[str, int]:
-    """Return the lengths, in tokens, that a configuration names as ends of what a token sees, by their names."""
-    named = {name: value for name, value in config.to_dict().items() if LIMITS.search(name)}
+    """Return the lengths, in tokens, that limit what a token sees, by their names in a configuration."""
+    named = {name: value for name, value in config.to_dict().items() if LIMIT_NAMES.search(name)}
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "longrope":  # a longer row lets all rows of its batch turn by other frequencies
+    if rope.get("rope_type") == "longrope":  # a longer row changes the frequencies of all rows of its batch
         named["original_max_position_embeddings"] = rope.get("original_max_position_embeddings")
     return {name: value for name, value in named.items() if isinstance(value, int)}
 
 
 def _difference(model: nn.Module, length: int) -> str | None:
-    """Return what is wrong with packs whose longest prompt has some length."""
+    """Return what is wrong with packs whose longest prompt has this length, or None."""
     pairs, others = _pairs(model, length)
     packed, moved = (_log_probs(model, Collator()(some)) for some in (pairs, others))
     largest = TOLERANCE.get(_precision(model), max(TOLERANCE.values()))
-    by = _divergence(packed[KEPT], moved[KEPT]).max().item()
-    if not torch.equal(packed[KEPT], moved[KEPT]) and (not by <= largest or _depends(model)):
-        return f"other tokens in one response move the distributions of another one's, by {by:.2g} nats"
-    divergence = _median(_divergence(packed, _rows(model, pairs)), RESPONSES)
-    tolerance = min(max(10 * _round_off(model, pairs[:1]), SHARPEST * largest), largest)
+    change = _divergence(packed[UNCHANGED], moved[UNCHANGED]).max().item()
+    if not torch.equal(packed[UNCHANGED], moved[UNCHANGED]) and (not change <= largest or _depends(model)):
+        return f"other tokens in one response move the distributions of another one's, by {change:.2g} nats"
+    divergence = _median(_divergence(packed, _rows(model, pairs)), RESPONSE_LENGTHS)
+    tolerance = min(max(10 * _round_off(model, pairs[:1]), MIN_TOLERANCE * largest), largest)
     if divergence <= tolerance:
         return None
     return f"packs and rows one by one diverge by {divergence:.2g} nats at a token, where round-off is {tolerance:.2g}"
@@ -130,13 +130,17 @@ def _pairs(model: nn.Module, length: int) -> tuple[list[TokenizedExample], list[
         return torch.randint(size // 4, max(size * 3 // 4, 1), (count,), generator=draw).tolist()
 
     first, last = (
-        TokenizedExample(ids(prompt), ids(RESPONSES[i]), ids(RESPONSES[i + 2])) for i, prompt in enumerate((1, length))
+        TokenizedExample(ids(prompt), ids(RESPONSE_LENGTHS[i]), ids(RESPONSE_LENGTHS[i + 2]))
+        for i, prompt in enumerate((1, length))
     )
-    return [first, last], [replace(first, rejected=ids(RESPONSES[2])), replace(last, chosen=ids(RESPONSES[1]))]
+    return [first, last], [
+        replace(first, rejected=ids(RESPONSE_LENGTHS[2])),
+        replace(last, chosen=ids(RESPONSE_LENGTHS[1])),
+    ]
 
 
 def _log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
-    """Return the log-probs of all next tokens at the response tokens of a batch, `(tokens, vocabulary)`."""
+    """Return the log-probs of the full vocabulary at the response tokens of a batch, `(tokens, vocabulary)`."""
     batch = batch.to(causal_model(model).device)
     return vocabulary_log_probs(model, batch, torch.arange(int(batch.lengths.sum()), device=batch.lengths.device))
 
@@ -161,17 +165,17 @@ def _divergence(log_probs: Tensor, others: Tensor) -> Tensor:
 
 
 def _median(values: Tensor, lengths: Sequence[int]) -> float:
-    """Return the largest median of a response: a router that tips over at a token is no error of the others."""
-    return max(part.median().item() for part in values.split(list(lengths)))
+    """Return the largest median of a response: a router's other choice at one token does not count."""
+    return max(response.median().item() for response in values.split(list(lengths)))
 
 
 def _round_off(model: nn.Module, pairs: Sequence[TokenizedExample]) -> float:
-    """Return the divergence of padded rows from the same rows one by one: the mean of a token, in nats."""
+    """Return the mean divergence of padded rows from the same rows one by one, in nats per token."""
     return _divergence(_log_probs(model, Collator(packed=False)(pairs)), _rows(model, pairs)).mean().item()
 
 
 def _depends(model: nn.Module) -> bool:
-    """Return whether the log-probs of the kept responses have a derivative by the embeddings of the others."""
+    """Return whether the log-probs of the unchanged responses depend on the embeddings of the others."""
     pairs, others = _pairs(model, MARGIN)
     batch, other = Collator()(pairs), Collator()(others)
     assert isinstance(batch, PackedBatch)
@@ -184,7 +188,7 @@ def _depends(model: nn.Module) -> bool:
     )
     try:
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(_log_probs(model, batch)[KEPT].sum(), embedded)
+            (gradient,) = torch.autograd.grad(_log_probs(model, batch)[UNCHANGED].sum(), embedded)
     finally:
         hook.remove()
     return bool(gradient[0, (batch.input_ids != other.input_ids)[0].to(gradient.device)].any())

@@ -13,16 +13,16 @@ from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
 BLOCK = 64
-"""Weights that share a scale (QLoRA, arXiv 2305.14314, Sec. 3)."""
+"""Number of weights that share a scale (QLoRA, arXiv 2305.14314, Sec. 3)."""
 
 
 class NF4Linear(nn.Module):
-    """A linear layer that holds what another one has in 4 bits, and is not trained.
+    """A frozen 4-bit copy of a linear layer.
 
-    bitsandbytes' own `Linear4bit` cannot be written a second time, nor be read back by `load_state_dict`.
+    bitsandbytes' own `Linear4bit` cannot be quantized a second time, nor restored by `load_state_dict`.
 
     Args:
-        linear: the layer to hold; its bias is held as it is.
+        linear: the layer to copy; its bias keeps its precision.
     """
 
     codes: Tensor
@@ -35,11 +35,11 @@ class NF4Linear(nn.Module):
         self.register_buffer("codes", None)
         self.register_buffer("scales", None)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
-        self.take(linear)
+        self.copy_from(linear)
 
     @torch.no_grad()
-    def take(self, linear: nn.Linear) -> None:
-        """Hold the weights that another layer has now."""
+    def copy_from(self, linear: nn.Linear) -> None:
+        """Quantize the weights of a layer."""
         self.codes, state = quantize_4bit(linear.weight.contiguous(), blocksize=BLOCK, quant_type="nf4")
         self.scales = state.absmax
         if self.bias is not None:
@@ -47,7 +47,7 @@ class NF4Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights as they are held, `(out, in)`."""
+        """The dequantized weights, `(out, in)`."""
         state = QuantState(self.scales, self.shape, blocksize=BLOCK, quant_type="nf4", dtype=self.dtype)
         return dequantize_4bit(self.codes, state)
 
@@ -57,18 +57,18 @@ class NF4Linear(nn.Module):
 
 
 def quantized_copy(model: Any) -> Any:
-    """Return a copy of a model whose linear layers are `NF4Linear`, but for the output head."""
+    """Return a copy of a model whose linear layers, except the output head, are `NF4Linear`."""
     head = model.get_output_embeddings()
     linears = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
     return deepcopy(model, {id(linear): NF4Linear(linear) for linear in linears})
 
 
 def nf4(compute_dtype: torch.dtype, in_shards: bool = False) -> BitsAndBytesConfig:
-    """Return how transformers is to hold a base in 4 bits.
+    """Return the configuration of a 4-bit base for transformers.
 
     Args:
         compute_dtype: precision that the layers compute in.
-        in_shards: pack the codes into numbers of that precision, for FSDP2 parts floating-point weights alone.
+        in_shards: store the codes as numbers of that precision, since FSDP2 shards floating-point weights only.
     """
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -80,13 +80,13 @@ def nf4(compute_dtype: torch.dtype, in_shards: bool = False) -> BitsAndBytesConf
 
 
 @torch.no_grad()
-def outline_nf4(model: Any) -> None:
-    """Give a model without weights the 4-bit layers that transformers would give it: all but those at its output."""
+def make_nf4(model: Any) -> None:
+    """Give a model on the meta device the 4-bit layers that transformers would: all except the output."""
     config = nf4(model.dtype)
     replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            state = _outline_state(module.weight.shape, model.dtype)
+            state = _meta_state(module.weight.shape, model.dtype)
             codes = torch.empty((module.weight.numel() + 1) // 2, 1, dtype=torch.uint8)
             module.weight = Params4bit(codes, quant_state=state, bnb_quantized=True, module=module)
             module.quant_state = state
@@ -96,11 +96,11 @@ def outline_nf4(model: Any) -> None:
     model.is_loaded_in_4bit = model.is_quantized = True
 
 
-def _outline_state(shape: torch.Size, dtype: torch.dtype) -> QuantState:
+def _meta_state(shape: torch.Size, dtype: torch.dtype) -> QuantState:
     blocks = -(-shape.numel() // BLOCK)
     scales = QuantState(
         torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32
-    )  # the scales are held in 8 bits, with a scale for 256 of them
+    )  # scales are 8 bits wide, and 256 of them share one of their own
     return QuantState(
         torch.empty(blocks, dtype=torch.uint8),
         shape=shape,
@@ -117,7 +117,7 @@ def keep_layout(model: nn.Module) -> None:
     """Keep the 4-bit layout that has a gradient.
 
     On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a weight for good at its first forward pass in eval mode, into a
-    layout whose product has none: what is below that layer would silently stop learning.
+    layout whose product has none: what is below that layer would silently stop training.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):

@@ -1,4 +1,4 @@
-"""Weights in shards: FSDP2 (`fully_shard`) on a policy and its references, each layer a unit."""
+"""Sharded weights: FSDP2 (`fully_shard`) on a policy and its references, one unit per layer."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -18,51 +18,51 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     Args:
         model: a causal language model, with an adapter or without.
-        mesh: the devices among which each weight is parted.
+        mesh: the devices that each weight is sharded over.
 
     Raises:
-        UserError: some weights are no floating-point numbers.
+        UserError: some weights are not floating-point numbers.
     """
     for name, param in model.named_parameters():
         if not param.is_floating_point():
             raise UserError(
-                f"{name}: FSDP2 parts floating-point weights alone, and these are {param.dtype}: in place of a base "
+                f"{name}: FSDP2 shards floating-point weights only, and these are {param.dtype}: in place of a base "
                 "that is saved in 4 bits take the original with model.policy.quantize nf4, or take trainer.strategy ddp"
             )
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
             fully_shard(layer, mesh=mesh)
-    # FSDP2 would leave embeddings and head gathered behind a forward pass, and an update would meet them whole
+    # else FSDP2 would leave embeddings and head gathered after a forward pass, and an update would get full tensors
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    for part in model.modules():
-        # at its first gathering FSDP2 notes for good which weights are trained, and a reference is scored first
-        if isinstance(part, FSDPModule):
-            part.unshard()
-            part.reshard()
+    for unit in model.modules():
+        # at the first gather FSDP2 records for good which weights are trained, and a reference is scored first
+        if isinstance(unit, FSDPModule):
+            unit.unshard()
+            unit.reshard()
     return model
 
 
 def data_mesh(mesh: DeviceMesh | None) -> DeviceMesh | None:
-    """Return the devices that the weights are sharded among, if they are.
+    """Return the devices that the weights are sharded over, if they are.
 
     Raises:
-        UserError: single tensors are to be divided, too.
+        UserError: tensor parallelism is configured, too.
     """
     if mesh is None:
         return None
     if mesh["tensor_parallel"].size() > 1:
         raise UserError(
-            "lit_tr shards weights by FSDP2 and not by tensors: give ModelParallelStrategy data_parallel_size N and "
-            "tensor_parallel_size 1"
+            "lit_tr shards weights by FSDP2, without tensor parallelism: give ModelParallelStrategy "
+            "data_parallel_size N and tensor_parallel_size 1"
         )
     return mesh["data_parallel"]
 
 
 def gathers(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a function that runs parts of its first argument, a model, find the model's own shards gathered.
+    """Gather the shards of a model for a function that calls submodules of it, its first argument.
 
-    FSDP2 gathers what no layer holds, embeddings and head, when the model itself is called. The function becomes a
-    method of the model that counts as its call.
+    FSDP2 gathers embeddings and head, which are in no layer, when the model itself is called. The function becomes a
+    forward method of the model.
     """
     name = f"_lit_tr_{score.__name__}"
 
@@ -78,18 +78,18 @@ def gathers(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return called
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return this rank's shard of a tensor, or the tensor if it is whole."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor, or the tensor if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whole, on each rank; to be called on all of them."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor on each rank; a collective call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def write(target: Tensor, value: Tensor) -> None:
-    """Write a whole value to a tensor, or to this rank's shard of it; the shards are those of the first rank's value.
+    """Write a full value to a tensor, or to this rank's shard of it; the shards are those of rank 0's value.
 
     Other ranks may have computed another one, on other hardware: a matrix has more than one decomposition.
     """
@@ -99,7 +99,7 @@ def write(target: Tensor, value: Tensor) -> None:
 
 
 def of_ranks(value: Any) -> list[Any]:
-    """Return a value of each rank; to be called on all of them."""
+    """Gather an object from each rank; a collective call."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""How one language model follows another: what a reference is, and its kinds."""
+"""References: how one language model follows another."""
 
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.adapter import AdapterReference
@@ -11,11 +11,11 @@ __all__ = ["AdapterReference", "CopyReference", "FrozenReference", "Reference", 
 
 
 def alternatives(source: PretrainedPolicy, soft: bool) -> dict[str, Reference]:
-    """Return references of all kinds that go with a policy, by what tells them apart.
+    """Return the references that work with a policy, by a short description.
 
     Args:
-        source: where the policy comes from.
-        soft: they are moved by soft updates.
+        source: the policy.
+        soft: whether they take soft updates.
     """
     if source.lora or source.adapter:
         return {"Frozen": FrozenReference(), "Adapter": AdapterReference()}

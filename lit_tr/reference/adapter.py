@@ -20,34 +20,34 @@ from lit_tr.policy.adapters import (
     saved_modules,
 )
 from lit_tr.policy.loading import CAST_PRECISIONS
-from lit_tr.policy.sharding import whole, write
-from lit_tr.reference.averaging import Alpha, blend_tensors, rate
+from lit_tr.policy.sharding import full_tensor, write
+from lit_tr.reference.averaging import Alpha, alpha_of, soft_update_tensors
 from lit_tr.reference.base import Reference, updates_of
-from lit_tr.reference.lowrank import LowRank, average, squared_norm, widened
+from lit_tr.reference.lowrank import LowRank, average, padded, squared_norm
 
-TOGETHER = 8
-"""Layers that are averaged at a time on a CPU: many small products, few enough for a cache."""
-TINY = 2.0**-20
-"""An alpha that no factor of a layer brings to 1, where rates are cut off."""
+LAYERS_AT_ONCE = 8
+"""Layers averaged at a time on a CPU: a batch of small products that fits into a cache."""
+SMALL_ALPHA = 2.0**-20
+"""An alpha that stays below 1, where alphas are clamped, times any factor of `layers`."""
 
 
 class AdapterReference(Reference):
     """A second, frozen LoRA adapter on the policy's own (4-bit) base.
 
-    A hard update is exact. A soft update averages the weights, `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0`, and cuts the
-    average back to the reference's rank; what that leaves out is logged as `relative_error`, of the Frobenius norm over
+    A hard update is exact. A soft update averages the weights, `alpha * B1 @ A1 + (1 - alpha) * B0 @ A0`, and truncates
+    the average to the reference's rank; the truncation error is logged as `relative_error`, in the Frobenius norm over
     all layers, before the factors are rounded to the adapter's precision. The average of each factor by itself is
     another matrix: it differs from that of the weights by `alpha * (1 - alpha) * (B1 - B0) @ (A1 - A0)`.
 
-    Rates of single layers (`layers` of an update) go by the names of the policy's own parameters; in weight space the A
-    and B of a layer move together, so both names must give one rate.
+    The `layers` of an update go by the names of the policy's own parameters; in weight space the A and B of a layer
+    move as one, so both names must give the same alpha.
 
     Args:
         average: `weight_space`, or `factors` for the average of each factor, which costs next to nothing.
         rank: rank of the reference's adapter, the policy's or more; None takes twice the policy's for `weight_space`,
             and the policy's for `factors`, which can have no other.
         dtype: precision of the reference's adapter; None takes that of the policy's.
-        log_error: with `factors`, compute the average of the weights as well and log how far the result is from it.
+        log_error: with `factors`, compute the average of the weights as well, and log the `relative_error` to it.
     """
 
     adapter = "reference"
@@ -66,7 +66,7 @@ class AdapterReference(Reference):
         self.average, self.rank, self.dtype, self.log_error = average, rank, dtype, log_error
 
     def setup(self, trainer: Any, module: Any) -> None:
-        """Check that the trainer does not cast what is to stay in a precision of its own.
+        """Check that the trainer does not cast an adapter that has a `dtype` of its own.
 
         Raises:
             UserError: it does.
@@ -79,7 +79,7 @@ class AdapterReference(Reference):
             )
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
+        """Become a copy of the policy.
 
         Raises:
             UserError: the policy trains no adapter, or one that is no plain LoRA.
@@ -100,19 +100,19 @@ class AdapterReference(Reference):
             yield policy
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
-        """Check the rates that updates give to single layers.
+        """Check the alpha that each update gives to each layer.
 
         Raises:
-            UserError: A and B of a layer have different ones, in weight space.
+            UserError: the A and B of a layer have different ones, in weight space.
         """
         for update in updates_of(trainer) if self.average == "weight_space" else []:
-            self._rates(module.policy, update.weights(TINY))
+            self._alphas(module.policy, update.weights(SMALL_ALPHA))
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move the reference's adapter towards the policy's.
 
         Returns:
-            `relative_error`: of the new weights of the adapter against the average of the weights.
+            `relative_error`: of the adapter's new weights to the average of the weights.
 
         Raises:
             UserError: alpha is not in [0, 1], A and B of a layer have different ones, or the policy has diverged.
@@ -123,11 +123,11 @@ class AdapterReference(Reference):
             self._copy(policy)
             return {"relative_error": 0.0}
         if self.average == "weight_space":
-            rates = self._rates(policy, alpha)
-            self._blend_others(policy, alpha)
-            return {"relative_error": self._average(policy, rates)}
+            alphas = self._alphas(policy, alpha)
+            self._update_modules_to_save(policy, alpha)
+            return {"relative_error": self._average(policy, alphas)}
         exact = self._exact(policy, alpha) if self.log_error else None
-        blend_tensors(adapter_parameters(policy), adapter_parameters(policy, self.adapter), alpha)
+        soft_update_tensors(adapter_parameters(policy), adapter_parameters(policy, self.adapter), alpha)
         return {} if exact is None else {"relative_error": self._distance(policy, exact)}
 
     def tensors(self, policy: nn.Module) -> Iterable[torch.Tensor]:
@@ -136,55 +136,55 @@ class AdapterReference(Reference):
 
     @torch.no_grad()
     def distance(self, policy: nn.Module) -> float:
-        """Return the Frobenius norm of the difference of what the two adapters add to the weights."""
+        """Return the Frobenius norm of the difference between what the two adapters add to the weights."""
         squares = [_squared_distance(*pair) for pair in self._pairs(policy).values()]
         return torch.stack(squares).sum().sqrt().item()
 
     def _pairs(self, policy: nn.Module) -> dict[str, tuple[LowRank, ...]]:
-        """Return the factors of the policy and of the reference, by layers."""
+        """Return the factors of the policy and of the reference, by layer."""
         return lora_factors(policy, POLICY_ADAPTER, self.adapter)
 
     @torch.no_grad()
     def _copy(self, policy: nn.Module) -> None:
         for ours, theirs in self._pairs(policy).values():
-            _write(theirs, *widened(_whole(ours), theirs))
-        self._blend_others(policy, 1.0)
+            _write(theirs, *padded(_gathered(ours), theirs))
+        self._update_modules_to_save(policy, 1.0)
 
-    def _blend_others(self, policy: nn.Module, alpha: Alpha) -> None:
-        """Blend what is trained beside the factors: whole modules."""
-        blend_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.adapter), alpha)
+    def _update_modules_to_save(self, policy: nn.Module, alpha: Alpha) -> None:
+        """Update the `modules_to_save`, which are trained in full beside the factors."""
+        soft_update_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.adapter), alpha)
 
-    def _rates(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+    def _alphas(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Return the alpha of each layer, by the name of its A."""
-        rates = {name: rate(alpha, name) for name in self._pairs(policy)}
-        for name, one in rates.items():
+        alphas = {name: alpha_of(alpha, name) for name in self._pairs(policy)}
+        for name, one in alphas.items():
             other = name.replace("lora_A.", "lora_B.").replace("lora_embedding_A.", "lora_embedding_B.")
-            if rate(alpha, other) != one:
+            if alpha_of(alpha, other) != one:
                 raise UserError(
-                    f"{name} is to move at another rate than its B, and in weight space they move together: name the "
-                    "layer in layers, without lora_A and lora_B, or set average factors"
+                    f"{name} has another alpha than its B, and in weight space a layer has one: name the layer in "
+                    "layers, without lora_A and lora_B, or set average factors"
                 )
-        return rates
+        return alphas
 
     @torch.no_grad()
-    def _average(self, policy: nn.Module, rates: dict[str, float]) -> float:
-        """Average layer by layer, some of one shape at a time; return the relative error."""
+    def _average(self, policy: nn.Module, alphas: dict[str, float]) -> float:
+        """Average batches of layers of one shape; return the relative error."""
         pairs = self._pairs(policy)
         groups: dict[tuple, list[str]] = {}
         for name, (ours, theirs) in pairs.items():
-            if rates[name] == 0:
+            if alphas[name] == 0:
                 continue
-            key = (ours.a.shape, ours.b.shape, ours.scaling, theirs.a.shape, theirs.scaling, rates[name])
+            key = (ours.a.shape, ours.b.shape, ours.scaling, theirs.a.shape, theirs.scaling, alphas[name])
             groups.setdefault(key, []).append(name)
         cuts, totals = [], []
         for (*_, weight), names in groups.items():
             one = pairs[names[0]][0].a
-            # what lies in shards is gathered a layer at a time
-            some = 1 if isinstance(one, DTensor) else TOGETHER if one.device.type == "cpu" else len(names)
-            for part in (names[i : i + some] for i in range(0, len(names), some)):
-                ours, theirs = (_stack([pairs[name][side] for name in part]) for side in (0, 1))
-                a, b, cut, total = _finite_average(ours, theirs, weight, part[0])
-                for name, *factors in zip(part, a, b, strict=True):
+            # shards are gathered layer by layer
+            size = 1 if isinstance(one, DTensor) else LAYERS_AT_ONCE if one.device.type == "cpu" else len(names)
+            for batch in (names[i : i + size] for i in range(0, len(names), size)):
+                ours, theirs = (_stack([pairs[name][side] for name in batch]) for side in (0, 1))
+                a, b, cut, total = _finite_average(ours, theirs, weight, batch[0])
+                for name, *factors in zip(batch, a, b, strict=True):
                     _write(pairs[name][1], *factors)
                 cuts.append(cut.sum())
                 totals.append(total.sum())
@@ -192,25 +192,25 @@ class AdapterReference(Reference):
 
     @torch.no_grad()
     def _exact(self, policy: nn.Module, alpha: Alpha) -> dict[str, LowRank]:
-        """Return the average of the weights, whole, as stacked factors."""
+        """Return the average of the weights, gathered, as stacked factors."""
         exact = {}
         for name, pair in self._pairs(policy).items():
-            weight, (one, other) = rate(alpha, name), map(_whole, pair)
+            weight, (one, other) = alpha_of(alpha, name), map(_gathered, pair)
             b = torch.cat([weight * one.scaling * one.b, (1 - weight) * other.scaling * other.b], dim=-1)
             exact[name] = LowRank(torch.cat([one.a, other.a], dim=-2), b, 1.0)
         return exact
 
     @torch.no_grad()
     def _distance(self, policy: nn.Module, exact: dict[str, LowRank]) -> float:
-        """Return how far the reference's weights are from some matrices, relative to these."""
+        """Return the distance of the reference's weights from `exact`, relative to the norm of `exact`."""
         theirs = lora_factors(policy, self.adapter)
-        ways = [_squared_distance(one, *theirs[name]) for name, one in exact.items()]
-        return _ratio(torch.stack(ways).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
+        squares = [_squared_distance(one, *theirs[name]) for name, one in exact.items()]
+        return _ratio(torch.stack(squares).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
 
 
 def _stack(factors: list[LowRank]) -> LowRank:
-    parts = [_whole(one) for one in factors]
-    return LowRank(torch.stack([part.a for part in parts]), torch.stack([part.b for part in parts]), parts[0].scaling)
+    full = [_gathered(one) for one in factors]
+    return LowRank(torch.stack([one.a for one in full]), torch.stack([one.b for one in full]), full[0].scaling)
 
 
 def _finite_average(ours: LowRank, theirs: LowRank, weight: float, name: str) -> tuple[torch.Tensor, ...]:
@@ -218,7 +218,7 @@ def _finite_average(ours: LowRank, theirs: LowRank, weight: float, name: str) ->
         return average(ours, theirs, weight)
     except torch.linalg.LinAlgError as error:
         raise UserError(
-            f"{name}: the policy's adapter cannot be averaged, for it holds infinite numbers or none: training has "
+            f"{name}: the policy's adapter cannot be averaged, for it holds non-finite numbers: training has "
             "diverged; lower the learning rate, or go on from an earlier checkpoint"
         ) from error
 
@@ -228,14 +228,14 @@ def _write(target: LowRank, a: torch.Tensor, b: torch.Tensor) -> None:
     write(target.b, b)
 
 
-def _whole(one: LowRank) -> LowRank:
-    return replace(one, a=whole(one.a), b=whole(one.b))
+def _gathered(one: LowRank) -> LowRank:
+    return replace(one, a=full_tensor(one.a), b=full_tensor(one.b))
 
 
 def _squared_distance(one: LowRank, other: LowRank) -> torch.Tensor:
-    other = _whole(other)
-    return squared_norm(_whole(one), replace(other, b=-other.b))
+    other = _gathered(other)
+    return squared_norm(_gathered(one), replace(other, b=-other.b))
 
 
-def _ratio(lost: torch.Tensor, whole: torch.Tensor) -> float:
-    return (lost / whole.clamp(min=torch.finfo(whole.dtype).tiny)).sqrt().item()
+def _ratio(lost: torch.Tensor, total: torch.Tensor) -> float:
+    return (lost / total.clamp(min=torch.finfo(total.dtype).tiny)).sqrt().item()

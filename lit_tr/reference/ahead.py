@@ -1,4 +1,4 @@
-"""What a policy says of all rows of a set, computed once and kept on disk."""
+"""Reference log-probs of all rows of a set, precomputed and saved on disk."""
 
 from dataclasses import replace
 from hashlib import blake2b
@@ -16,15 +16,15 @@ from lit_tr.errors import UserError
 from lit_tr.policy.logprobs import scoring, token_log_probs
 from lit_tr.policy.sharding import of_ranks
 
-AT_ONCE = 16
-"""Rows that are scored at a time; a pack computes each prompt with its responses by itself."""
+BATCH_SIZE = 16
+"""Rows per batch; in a pack each prompt with its responses is computed by itself."""
 
 
 class Rows:
-    """The examples of a data module that are trained on or validated with, and their KL rows.
+    """The training or validation examples of a data module, and their KL rows.
 
     Args:
-        data: a `PreferenceDataModule` that is set up.
+        data: a `PreferenceDataModule` after its setup.
         name: `train` or `val`.
     """
 
@@ -35,15 +35,15 @@ class Rows:
         self.kl_rows = self.collator.kl_rows(self.examples) if self.collator.mismatched else none
 
     def flat(self) -> list[TokenizedExample]:
-        """Return all that is to be scored."""
+        """Return all examples to score."""
         return self.examples + [row for rows in self.kl_rows for row in rows]
 
     def digest(self) -> str:
         """Return a hash of the token ids and of which of them are scored."""
-        found = blake2b(digest_size=16)
+        hashed = blake2b(digest_size=16)
         for one in self.flat():
-            found.update(repr((one.prompt, one.chosen, one.rejected, one.chosen_scored, one.rejected_scored)).encode())
-        return found.hexdigest()
+            hashed.update(repr((one.prompt, one.chosen, one.rejected, one.chosen_scored, one.rejected_scored)).encode())
+        return hashed.hexdigest()
 
     def lengths(self) -> list[int]:
         """Return the number of scored tokens of each response."""
@@ -55,12 +55,12 @@ class Rows:
         ]
 
     def attach(self, log_probs: Tensor) -> None:
-        """Put the log-probs of all scored tokens on the examples."""
-        coming = iter(log_probs.split(self.lengths()))
-        own = [list(islice(coming, len(example.responses))) for example in self.examples]
-        borrowed = [list(islice(coming, len(rows))) for rows in self.kl_rows]
-        for i, parts in enumerate(zip(own, self.kl_rows, borrowed, strict=True)):
-            self.examples[i] = replace(self.examples[i], ahead=Ahead(*parts))
+        """Attach the log-probs of all scored tokens to the examples."""
+        remaining = iter(log_probs.split(self.lengths()))
+        own = [list(islice(remaining, len(example.responses))) for example in self.examples]
+        borrowed = [list(islice(remaining, len(rows))) for rows in self.kl_rows]
+        for i, ahead in enumerate(map(Ahead, own, self.kl_rows, borrowed)):
+            self.examples[i] = replace(self.examples[i], ahead=ahead)
 
 
 def score(rows: Rows, module: Any) -> Tensor:
@@ -71,12 +71,11 @@ def score(rows: Rows, module: Any) -> Tensor:
     examples = rows.flat()
     rank, ranks = module.global_rank, module.trainer.world_size
     collator = replace(rows.collator, mismatched=False)
-    # as many batches on each rank: the passes of sharded weights are collective
-    batches = [examples[i : i + AT_ONCE] for i in range(0, len(examples), AT_ONCE)]
+    # the same number of batches on each rank: forward passes of sharded weights are collective
+    batches = [examples[i : i + BATCH_SIZE] for i in range(0, len(examples), BATCH_SIZE)]
     own = [batches[i] if i < len(batches) else [] for i in range(rank, -(-len(batches) // ranks) * ranks, ranks)]
-    found = [_score(module, collator, batch) for batch in own]
-    of_all = of_ranks(found)
-    ordered = [of_all[i % ranks][i // ranks] for i in range(len(batches))]
+    gathered = of_ranks([_score(module, collator, batch) for batch in own])
+    ordered = [gathered[i % ranks][i // ranks] for i in range(len(batches))]
     return torch.cat([log_probs for batch in ordered for log_probs in batch])
 
 
@@ -85,26 +84,26 @@ def _score(module: Any, collator: Any, examples: list[TokenizedExample]) -> list
     batch = collator(examples)
     placed = module.placed(batch)
     with module.trainer.precision_plugin.forward_context(), scoring(module.policy):
-        found = list(token_log_probs(module.policy, placed).cpu().split(batch.lengths.tolist()))
-    sides = iter(found[: batch.chosen]), iter(found[batch.chosen :])
-    given = [(one.chosen, one.rejected) for one in examples]
-    return [next(side) for pair in given for side, ids in zip(sides, pair, strict=True) if ids is not None]
+        log_probs = list(token_log_probs(module.policy, placed).cpu().split(batch.lengths.tolist()))
+    sides = iter(log_probs[: batch.chosen]), iter(log_probs[batch.chosen :])
+    pairs = [(one.chosen, one.rejected) for one in examples]
+    return [next(side) for pair in pairs for side, ids in zip(sides, pair, strict=True) if ids is not None]
 
 
 def load(path: Path, rows: Rows) -> Tensor:
-    """Return the log-probs of a file.
+    """Load log-probs from a file.
 
     Raises:
         UserError: they are those of other rows.
     """
     with safe_open(path, "pt") as file:
         if file.metadata()["rows"] != rows.digest():
-            raise UserError(f"{path}: the log-probs are those of other rows: go on with the same rows, or start anew")
+            raise UserError(f"{path}: the log-probs are those of other rows: go on with the same rows, or start over")
         return file.get_tensor("log_probs")
 
 
 def save(path: Path, rows: Rows, log_probs: Tensor) -> None:
-    """Keep log-probs in a file, which is there when all of it is."""
+    """Save log-probs in a file, which appears once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file({"log_probs": log_probs}, partial, {"rows": rows.digest()})

@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import UserError
-from lit_tr.policy.sharding import local
+from lit_tr.policy.sharding import local_shard
 from lit_tr.reference.precision import PlainAverage, lerp
 
 Alpha = float | Callable[[str], float]
@@ -29,7 +29,7 @@ def check_alpha(alpha: float, zero: bool = False) -> float:
     raise UserError(f"alpha must be in {interval}, not {alpha}: 1 copies the policy, 0 {never} the reference")
 
 
-def rate(alpha: Alpha, name: str) -> float:
+def alpha_of(alpha: Alpha, name: str) -> float:
     """Return the alpha of a parameter.
 
     Raises:
@@ -38,7 +38,7 @@ def rate(alpha: Alpha, name: str) -> float:
     return check_alpha(alpha(name) if callable(alpha) else alpha, zero=True)
 
 
-def blend(
+def soft_update(
     policy: nn.Module,
     reference: nn.Module,
     alpha: Alpha,
@@ -50,16 +50,16 @@ def blend(
 
     Eq. 5 of the TR-DPO paper (arXiv 2404.09656), and with alpha = 1 its Eq. 6.
 
-    All floating-point parameters are blended, frozen ones too; packed integer or 4-bit codes never are. With alpha = 1
+    All floating-point parameters are averaged, frozen ones too; integer or 4-bit codes never are. With alpha = 1
     the result equals the policy bit for bit; alpha = 0 changes nothing.
 
     Args:
         policy: the model in training.
         reference: a model of the same architecture, on any device.
         alpha: weight of the policy, in [0, 1].
-        average: as for `blend_tensors`.
-        without: names of modules whose own parameters are left out.
-        buffers: what is done to those that both have and a checkpoint holds; the others are constants.
+        average: as for `soft_update_tensors`.
+        without: names of modules whose own parameters are skipped.
+        buffers: what to do with buffers that both models have and save; the others are constants.
 
     Raises:
         UserError: alpha is out of range, or the two models differ in names or shapes.
@@ -69,48 +69,48 @@ def blend(
         for name, param in parameters(policy).items()
         if not _is_packed(param) and name.rpartition(".")[0] not in without
     }
-    blend_tensors(plain, parameters(reference), alpha, average)
+    soft_update_tensors(plain, parameters(reference), alpha, average)
     if alpha == 0 or buffers == "leave":
         return
     theirs, saved = _plain(reference.named_buffers()), _plain(reference.state_dict().items())
     ours = {name: buffer for name, buffer in _plain(policy.named_buffers()).items() if name in theirs and name in saved}
     if buffers == "average":
-        numbers = {name: ours.pop(name) for name in [*ours] if ours[name].is_floating_point()}
-        blend_tensors(numbers, theirs, alpha, average)
+        floats = {name: ours.pop(name) for name in [*ours] if ours[name].is_floating_point()}
+        soft_update_tensors(floats, theirs, alpha, average)
     for name, buffer in ours.items():
         theirs[name].copy_(buffer)
 
 
 @torch.no_grad()
-def blend_tensors(
+def soft_update_tensors(
     policy: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
     alpha: Alpha,
     average: PlainAverage | None = None,
 ) -> None:
-    """Blend tensors by name, as `blend` does; `reference` may hold more names than `policy`.
+    """Update tensors by name, as `soft_update` does; `reference` may have more names than `policy`.
 
-    Of weights in shards each rank blends its own.
+    Each rank updates its own shards.
 
     Args:
-        policy: tensors in training.
-        reference: tensors that move.
-        alpha: weight of the policy, in [0, 1], or a function from a tensor's name to it; 0 leaves a tensor as it is.
-        average: how the sums are taken; None takes them in the reference's own precision.
+        policy: tensors of the policy.
+        reference: tensors to update.
+        alpha: weight of the policy, in [0, 1], or a function from a tensor's name to it; 0 leaves a tensor unchanged.
+        average: how averages are kept; None rounds them to the reference's own precision.
     """
-    alphas = {name: rate(alpha, name) for name in policy}
+    alphas = {name: alpha_of(alpha, name) for name in policy}
     check_match(policy, reference)
     average = average or PlainAverage()
     average.begin({name: reference[name] for name in policy if alphas[name] != 0})
     alike: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
-    for name, whole in policy.items():
-        target, goal, weight, kept = local(reference[name]), local(whole), alphas[name], average.of(name)
+    for name, tensor in policy.items():
+        target, goal, weight, kept = local_shard(reference[name]), local_shard(tensor), alphas[name], average.of(name)
         if weight == 0:
             continue
         if kept is None and (target.dtype, target.device) == (goal.dtype, goal.device):
             alike.setdefault((target.dtype, target.device, weight), []).append((target, goal))
         else:
-            average.move(target, None if kept is None else local(kept), goal, weight)
+            average.move(target, None if kept is None else local_shard(kept), goal, weight)
     for (*_, weight), pairs in alike.items():
         targets, goals = zip(*pairs, strict=True)
         lerp(list(targets), list(goals), weight)
@@ -118,13 +118,13 @@ def blend_tensors(
 
 @torch.no_grad()
 def distance(policy: nn.Module, reference: nn.Module) -> float:
-    """Return the Euclidean norm of policy - reference over all parameters that `blend` moves."""
+    """Return the Euclidean norm of policy - reference over all parameters that `soft_update` updates."""
     theirs, squares, mesh = parameters(reference), torch.zeros((), dtype=torch.float64), None
     for name, param in parameters(policy).items():
         if not _is_packed(param):
             mesh = param.device_mesh if isinstance(param, DTensor) else mesh
-            way = local(param) - local(theirs[name]).to(local(param))
-            norm = torch.linalg.vector_norm(way, dtype=torch.promote_types(way.dtype, torch.float32))
+            difference = local_shard(param) - local_shard(theirs[name]).to(local_shard(param))
+            norm = torch.linalg.vector_norm(difference, dtype=torch.promote_types(difference.dtype, torch.float32))
             squares += norm.to("cpu", torch.float64).square()
     if mesh is not None:
         summed = squares.to(mesh.device_type)
@@ -142,9 +142,9 @@ def checksum(tensors: Iterable[Tensor]) -> Tensor:
     total = torch.zeros((), dtype=torch.int64)
     for tensor in tensors:
         data = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        whole = len(data) // 8 * 8
-        words = data[:whole].clone() if data.storage_offset() % 8 else data[:whole]
-        total = 31 * total.to(data.device) + words.view(torch.int64).sum() + data[whole:].sum()
+        end = len(data) // 8 * 8
+        words = data[:end].clone() if data.storage_offset() % 8 else data[:end]
+        total = 31 * total.to(data.device) + words.view(torch.int64).sum() + data[end:].sum()
     return total
 
 
@@ -158,15 +158,15 @@ class ModuleReference:
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move towards the policy."""
-        blend(policy, self.model, alpha, self.average, buffers=self.buffers)
+        soft_update(policy, self.model, alpha, self.average, buffers=self.buffers)
         return {}
 
     def distance(self, policy: nn.Module) -> float:
-        """Return how far the policy's weights are."""
+        """Return the Euclidean distance of the policy's weights."""
         return distance(policy, self.model)
 
     def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
-        """Return what an update changes."""
+        """Return the tensors that an update changes."""
         return self.model.parameters()
 
 
@@ -174,7 +174,7 @@ def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -
     """Check that a reference has a tensor of the same shape for each of the policy's.
 
     Raises:
-        UserError: it has not; the message names the first one.
+        UserError: it does not; the message names the first one.
     """
     for name, param in policy.items():
         if name not in reference:
@@ -187,7 +187,7 @@ def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -
 
 
 def check_models(policy: nn.Module, reference: nn.Module) -> None:
-    """Check that two models can be blended: the same names and shapes on both sides, and something that is trained.
+    """Check that one model can follow another: the same names and shapes, and a policy with trained parameters.
 
     Raises:
         UserError: they cannot.
@@ -200,12 +200,12 @@ def check_models(policy: nn.Module, reference: nn.Module) -> None:
 
 
 def _is_packed(param: Tensor) -> bool:
-    # bitsandbytes can keep its codes in a floating-point type
+    # bitsandbytes can store its codes in a floating-point type
     return not param.is_floating_point() or hasattr(param, "quant_state")
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters of a model by name, without the prefix that torch.compile puts before names."""
+    """Return the parameters of a model by name, without the prefix of torch.compile."""
     return _plain(model.named_parameters())
 
 

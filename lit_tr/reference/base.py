@@ -1,8 +1,8 @@
-"""What a reference is: a policy that the trained one is held near to, and that may follow it.
+"""The interface of references: the model that a policy is compared with, and that may follow it.
 
-A reference is no torch module: what it holds stands outside of the module tree, so that no optimizer, no average of
-weights and no strategy takes it for a part of the policy. Only an adapter that lies on the policy's own base is in the
-policy. The policy is handed to the reference each time.
+A reference is not a torch module: its weights are outside of the module tree, so that no optimizer, weight average or
+strategy takes them for the policy's. Only an adapter on the policy's own base is in the policy. The policy is an
+argument of each method.
 """
 
 from abc import ABC, abstractmethod
@@ -22,23 +22,23 @@ from lit_tr.policy.sharding import write
 from lit_tr.reference.averaging import Alpha
 
 KL_TOKENS = 256
-"""Response tokens of a batch that a KL divergence is measured at."""
+"""Most response tokens of a batch that the KL divergence is measured at."""
 
 
 class Reference(ABC):
-    """A policy that another one is held near to. Subclasses name their arguments as the attributes that keep them.
+    """The model that a policy is compared with. Subclasses keep their arguments as attributes of the same names.
 
     `PreferenceModule` calls `setup`, `prepare`, `shard`, `on_fit_start`, `on_train_start` and `on_train_batch_start` in
-    this order; a callback calls `update`. None of them has to be overridden but `prepare`, `active` and `update`.
+    this order; a callback calls `update`. Subclasses must override `prepare`, `active` and `update`.
 
     Attributes:
         moves: it can follow the policy.
-        hard_only: it follows by copies of all layers alone.
-        log_initial: whether the initial policy is logged beside it by default, which may take a third model.
-        adapter: name of the adapter on the policy's base that it is, if it is one.
-        model: the second model that it is, if it is one.
-        device: where it is held and scores, if not on the policy's device.
-        optional: what the names in `state_dict` begin with that are there in some runs alone.
+        hard_only: it takes only hard updates of all layers.
+        log_initial: whether the initial policy is logged by default, which may take a third model.
+        adapter: name of its adapter on the policy's base, if it is one.
+        model: its second model, if it has one.
+        device: its device, if not the policy's.
+        optional: prefixes of the names in `state_dict` that only some runs have.
     """
 
     moves: ClassVar[bool] = True
@@ -50,7 +50,7 @@ class Reference(ABC):
     optional: tuple[str, ...] = ()
 
     def setup(self, trainer: Any, module: Any) -> None:
-        """Check that it goes with a trainer, its callbacks and a module; no weights are loaded yet.
+        """Check that it works with a trainer, its callbacks and a module; no weights are loaded yet.
 
         Raises:
             UserError: it does not.
@@ -58,61 +58,61 @@ class Reference(ABC):
 
     @abstractmethod
     def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
+        """Become a copy of the policy.
 
         Raises:
-            UserError: this kind of reference cannot serve this kind of policy.
+            UserError: this kind of reference does not work with this kind of policy.
         """
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Shard the weights of a second model, if there is one."""
+        """Shard the weights of the second model, if there is one."""
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
-        """Get ready to train: precision and device of all weights are what they will be, the rows are there."""
+        """Prepare for training: weights have their final precision and device, and the rows are loaded."""
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Begin to train; what a checkpoint holds has been restored."""
+        """Start training; a checkpoint has been restored."""
 
     def steps_ahead(self, step: int) -> int:
-        """Return of how many optimizer steps after step `step` the batches are drawn together, 1 or more."""
+        """Return the number of optimizer steps after `step` whose batches are drawn as one chunk, at least 1."""
         return 1
 
     def on_train_batch_start(self, module: Any, batch: PairBatch) -> None:
-        """See a batch before the policy is trained on it; `batch.drawn` holds those that were drawn with it."""
+        """Handle a batch before the policy is trained on it; `batch.drawn` is the chunk that it was drawn in."""
 
     @abstractmethod
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
-        """Return a context whose value is a model that computes as this reference."""
+        """Return a context whose value is the reference's model."""
 
     @abstractmethod
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Move towards the policy: `reference <- alpha * policy + (1 - alpha) * reference` (arXiv 2404.09656, Eq. 5).
 
         Returns:
-            Figures of the update, by name, for the log.
+            Metrics of the update by name, to be logged.
 
         Raises:
-            UserError: alpha is not in [0, 1], or this kind of reference does not move so.
+            UserError: alpha is not in [0, 1], or not one that this reference takes.
         """
 
     def distance(self, policy: nn.Module) -> float | None:
-        """Return how far the policy's weights are from the reference's, a Euclidean norm; None if it cannot tell."""
+        """Return the Euclidean distance of the policy's weights from the reference's; None if it is not known."""
         return None
 
     def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
-        """Return what an update changes; equal on all ranks where each of them holds all of it."""
+        """Return the tensors that an update changes, equal on all ranks unless they are sharded."""
         return self.state_dict().values()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint holds, by paths of attributes: a second model's that can move.
+        """Return the tensors to save by attribute path: those of a second model that moves.
 
-        Those of an adapter are the policy's.
+        An adapter's are in the policy.
         """
         weights = self.model.state_dict() if self.moves and self.model is not None else {}
         return {f"model.{name}": value for name, value in weights.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> list[str]:
-        """Take the tensors of a checkpoint; return the names of those that are missing in it."""
+        """Load the tensors of a checkpoint; return the names of missing ones."""
         own = self.state_dict()
         for name, value in state.items():
             if name in own:
@@ -120,48 +120,48 @@ class Reference(ABC):
         return sorted(own.keys() - state.keys())
 
     def rank_state(self) -> Any:
-        """Return what a checkpoint holds beside tensors, of this rank alone; None for nothing."""
+        """Return this rank's own state for a checkpoint; None for nothing."""
         return None
 
     def load_rank_state(self, states: list[Any], rank: int) -> None:
-        """Take what the ranks have saved."""
+        """Load the states that the ranks have saved."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move or cast a second model with the module that holds the policy."""
+        """Move or cast the second model as the policy's module is."""
         if self.model is not None:
             self.model._apply(fn)
 
     def token_log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the scored tokens under the reference, `(scored tokens,)`.
+        """Return the reference log-probs of the scored tokens, `(scored tokens,)`, without gradient and dropout.
 
-        They are those that the batch has, if they were computed ahead; they have no gradient and no dropout.
+        Precomputed ones are taken from the batch.
         """
         if batch.reference_log_probs is not None:
             return batch.reference_log_probs
         with self.active(policy) as model, scoring(model):
-            return token_log_probs(model, self._there(batch)).to(batch.lengths.device)
+            return token_log_probs(model, self._placed(batch)).to(batch.lengths.device)
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the log-probs of the responses under the reference, `(responses,)`, in nats."""
+        """Return the reference log-probs of the responses, `(responses,)`, in nats."""
         return sum_by_response(batch, self.token_log_probs(policy, batch))
 
     def kl(self, policy: nn.Module, batch: PairBatch) -> tuple[Tensor, int]:
-        """Return the KL divergence of the policy from the reference, a sum over some response tokens, and their number.
+        """Return the KL divergence of the policy from the reference, summed over response tokens, and their number.
 
-        It is in nats, over the whole vocabulary, at up to 256 tokens, evenly spaced over the chosen and rejected
-        responses: no token is sampled, so it is never negative, and 0 only where the two agree. The contexts are those
-        of the data: how far the policies differ on text of the policy's own it does not say.
+        It is in nats, over the full vocabulary, at up to 256 tokens, evenly spaced over the chosen and rejected
+        responses: no token is sampled, so it is never negative, and 0 only if the two agree. The contexts are the
+        data's: it is no measure of the divergence on the policy's own samples.
         """
         total = int(batch.lengths[: batch.chosen + batch.rejected].sum())
         tokens = torch.linspace(0, total - 1, min(total, KL_TOKENS), device=batch.lengths.device).long()
         with scoring(policy):
             ours = vocabulary_log_probs(policy, batch, tokens)
         with self.active(policy) as model, scoring(model):
-            there = self._there(batch)
-            theirs = vocabulary_log_probs(model, there, tokens.to(there.lengths.device)).to(ours.device)
+            moved = self._placed(batch)
+            theirs = vocabulary_log_probs(model, moved, tokens.to(moved.lengths.device)).to(ours.device)
         return F.kl_div(theirs, ours, log_target=True, reduction="sum"), len(tokens)
 
-    def _there(self, batch: PairBatch) -> PairBatch:
+    def _placed(self, batch: PairBatch) -> PairBatch:
         return batch if self.device is None else batch.to(self.device)
 
 
@@ -171,9 +171,9 @@ def updates_of(trainer: Any) -> list[Any]:
 
 
 def frozen_copy(policy: nn.Module, make: Callable[[nn.Module], nn.Module] = deepcopy) -> nn.Module:
-    """Return a copy of a policy that is not trained, made by a function that keeps its modules' order."""
+    """Return a frozen copy of a policy, by a function that keeps the order of its modules."""
     copy = make(policy).requires_grad_(False).eval()
     for ours, theirs in zip(policy.modules(), copy.modules(), strict=True):
-        if ours._compiled_call_impl is not None:  # which a copy loses
+        if ours._compiled_call_impl is not None:  # a copy is not compiled
             theirs.compile(dynamic=True)
     return copy

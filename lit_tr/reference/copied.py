@@ -14,7 +14,7 @@ from lit_tr.errors import UserError
 from lit_tr.policy.adapters import has_adapter
 from lit_tr.policy.quantization import NF4Linear, quantized_copy
 from lit_tr.policy.sharding import shard
-from lit_tr.reference.averaging import Alpha, blend, distance, parameters
+from lit_tr.reference.averaging import Alpha, distance, parameters, soft_update
 from lit_tr.reference.base import Reference, frozen_copy, updates_of
 from lit_tr.reference.precision import LowOrderBits, MasterWeights, PlainAverage, moved
 
@@ -23,25 +23,25 @@ AVERAGES: dict[str, type[PlainAverage]] = {
     "master": MasterWeights,
     "plain": PlainAverage,
 }
-KEPT = "averaged.kept."
-"""What the names of the average's tensors begin with in a checkpoint."""
+AVERAGE_PREFIX = "averaged.kept."
+"""Prefix of the average's tensors in a checkpoint."""
 
 
 class CopyReference(Reference):
     """A second model, for soft and hard updates of full fine-tuning.
 
-    Soft updates need an average of half-precision weights that small steps are not rounded away in. It begins with a
-    fit whose callbacks make them, or at the first one, and is a part of the checkpoint; hard updates hold none.
+    Soft updates of half-precision weights need an average that does not round small steps away. It starts with a fit
+    whose callbacks make soft updates, or at the first one, and is saved in the checkpoint; hard updates need none.
 
     Args:
-        average: `low_order_bits` keeps the lower 16 bits of float32 beside bfloat16 weights, 2 bytes a weight more;
-            `master` keeps float32 master weights, 4 bytes a weight more, and so do both for float16; `plain` rounds at
-            each update.
-        average_device: where master weights are kept, `cpu` say; None follows the second model.
-        dtype: precision that the second model is held in, whatever the trainer's; None takes the policy's. `nf4` holds
-            the linear layers but the head in 4 bits, for hard updates alone: an eighth of float32, and log-probs that
-            are rounded so.
-        device: where the second model is held and scores, `cpu` say; None follows the policy.
+        average: `low_order_bits` keeps the lower 16 bits of float32 beside bfloat16 weights, 2 more bytes per
+            weight; `master` keeps float32 master weights, 4 more bytes per weight, and so do both for float16; `plain`
+            rounds at each update.
+        average_device: device of the master weights, such as `cpu`; None follows the second model.
+        dtype: precision of the second model, whatever the trainer's; None takes the policy's. `nf4` quantizes the
+            linear layers except the head to 4 bits, for hard updates only: an eighth of float32, with log-probs of
+            rounded weights.
+        device: device of the second model, such as `cpu`; None follows the policy.
     """
 
     optional = ("averaged.",)
@@ -54,14 +54,14 @@ class CopyReference(Reference):
         device: str | None = None,
     ) -> None:
         if average_device and average != "master":
-            raise UserError(f"CopyReference: average_device is for master weights; {average} lies beside the weights")
+            raise UserError(f"CopyReference: average_device is for master weights; {average} stays with the weights")
         self.average, self.average_device, self.dtype, self.device = average, average_device, dtype, device
         self.hard_only = dtype == "nf4"
         self.model: nn.Module
         self.averaged = AVERAGES[average](average_device)
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
+        """Become a copy of the policy.
 
         Raises:
             UserError: the policy trains an adapter.
@@ -79,13 +79,13 @@ class CopyReference(Reference):
         """
         if self.hard_only or self.device:
             raise UserError(
-                "CopyReference: a model in shards lies beside the policy's, and not in 4 bits: leave dtype "
-                "nf4 and device out"
+                "CopyReference: a sharded second model is on the policy's devices and not in 4 bits: leave dtype nf4 "
+                "and device out"
             )
         shard(self.model, mesh)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
-        """Begin the average if an update will need it: the weights have the precision now that they will have."""
+        """Start the average if an update will need it: the weights now have their final precision."""
         if all(update.hard for update in updates_of(trainer)):
             self.averaged.kept = SimpleNamespace()
         else:
@@ -99,16 +99,16 @@ class CopyReference(Reference):
         """Move the second model towards the policy.
 
         Raises:
-            UserError: alpha is not in [0, 1], or not 1 and the model is held in 4 bits.
+            UserError: alpha is not in [0, 1], or the model is in 4 bits and alpha is not 1.
         """
         if self.hard_only and alpha != 1:
-            raise UserError("CopyReference: a model in 4 bits takes hard updates of all layers alone")
+            raise UserError("CopyReference: a model in 4 bits takes only hard updates of all layers")
         packed = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, NF4Linear)}
         for name, layer in packed.items():
-            layer.take(cast(nn.Linear, policy.get_submodule(name)))
+            layer.copy_from(cast(nn.Linear, policy.get_submodule(name)))
             layer.to(self.device)
         averages = alpha != 1 or vars(self.averaged.kept)
-        blend(policy, self.model, alpha, self.averaged if averages else None, without=packed)
+        soft_update(policy, self.model, alpha, self.averaged if averages else None, without=packed)
         return {}
 
     def distance(self, policy: nn.Module) -> float | None:
@@ -116,20 +116,21 @@ class CopyReference(Reference):
         return None if self.hard_only else distance(policy, self.model)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights of the second model, and what is kept of their average."""
+        """Return the weights of the second model and the tensors of their average."""
         weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        return weights | {f"{KEPT}{path}": value for path, value in vars(self.averaged.kept).items()}
+        return weights | {f"{AVERAGE_PREFIX}{path}": value for path, value in vars(self.averaged.kept).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> list[str]:
-        """Take the weights of a checkpoint and what it has of their average, which comes with it or goes."""
-        kept = {name.removeprefix(KEPT): value for name, value in state.items() if name.startswith(KEPT)}
-        self.averaged.make_room(kept, parameters(self.model))
+        """Load the weights, and the average if the checkpoint has one; else drop it."""
+        kept = {name: value for name, value in state.items() if name.startswith(AVERAGE_PREFIX)}
+        kept = {name.removeprefix(AVERAGE_PREFIX): value for name, value in kept.items()}
+        self.averaged.allocate(kept, parameters(self.model))
         return super().load_state_dict(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Stay where `device` says, and in the precision of `dtype`, when the module is moved or cast."""
+        """Keep `device` and `dtype` when the module is moved or cast."""
         if self.device or self.model is None:
             return
-        held = self.dtype and not self.hard_only
-        self.model._apply((lambda tensor: moved(tensor, fn)) if held else fn)
+        keep_dtype = self.dtype and not self.hard_only
+        self.model._apply((lambda tensor: moved(tensor, fn)) if keep_dtype else fn)
         self.averaged._apply(fn)

@@ -1,4 +1,4 @@
-"""The average of two low-rank matrices, back to a low rank."""
+"""The average of two low-rank matrices, truncated to a low rank."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ def average(policy: LowRank, reference: LowRank, alpha: float) -> tuple[Tensor, 
 
     The average is the product of the stacked factors `L = [alpha * B1, (1 - alpha) * B0]` and `R = [A1; A0]`. With
     `R = C @ Q`, where Q has orthonormal rows, its best approximation of a rank (Eckart and Young 1936) keeps the first
-    eigenvectors of `C.T @ L.T @ L @ C`. That takes the small matrices `L.T @ L` and `R @ R.T` alone, in float64, in
-    which squaring loses nothing of float32: half the time of a QR of both and an SVD of the core between them
+    eigenvectors of `C.T @ L.T @ L @ C`. That takes only the small matrices `L.T @ L` and `R @ R.T`, in float64, where
+    squaring loses nothing of float32: half the time of a QR of both and an SVD of the core between them
     (SmolLM2-135M, ranks 16 and 32, 2 CPU cores).
 
     Args:
@@ -21,7 +21,7 @@ def average(policy: LowRank, reference: LowRank, alpha: float) -> tuple[Tensor, 
         alpha: weight of the policy.
 
     Returns:
-        `a`, `(..., rank, in)`; `b`, `(..., out, rank)`; the square of the Frobenius norm of what was cut off, `(...)`;
+        `a`, `(..., rank, in)`; `b`, `(..., out, rank)`; the squared Frobenius norm of the truncation error, `(...)`;
         and that of the average, `(...)`.
     """
     rank = reference.a.shape[-2]
@@ -43,16 +43,16 @@ def average(policy: LowRank, reference: LowRank, alpha: float) -> tuple[Tensor, 
     return a.float(), b.float(), squares[..., :-rank].sum(-1), squares.sum(-1)
 
 
-def widened(policy: LowRank, reference: LowRank) -> tuple[Tensor, Tensor]:
-    """Return the policy's factors at the reference's rank, with zeros, and at its scaling: the same matrix."""
+def padded(policy: LowRank, reference: LowRank) -> tuple[Tensor, Tensor]:
+    """Return the policy's factors, padded with zeros to the reference's rank and at its scaling: the same matrix."""
     more = reference.a.shape[-2] - policy.a.shape[-2]
     a = torch.nn.functional.pad(policy.a, (0, 0, 0, more))
     b = torch.nn.functional.pad(policy.b * (policy.scaling / reference.scaling), (0, more))
     return a, b
 
 
-def squared_norm(*parts: LowRank) -> Tensor:
-    """Return the square of the Frobenius norm of the sum of some matrices, `(...)`, in float64, without making it."""
-    left = torch.cat([part.scaling * part.b.double() for part in parts], dim=-1)
-    right = torch.cat([part.a.double() for part in parts], dim=-2)
+def squared_norm(*terms: LowRank) -> Tensor:
+    """Return the squared Frobenius norm of the sum of some matrices, `(...)`, in float64, from their factors."""
+    left = torch.cat([term.scaling * term.b.double() for term in terms], dim=-1)
+    right = torch.cat([term.a.double() for term in terms], dim=-2)
     return ((left.mT @ left) * (right @ right.mT)).sum((-2, -1))

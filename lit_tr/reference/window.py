@@ -13,18 +13,18 @@ from lit_tr.errors import UserError
 from lit_tr.loading import Drawn, KeptLoader, draw_from
 from lit_tr.policy.adapters import has_adapter
 from lit_tr.reference.averaging import Alpha
-from lit_tr.reference.base import Reference
+from lit_tr.reference.base import Reference, updates_of
 
 
 class WindowReference(Reference):
-    """The policy as it was at the last hard update, without its weights: what it said of the batches that come.
+    """The policy at the last hard update, without its weights: its log-probs of the batches up to the next update.
 
     At a hard update (arXiv 2404.09656, Eq. 6) the policy is the reference. Before it moves on, it scores the batches of
-    all optimizer steps up to the next update, and the validation batches if there are any; the log-probs are kept, and
-    no weights. So the batches of a window are drawn together, and those of validation stay in memory.
+    all optimizer steps up to the next update, and the validation batches if there are any; only the log-probs are kept.
+    So the batches of a window are drawn as one chunk, and the validation batches stay in memory.
 
-    It goes with one `HardReferenceUpdate`, whose next update is known. A run that ends between two updates has scored
-    up to the next one. Between two updates no other batches (`test`, `predict`) can be scored.
+    It works with one `HardReferenceUpdate`, whose next update is known. A run that ends between two updates has scored
+    all batches up to the next one. Between two updates no other batches (`test`, `predict`) can be scored.
     """
 
     hard_only = True
@@ -39,17 +39,17 @@ class WindowReference(Reference):
         self._is_policy = True
 
     def setup(self, trainer: Any, module: Any) -> None:
-        """Find the callback that moves it, and let the validation batches be kept.
+        """Find the callback that moves it, and keep the validation batches.
 
         Raises:
-            UserError: there is no such callback, or the batches of a window cannot be drawn together.
+            UserError: there is no such callback, or the batches of a window cannot be drawn as one chunk.
         """
         if trainer.state.fn == TrainerFn.FITTING:
             self._callback = hard_update(trainer)
             draw_from(trainer.fit_loop.epoch_loop.val_loop, KeptLoader)
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become the policy as it is now.
+        """Become a copy of the policy.
 
         Raises:
             UserError: the policy trains an adapter.
@@ -68,7 +68,7 @@ class WindowReference(Reference):
         """Find the validation batches; after a resume within a window, with their log-probs.
 
         Raises:
-            UserError: other batches come than those that were scored, or the next update comes elsewhere.
+            UserError: the batches are not those that were scored, or the next update is at another step.
         """
         self._validation = _validation_loader(trainer)
         if self._saved:
@@ -77,10 +77,10 @@ class WindowReference(Reference):
                 self._validation.log_probs = _matched(self._validation.batches, self._saved[self._rank]["validation"])
 
     def on_train_batch_start(self, module: Any, batch: PairBatch) -> None:
-        """Put the reference log-probs on a batch; before the first one of a window, score all of them.
+        """Put the reference log-probs on a batch; before the first one of a window, score all batches of it.
 
         Raises:
-            UserError: other batches come than those that were scored before a resume.
+            UserError: the batches are not those that were scored before a resume.
         """
         drawn = batch.drawn
         if drawn.log_probs is None and self._saved:
@@ -96,7 +96,7 @@ class WindowReference(Reference):
         """Return a context whose value is the policy, while it is the reference.
 
         Raises:
-            UserError: it has moved on.
+            UserError: the policy has moved on.
         """
         if not self._is_policy:
             raise UserError(
@@ -107,20 +107,20 @@ class WindowReference(Reference):
         return nullcontext(policy)
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Become the policy: what was scored is forgotten.
+        """Become the policy, and drop the log-probs.
 
         Raises:
             UserError: alpha is not 1.
         """
         if alpha != 1:
-            raise UserError("WindowReference takes hard updates of all layers alone: take CopyReference")
+            raise UserError("WindowReference takes only hard updates of all layers: take CopyReference")
         if self._validation:
             self._validation.log_probs = None
         self._is_policy, self._drawn, self._saved = True, None, []
         return {}
 
     def rank_state(self) -> Any:
-        """Return the log-probs of the window's batches, and their lengths to know them by; None at an update."""
+        """Return the log-probs of the window's batches, and their lengths to identify them; None at an update."""
         if self._drawn is None or self._drawn.log_probs is None:
             return self._saved[self._rank] if self._saved else None
         train = _with_lengths(self._drawn.batches, self._drawn.log_probs)
@@ -130,7 +130,7 @@ class WindowReference(Reference):
         return {"train": train, "validation": validation, "until": step + len(self._drawn.step_ends)}
 
     def load_rank_state(self, states: list[Any], rank: int) -> None:
-        """Take the windows of all ranks."""
+        """Load the windows of all ranks."""
         self._saved = states if any(states) else []
         self._rank, self._is_policy = min(rank, len(states) - 1), not any(states)
 
@@ -147,7 +147,7 @@ class WindowReference(Reference):
         if until != follows:
             raise UserError(
                 f"WindowReference has scored the batches up to step {until}, and the next update follows step "
-                f"{follows}: go on with the every_n_steps of before, or from a checkpoint of a step with an update"
+                f"{follows}: go on with the same every_n_steps, or from a checkpoint of a step with an update"
             )
 
 
@@ -155,19 +155,21 @@ def hard_update(trainer: Any) -> Any:
     """Return the one callback that moves the module's reference, which makes hard updates.
 
     Raises:
-        UserError: there is none, there are several, or it is no hard one; or steps cannot be counted ahead.
+        UserError: there is none, there are several, or it is not hard; or the next update's step is not certain.
     """
-    updates = [one for one in trainer.callbacks if getattr(one, "reference", None) == "reference"]
-    if len(updates) != 1 or not (updates[0].hard and updates[0].foreseen):
-        names = (type(update).__name__ + " with layers" * bool(update.layers) for update in updates)
-        found = " and ".join(names) or "no update of the reference"
-        raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {found}: else take CopyReference")
-    for obstacle, found in {
+    updates = updates_of(trainer)
+    if len(updates) != 1 or not (updates[0].hard and updates[0].scheduled):
+        given = (
+            " and ".join(type(one).__name__ + " with layers" * bool(one.layers) for one in updates)
+            or "no update of the reference"
+        )
+        raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {given}: else take CopyReference")
+    for obstacle, present in {
         "16-mixed precision, which skips steps: take bf16-mixed": getattr(trainer.precision_plugin, "scaler", None),
         "reload_dataloaders_every_n_epochs": trainer.reload_dataloaders_every_n_epochs,
         "GradientAccumulationScheduler": any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks),
     }.items():
-        if found:
+        if present:
             raise UserError(
                 f"WindowReference draws the batches up to the next update, so it does not go with {obstacle}"
             )
@@ -175,7 +177,7 @@ def hard_update(trainer: Any) -> Any:
 
 
 def _validation_loader(trainer: Any) -> KeptLoader | None:
-    """Return what validation draws from, if there is any."""
+    """Return the loader of validation, if there is any."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     if not trainer.enable_validation:
         return None
@@ -190,10 +192,10 @@ def _with_lengths(batches: list[PairBatch], log_probs: list[Tensor]) -> list[tup
 
 
 def _matched(batches: list[PairBatch], saved: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    alike = (torch.equal(batch.lengths, lengths) for batch, (lengths, _) in zip(batches, saved, strict=False))
-    if len(batches) != len(saved) or not all(alike):
+    same = (torch.equal(batch.lengths, lengths) for batch, (lengths, _) in zip(batches, saved, strict=False))
+    if len(batches) != len(saved) or not all(same):
         raise UserError(
-            "WindowReference: other batches come than those that were scored before the checkpoint, and the weights of "
-            "then are gone: go on with the same rows and batches, or from a checkpoint of a step with an update"
+            "WindowReference: these batches are not those that were scored before the checkpoint, and the weights that "
+            "scored them are gone: go on with the same rows and batches, or from a checkpoint of a step with an update"
         )
     return [log_probs for _, log_probs in saved]

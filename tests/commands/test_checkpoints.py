@@ -3,7 +3,7 @@ import os
 import pytest
 
 from lit_tr.commands import main
-from lit_tr.commands.checkpoints import whole_checkpoints
+from lit_tr.commands.checkpoints import complete_checkpoints
 from tests.runs import fails, metrics
 
 
@@ -32,4 +32,4 @@ def test_a_folder_of_shards_that_was_cut_short_is_passed_over(tmp_path):
     written(tmp_path / "again.ckpt", {**whole, "__0_0.distcp": 300})  # killed when it was written over
     written(tmp_path / "late.ckpt", {**whole, "__0_0.distcp": 300, "__1_0.distcp": 301, ".metadata": 302})
     with pytest.warns(UserWarning, match="was cut short"):
-        assert [*whole_checkpoints(tmp_path)] == [tmp_path / "whole.ckpt"]
+        assert [*complete_checkpoints(tmp_path)] == [tmp_path / "whole.ckpt"]

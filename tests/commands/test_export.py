@@ -286,11 +286,11 @@ def test_a_mistake_on_the_command_line_is_one_message(capsys, tmp_path):
     ("content", "message"),
     [
         (None, "there is no such file"),
-        (b"", "this is no checkpoint, or not a whole one"),
-        (b"not a checkpoint", "this is no checkpoint, or not a whole one"),
+        (b"", "this is not a checkpoint, or an incomplete one"),
+        (b"not a checkpoint", "this is not a checkpoint, or an incomplete one"),
         ({"state_dict": {}}, "it holds no hyper-parameters of a PreferenceModule"),
         ({"state_dict": {}, "hyper_parameters": {"lr": 1}}, "it holds no hyper-parameters of a PreferenceModule"),
-        ([1], "this is no checkpoint of a module, but a list"),
+        ([1], "this is not the checkpoint of a module, but a list"),
         ({"hyper_parameters": {"policy": {"pth": "x"}, "reference": {}}}, "its hyper-parameters cannot be read"),
     ],
 )
@@ -308,7 +308,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content, message):
 def test_half_a_checkpoint_is_refused(trained, tmp_path):
     whole = trained("lora").read_bytes()
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"half.ckpt: this is no checkpoint, or not a whole one"):
+    with pytest.raises(UserError, match=r"half.ckpt: this is not a checkpoint, or an incomplete one"):
         export(tmp_path / "half.ckpt", tmp_path / "out")
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lit_tr.commands import main
-from lit_tr.commands.checkpoints import whole_checkpoints
+from lit_tr.commands.checkpoints import complete_checkpoints
 from lit_tr.commands.mistakes import message, unwritable
 from lit_tr.errors import UserError
 from tests.runs import fails, losses
@@ -35,9 +35,9 @@ from tests.runs import fails, losses
         (["--model.loss=nothing"], "model.loss"),
         (["--data.on_bad_row=maybe"], "on_bad_row"),
         (["--data.max_length=8"], "leaves no room for a prompt"),
-        (["--ckpt_path=last"], "there is no whole checkpoint of this experiment below"),
+        (["--ckpt_path=last"], "there is no complete checkpoint of this experiment below"),
         (["--ckpt_path=none.ckpt"], "none.ckpt"),
-        (["--ckpt_path=README.md"], "README.md is no checkpoint"),
+        (["--ckpt_path=README.md"], "README.md is not a checkpoint"),
         (["--trainer.val_check_interval=1000"], "val_check_interval"),
         (["--trainer.strategy=nothing"], "strategy"),
         (["--model.optimizer.lr=-1"], "learning rate"),
@@ -93,7 +93,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_from_its_last_whole_chec
     assert "No space left on device; make room" in error
     assert "Traceback" not in error
     with pytest.warns(UserWarning, match="was cut short"):  # what the full disk has left
-        steps = max(step(path) for path in whole_checkpoints(root))
+        steps = max(step(path) for path in complete_checkpoints(root))
     assert 0 < steps < 8
     remount("size=64m")
     with pytest.warns(UserWarning, match="was cut short"):

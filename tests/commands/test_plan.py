@@ -27,8 +27,8 @@ def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
 def test_plan_of_shards_counts_what_loading_takes(config, capsys):
     strategy = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
     main(["plan", "--config", config, strategy, "--devices=4", "--memory=1GB"])
-    assert "while loading, before all weights are sharded: 0.46 MB on each device" in capsys.readouterr().out
+    assert "while loading, before all weights are sharded: 0.46 MB per device" in capsys.readouterr().out
 
 
 def test_plan_refuses_what_is_no_size(config, capsys):
-    assert "write 80GiB, say" in fails(capsys, "plan", "--config", config, "--memory", "much")
+    assert "such as 80GiB" in fails(capsys, "plan", "--config", config, "--memory", "much")

@@ -152,7 +152,7 @@ def test_last_is_of_this_experiment(run, capsys, config):
     assert "(model.loss: lit_tr.losses.DPO in the configuration, lit_tr.losses.KTO in the checkpoint)" in said
     assert loaded(root, 4)["hyper_parameters"]["loss"]["init_args"]["beta"] == 0.1
     error = fails(capsys, "fit", f"--config={config}", "--model.loss=IPO", "--ckpt_path=last")
-    assert f"there is no whole checkpoint of this experiment below {root}" in error
+    assert f"there is no complete checkpoint of this experiment below {root}" in error
 
 
 def test_an_evaluation_takes_rows_and_optimizers_of_its_own_and_no_other_loss(run, config, capsys):
@@ -188,7 +188,7 @@ def test_a_numpy_scalar_is_named_at_resume_and_export(run, config, tmp_path, mon
         error = fails(capsys, *args)
         assert "holds a numpy" in error
         assert "x.item()" in error
-        assert "no checkpoint" not in error
+        assert "not a checkpoint" not in error
     run("--weights_only=false", f"--ckpt_path={path}", overlay=callback, steps=3)
     assert len(losses(root, 1)) == 1
     assert Path(path).exists()

@@ -1,4 +1,4 @@
-"""Rows of any content are read, or refused with an error that a user can mend."""
+"""Rows of any content are read, or refused with an error that a user can fix."""
 
 import copy
 

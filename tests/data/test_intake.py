@@ -63,5 +63,5 @@ def test_an_unknown_format_ends_the_run_whatever_is_done_with_bad_rows(skip):
 
 
 def test_a_bad_row_ends_the_run_where_none_are_skipped():
-    with pytest.raises(UserError, match=r"^a, row 7: invalid JSON \(x\); mend the row, or leave such rows out by"):
+    with pytest.raises(UserError, match=r"^a, row 7: invalid JSON \(x\); fix the row, or leave such rows out by"):
         Intake(read, Layout(Collator(), 1), BadRows(False))(Read("a, row 7", BadRowError("invalid JSON", "x")))

@@ -134,7 +134,7 @@ def test_bad_rows_are_listed_once_with_their_place_and_reason(shards, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_row_ends_the_run_with_its_place(shards, workers):
     loader = RankLoader(stream(shards, skip=False), workers, None)
-    with pytest.raises(UserError, match=r"^\S+\d.jsonl, row \d+: a multiple of seven \(10\d\d\); mend the row"):
+    with pytest.raises(UserError, match=r"^\S+\d.jsonl, row \d+: a multiple of seven \(10\d\d\); fix the row"):
         list(loader)
 
 

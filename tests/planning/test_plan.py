@@ -94,7 +94,7 @@ def test_devices_shard_or_copy(bare):
     [(torch.optim.AdamW, 2.0), (torch.optim.SGD, 0.0), (lambda params: torch.optim.SGD(params, momentum=0.9), 1.0)],
 )
 def test_an_optimizer_is_asked_what_it_holds(make, state):
-    assert optimizer_costs(make, together=False)[0] == state
+    assert optimizer_costs(make, foreach=False)[0] == state
 
 
 def test_the_peak_is_in_the_backward_pass_or_in_the_step(bare):

@@ -103,7 +103,7 @@ def test_a_reference_that_compares_values_is_refused(llama_dir):
 
 
 def test_a_reference_of_hard_updates_alone_is_refused_soft_ones(llama_dir):
-    with pytest.raises(UserError, match="hard updates of all layers alone"):
+    with pytest.raises(UserError, match="only hard updates of all layers"):
         held(llama_dir, WindowReference(), 0.5)
 
 

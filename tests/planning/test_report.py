@@ -103,6 +103,6 @@ def test_a_loss_without_a_reference_counts_none(module, write_rows, rows, loss):
     frozen = said_of(module(FrozenReference()), path, flops=1e9)
 
     def flops(text):
-        return float(text.split(" FLOPs a step")[0].split()[-1])
+        return float(text.split(" FLOPs per step")[0].split()[-1])
 
     assert flops(said) < flops(frozen)

@@ -32,7 +32,7 @@ def test_other_models_have_the_attention_that_they_had():
 
 def test_dropout_leaves_out_what_a_token_sees_and_keeps_the_mean():
     packing = Collator()(PAIRS).packing
-    query, key, value = heads(len(packing.branches))
+    query, key, value = heads(len(packing.segment_ids))
     plain, _ = packed_attention(sdpa_attention_forward, None, query, key, value, None, packing)
     dropped = [
         packed_attention(sdpa_attention_forward, None, query, key, value, None, packing, dropout=0.3)[0]
@@ -81,14 +81,14 @@ def test_checkpointed_layers_attend_to_packs_again_in_the_backward_pass(kind, at
 )
 def test_what_a_pack_would_lose_is_refused(mask, options, reason):
     packing = Collator()(PAIRS).packing
-    tensors = heads(len(packing.branches))
+    tensors = heads(len(packing.segment_ids))
     with pytest.raises(NotImplementedError, match=reason):
         packed_attention(sdpa_attention_forward, None, *tensors, mask, packing, **options)
 
 
 def test_the_placeholder_is_no_mask():
     packing = Collator()(PAIRS).packing
-    tensors = heads(len(packing.branches))
+    tensors = heads(len(packing.segment_ids))
     with_it, without = (
         packed_attention(sdpa_attention_forward, None, *tensors, mask, packing)[0]
         for mask in (placeholder_mask(torch.ones(1, 4)), None)

@@ -122,18 +122,16 @@ def test_context_is_seen_and_not_scored():
 def test_a_pack_padded_is_the_padded_batch(examples, mismatched):
     padded = Collator(packed=False, mismatched=mismatched)(examples)
     again = Collator(mismatched=mismatched)(examples).padded()
-    labels, others = vars(padded).pop("labels"), vars(again).pop("labels")
-    for name, value in vars(labels).items():
-        torch.testing.assert_close(value, getattr(others, name), equal_nan=True)
-    for name, value in vars(padded).items():
-        other = getattr(again, name)
+    torch.testing.assert_close(vars(padded.labels), vars(again.labels), rtol=0, atol=0, equal_nan=True)
+    for name in vars(padded).keys() - {"labels"}:
+        value, other = getattr(padded, name), getattr(again, name)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
 def test_a_prompt_is_held_once_with_borrowed_responses_too():
     pairs = [TokenizedExample([5] * 10, [6], [7]), TokenizedExample([8] * 20, [9, 9], [10])]
     batch = Collator(mismatched=True)(pairs)
-    # prompts 10 + 20, own responses 2 + 3, borrowed ones: 10 and 9-9 behind the first prompt, 6 and 7 behind the second
+    # prompts 10 + 20, own responses 2 + 3, borrowed ones: 10 and 9-9 after the first prompt, 6 and 7 after the second
     assert batch.input_ids.shape == (1, 30 + 5 + 3 + 2)
 
 
@@ -158,13 +156,13 @@ def test_policies_take_packs(llama_dir, options, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("wrong", "reason"),
-    [("positions", "packs and rows one by one diverge"), ("branches", "other tokens in one response move")],
+    [("positions", "packs and rows one by one diverge"), ("segment_ids", "other tokens in one response move")],
 )
 def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, monkeypatch, dtype, wrong, reason):
     right = logprobs._hidden
 
     def spoiled(causal, batch):
-        values = {"positions": torch.arange(batch.input_ids.numel()), "branches": batch.packing.branches * 0}
+        values = {"positions": torch.arange(batch.input_ids.numel()), "segment_ids": batch.packing.segment_ids * 0}
         packing = replace(batch.packing, **{wrong: values[wrong]}, _masks={})
         return right(causal, replace(batch, packing=packing))
 
@@ -205,7 +203,7 @@ def test_the_block_mask_of_cuda_lets_through_what_the_masks_of_the_cpu_do(window
     pairs = [TokenizedExample([5] * 20, [6] * 9, [7] * 30), TokenizedExample([8], [9], [10] * 200)]
     packing = Collator(mismatched=True)(pairs).packing
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 2, len(packing.branches), 8) for _ in range(3))
+    query, key, value = (torch.randn(1, 2, len(packing.segment_ids), 8) for _ in range(3))
     expected, _ = packed_attention(sdpa_attention_forward, None, query, key, value, None, packing, window)
     flexible = flex_attention(query, key, value, block_mask=packing.block_mask(window))
     torch.testing.assert_close(flexible.transpose(1, 2), expected)

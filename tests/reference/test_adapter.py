@@ -154,7 +154,7 @@ def test_an_adapter_that_has_diverged_is_named(llama_dir):
     policy, reference = adapted(llama_dir, ADAPTERS["plain"]), AdapterReference()
     reference.prepare(policy)
     policy.get_submodule("base_model.model.model.layers.1.mlp.up_proj.lora_A.default").weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match="cannot be averaged, for it holds infinite numbers or none"):
+    with pytest.raises(UserError, match="cannot be averaged, for it holds non-finite numbers"):
         reference.update(policy, 0.5)
 
 
@@ -174,7 +174,7 @@ def test_a_layer_whose_rate_is_zero_stays_as_it_is(llama_dir):
         ({"use_dora": True}, "plain LoRA adapter, and this one has use_dora"),
         ({"bias": "lora_only"}, "this one has bias 'lora_only'"),
         ({"r": 8}, "rank 6 cannot hold a policy of rank 8"),
-        ({"rank_pattern": {"q_proj": 3}}, "rank 6 makes broken ranks of rank_pattern"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank 6 makes fractional ranks of rank_pattern"),
     ],
 )
 def test_adapters_that_are_no_plain_lora_are_refused(llama_dir, change, message):

@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lit_tr.errors import UserError
-from lit_tr.reference.averaging import blend, blend_tensors, check_models, distance
+from lit_tr.reference.averaging import check_models, distance, soft_update, soft_update_tensors
 from lit_tr.reference.precision import LowOrderBits, MasterWeights, PlainAverage
 
 
@@ -21,7 +21,7 @@ class Net(nn.Module):
 
 def test_soft_update_by_hand():
     policy, reference = Net(8), Net(4)
-    blend(policy, reference, alpha=0.25)
+    soft_update(policy, reference, alpha=0.25)
     assert reference.a.tolist() == [5.0, 5.0, 5.0]
     assert reference.count == 8  # buffers are copied
     assert policy.a.tolist() == [8.0, 8.0, 8.0]
@@ -30,7 +30,7 @@ def test_soft_update_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_hard_update_is_equal_bit_for_bit(dtype):
     policy, reference = nn.Linear(40, 30).to(dtype), nn.Linear(40, 30).to(dtype)
-    blend(policy, reference, alpha=1.0)
+    soft_update(policy, reference, alpha=1.0)
     assert all(torch.equal(p, r) for p, r in zip(policy.parameters(), reference.parameters(), strict=True))
 
 
@@ -38,7 +38,7 @@ def test_many_soft_updates_are_the_geometric_sum():
     policy, reference = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
     start = reference.weight.detach().clone()
     for _ in range(10):
-        blend(policy, reference, alpha=0.3)
+        soft_update(policy, reference, alpha=0.3)
     left = 0.7**10
     torch.testing.assert_close(reference.weight.detach(), (1 - left) * policy.weight.detach() + left * start)
 
@@ -51,9 +51,9 @@ def test_a_thousand_small_updates_in_half_precision_are_those_of_float32(average
     start = torch.randn(300, 40).to(dtype)
     exact, plain, float32 = {"a.w": start.clone()}, {"a.w": start.clone()}, {"a.w": start.float()}
     for _ in range(1000):
-        blend_tensors(policy, exact, 0.001, average)
-        blend_tensors(policy, plain, 0.001)
-        blend_tensors(policy, float32, 0.001, average=PlainAverage())
+        soft_update_tensors(policy, exact, 0.001, average)
+        soft_update_tensors(policy, plain, 0.001)
+        soft_update_tensors(policy, float32, 0.001, average=PlainAverage())
     left = 0.999**1000
     expected = (1 - left) * policy["a.w"].double() + left * start.double()
 
@@ -78,8 +78,8 @@ def test_low_order_bits_make_float32_of_bfloat16(shape, weights, scale, seed):
     upper, average = {"w": start.bfloat16()}, LowOrderBits()
     float32 = {"w": upper["w"].float()}
     for weight in weights:
-        blend_tensors({"w": goal}, upper, weight, average)
-        blend_tensors({"w": goal}, float32, weight)
+        soft_update_tensors({"w": goal}, upper, weight, average)
+        soft_update_tensors({"w": goal}, float32, weight)
     value = ((upper["w"].view(torch.int16).int() << 16) + average.of("w")).view(torch.float32)
     torch.testing.assert_close(value, float32["w"], rtol=1e-6, atol=0.0)
 
@@ -88,11 +88,11 @@ def test_an_average_begins_anew_where_the_precision_is_another_one():
     """Only what is kept for this precision goes on: a cast leaves no low-order bits of what was before."""
     average, goal = LowOrderBits(), {"w": torch.full((4,), 0.3)}
     first = {"w": torch.ones(4, dtype=torch.bfloat16)}
-    blend_tensors(goal, first, 0.001, average)
+    soft_update_tensors(goal, first, 0.001, average)
     assert average.of("w").dtype == torch.int16
     for dtype, kept in ((torch.float32, None), (torch.float16, torch.float32), (torch.float64, None)):
         reference = {"w": torch.ones(4, dtype=dtype)}
-        blend_tensors(goal, reference, 0.001, average)
+        soft_update_tensors(goal, reference, 0.001, average)
         assert getattr(average.of("w"), "dtype", None) == kept
         expected = (torch.ones(4) + 0.001 * (goal["w"] - 1)).to(dtype)
         torch.testing.assert_close(reference["w"], expected)
@@ -101,9 +101,9 @@ def test_an_average_begins_anew_where_the_precision_is_another_one():
 def test_what_is_no_number_stays_none_in_low_order_bits():
     policy = {"w": torch.tensor([0x7FFFFFFF, 0x7FC00000], dtype=torch.int32).view(torch.float32)}  # CUDA's NaN, a CPU's
     reference, kept = {"w": torch.ones(2, dtype=torch.bfloat16)}, LowOrderBits()
-    blend_tensors(policy, reference, 0.5, kept)
+    soft_update_tensors(policy, reference, 0.5, kept)
     assert reference["w"].isnan().all()
-    blend_tensors({"w": torch.ones(2)}, reference, 0.5, kept)
+    soft_update_tensors({"w": torch.ones(2)}, reference, 0.5, kept)
     assert reference["w"].isnan().all()
 
 
@@ -116,7 +116,7 @@ def test_the_distance_by_hand():
 def test_each_tensor_may_have_an_alpha_of_its_own():
     policy, reference = Net(8), Net(4)
     frozen = reference.b.weight.detach().clone()
-    blend(policy, reference, lambda name: {"a": 0.25, "b.bias": 1.0}.get(name, 0.0))
+    soft_update(policy, reference, lambda name: {"a": 0.25, "b.bias": 1.0}.get(name, 0.0))
     assert reference.a.tolist() == [5.0, 5.0, 5.0]
     assert torch.equal(reference.b.bias, policy.b.bias)
     assert torch.equal(reference.b.weight, frozen)
@@ -125,7 +125,7 @@ def test_each_tensor_may_have_an_alpha_of_its_own():
 def test_frozen_layers_are_blended_too():
     policy, reference = Net(8), Net(4)
     policy.a.requires_grad_(False)
-    blend(policy, reference, alpha=0.5)
+    soft_update(policy, reference, alpha=0.5)
     assert reference.a.tolist() == [6.0, 6.0, 6.0]
 
 
@@ -137,7 +137,7 @@ def test_packed_codes_are_not_blended_whatever_they_are_stored_as(storage):
         model.to("cpu")  # quantises
     codes = reference.weight.detach().view(torch.uint8).clone()
     assert policy.weight.dtype == storage
-    blend(policy, reference, alpha=0.5)
+    soft_update(policy, reference, alpha=0.5)
     assert torch.equal(reference.weight.view(torch.uint8), codes)
 
 
@@ -149,19 +149,19 @@ def test_tied_weights_move_once():
         return model
 
     policy, reference = tied(8.0), tied(4.0)
-    blend(policy, reference, alpha=0.5)
+    soft_update(policy, reference, alpha=0.5)
     assert reference[1].weight.tolist() == [[6.0, 6.0], [6.0, 6.0]]
 
 
 def test_a_compiled_policy_has_the_names_of_the_plain_one():
     policy, reference = Net(8), Net(4)
-    blend(torch.compile(policy), reference, alpha=0.5)
+    soft_update(torch.compile(policy), reference, alpha=0.5)
     assert reference.a.tolist() == [6.0, 6.0, 6.0]
 
 
 def test_the_reference_gets_no_gradient():
     policy, reference = Net(8), Net(4).requires_grad_(False)
-    blend(policy, reference, alpha=0.5)
+    soft_update(policy, reference, alpha=0.5)
     assert not reference.a.requires_grad
     assert reference.a.grad_fn is None
 
@@ -169,14 +169,14 @@ def test_the_reference_gets_no_gradient():
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), lambda name: 2.0])
 def test_alpha_out_of_range(alpha):
     with pytest.raises(UserError, match=r"alpha must be in \[0, 1\]"):
-        blend(Net(1), Net(1), alpha)
+        soft_update(Net(1), Net(1), alpha)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_alpha_0_changes_nothing(dtype):
     policy, reference, average = Net(8).to(dtype), Net(4).to(dtype), LowOrderBits()
     before = {name: value.clone() for name, value in reference.state_dict().items()}
-    blend(policy, reference, 0.0, average)
+    soft_update(policy, reference, 0.0, average)
     assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
     assert not vars(average.kept)
 
@@ -189,7 +189,7 @@ def test_buffers_are_copied_averaged_or_left(buffers, mean, count):
         model.running_mean.fill_(value)
         model.num_batches_tracked.fill_(value)
         model.register_buffer("constant", torch.tensor(float(value)), persistent=False)  # no checkpoint holds it
-    blend(policy, reference, 0.25, buffers=buffers)
+    soft_update(policy, reference, 0.25, buffers=buffers)
     assert reference.constant == 4
     assert reference.running_mean.tolist() == [mean] * 3
     assert reference.num_batches_tracked == count
@@ -213,7 +213,7 @@ def test_a_policy_that_is_not_trained_is_an_error():
 def test_a_wrong_pair_changes_nothing():
     reference = {"a": torch.zeros(2), "b": torch.zeros(3)}
     with pytest.raises(UserError):
-        blend_tensors({"a": torch.ones(2), "b": torch.ones(2)}, reference, 0.5)
+        soft_update_tensors({"a": torch.ones(2), "b": torch.ones(2)}, reference, 0.5)
     assert reference["a"].tolist() == [0.0, 0.0]
 
 
@@ -228,5 +228,5 @@ def test_a_reference_on_another_device_stays_there(make, alpha):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             reference, average = {"w": torch.ones(3, 4, dtype=dtype)}, make()
             for goal in (policy["w"], policy["w"].to(dtype)):
-                blend_tensors({"w": goal}, reference, alpha, average)
+                soft_update_tensors({"w": goal}, reference, alpha, average)
             assert {one.device.type for one in (reference["w"], *vars(average.kept).values())} == {"cpu"}

@@ -163,7 +163,7 @@ def test_a_copy_in_4_bits_takes_no_soft_update(llama_dir):
     reference = CopyReference(dtype="nf4")
     policy = PretrainedPolicy(llama_dir).load()
     reference.prepare(policy)
-    with pytest.raises(UserError, match="hard updates of all layers alone"):
+    with pytest.raises(UserError, match="only hard updates of all layers"):
         reference.update(policy, 0.5)
 
 

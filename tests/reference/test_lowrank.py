@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_tr.reference.lowrank import LowRank, average, squared_norm, widened
+from lit_tr.reference.lowrank import LowRank, average, padded, squared_norm
 
 
 def random(shape, rank, scaling, draw):
@@ -59,7 +59,7 @@ def test_factors_that_hardly_differ_are_averaged_exactly(noise):
     """As at the start of a run: the A matrices are the same, and the reference's are padded with zeros."""
     draw = torch.Generator().manual_seed(0)
     policy = random((40, 30), 4, 2.0, draw)
-    a, b = widened(policy, LowRank(torch.zeros(8, 30), torch.zeros(40, 8), 0.5))
+    a, b = padded(policy, LowRank(torch.zeros(8, 30), torch.zeros(40, 8), 0.5))
     reference = LowRank(a + noise * torch.randn(8, 30, generator=draw), 0.5 * b, 0.5)
     a, b, cut, total = average(policy, reference, 0.3)
     exact = 0.3 * dense(policy) + 0.7 * dense(reference)
@@ -71,7 +71,7 @@ def test_factors_that_hardly_differ_are_averaged_exactly(noise):
 def test_widened_factors_make_the_same_matrix(scaling):
     draw = torch.Generator().manual_seed(0)
     policy, reference = random((6, 5), 2, 2.0, draw), random((6, 5), 4, scaling, draw)
-    a, b = widened(policy, reference)
+    a, b = padded(policy, reference)
     assert a.shape == (4, 5)
     torch.testing.assert_close(dense(LowRank(a, b, scaling)), dense(policy), rtol=1e-6, atol=1e-6)
 

@@ -60,7 +60,7 @@ def module(path, reference, loss=None, log_initial=False, **policy):
 
 
 def run(path, reference, steps=16, loss=None, callbacks=(), ckpt_path=None, policy=None, trainer=None, tau=TAU, **data):
-    """Fit, with validation behind batches 7, 14 and 21 of each epoch: in the middle of windows, and of steps."""
+    """Fit, with validation after batches 7, 14 and 21 of each epoch: in the middle of windows, and of steps."""
     model = module(path, reference, loss, **(policy or {}))
     options = {"batch_size": 2, "mismatched": bool(loss), "seed": 3, **data}
     rows = PreferenceDataModule(path, SyntheticPairs(PAIRS), val=SyntheticPairs(5, seed=8), **options)
@@ -143,7 +143,7 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one(llama_dir, tmp_path, wor
 
 
 class Interrupt(Callback):
-    """Ctrl-C behind a step."""
+    """Ctrl-C after a step."""
 
     def __init__(self, step):
         self.step = step
@@ -166,7 +166,7 @@ def test_what_ctrl_c_leaves_goes_on(llama_dir, tmp_path, step):
 
 
 class SaveAt(Callback):
-    """Saves behind a batch of the run, in the middle of an optimizer step; gradients are in no checkpoint."""
+    """Saves after a batch of the run, in the middle of an optimizer step; gradients are in no checkpoint."""
 
     def __init__(self, batches, path):
         self.batches, self.path = batches, path
@@ -210,8 +210,8 @@ def test_a_checkpoint_holds_log_probs_and_no_second_model(in_window):
     ("options", "message"),
     [
         ({"tau": 4}, "has scored the batches up to step 10, and the next update follows step 8"),
-        ({"batch_size": 3}, "other batches come than those that were scored before the checkpoint"),
-        ({"seed": 4}, "other batches come than those that were scored before the checkpoint"),
+        ({"batch_size": 3}, "these batches are not those that were scored before the checkpoint"),
+        ({"seed": 4}, "these batches are not those that were scored before the checkpoint"),
     ],
 )
 def test_a_resume_that_cannot_go_on_is_named(llama_dir, in_window, options, message):
@@ -274,7 +274,7 @@ SCALED = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
         ([SoftReferenceUpdate()], {}, "goes with one HardReferenceUpdate, not with SoftReferenceUpdate"),
         ([HARD(2), SoftReferenceUpdate()], {}, "not with HardReferenceUpdate and SoftReferenceUpdate"),
         ([AdaptiveReferenceUpdate(0.1)], {}, "goes with one HardReferenceUpdate, not with AdaptiveReferenceUpdate"),
-        ([HARD(2, layers={"mlp": 0.0})], {}, "not with HardReferenceUpdate with layers"),
+        ([HARD(2, layers={"mlp": 0.0})], {}, "not with HardReferenceUpdate with layers: else take CopyReference"),
         ([HARD(2)], {"policy": {"lora": LoRA(r=4)}}, "whose second adapter costs next to nothing"),
         ([HARD(2), GradientAccumulationScheduler({0: 2})], {}, "not go with GradientAccumulationScheduler"),
         ([HARD(2)], {"reload_dataloaders_every_n_epochs": 1}, "not go with reload_dataloaders_every_n_epochs"),
@@ -321,5 +321,5 @@ def test_the_initial_policy_is_not_held_unless_asked_for(llama_dir):
 
 
 def test_a_soft_update_is_refused():
-    with pytest.raises(UserError, match="hard updates of all layers alone"):
+    with pytest.raises(UserError, match="only hard updates of all layers"):
         WindowReference().update(torch.nn.Linear(1, 1), 0.5)
