@@ -91,7 +91,7 @@ def say_what_does_not_move(module: Any) -> None:
 
 def say_what_is_held(module: Any) -> None:
     """Say in one line where a third whole model is held."""
-    if module.initial is not None and module.initial.model is not None and module.reference.model is not None:
+    if sum(held.model is not None for held in module.held) > 1:
         rank_zero_info(
             "three models are held: the policy, its reference, and the initial policy to log against; "
             "model.log_initial false leaves the last one out"
