@@ -1,13 +1,11 @@
 """PreferenceModule: a policy, its reference and a loss, as a LightningModule."""
 
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_tr import checks, progress, resume
 from lit_tr.data.batches import PairBatch
+from lit_tr.holder import ReferenceHolder
 from lit_tr.hparams import describe
 from lit_tr.loading import StepLoader, draw_from
 from lit_tr.losses import Loss
@@ -26,7 +25,7 @@ from lit_tr.scoring import Scorer
 from lit_tr.step_mean import StepMean
 
 
-class PreferenceModule(LightningModule):
+class PreferenceModule(ReferenceHolder):
     """Trains a policy on preferences while a reference holds it near, and moves where a callback moves it.
 
     Logs, for training, validation and test: the loss; rewards, margins and accuracies as the loss defines them;
@@ -48,7 +47,6 @@ class PreferenceModule(LightningModule):
         UserError: an argument is none of these, or the loss needs a reference.
     """
 
-    policy: nn.Module
     loader: StepLoader
 
     def __init__(
@@ -71,17 +69,6 @@ class PreferenceModule(LightningModule):
         self.means, self.interval, self.step_mean = Means(), Means(), StepMean()
         self.scorer = Scorer(loss)
         self._examples = 0
-        resume.keep_state(self)
-
-    @property
-    def held(self) -> list[Reference]:
-        """The reference and the initial policy, as far as they are wanted."""
-        return [one for one in (self.reference, self.initial) if one is not None]
-
-    @property
-    def start(self) -> Reference | None:
-        """The initial policy; None where it is not kept."""
-        return self.initial if self.reference is None or self.reference.moves else self.reference
 
     def configure_callbacks(self) -> list[Any]:
         """Check the trainer before a callback asks for weights; no callback is added.
@@ -133,15 +120,10 @@ class PreferenceModule(LightningModule):
         optimizer = self.optimizer([param for param in self.policy.parameters() if param.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        schedule = {"interval": "step"}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            schedule = {"interval": "epoch", "monitor": getattr(scheduler, "monitor", "val/loss")}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **schedule}}
-
-    def steps_ahead(self, step: int) -> int:
-        """Return of how many optimizer steps after step `step` the batches are drawn together."""
-        return 1 if self.reference is None else self.reference.steps_ahead(step)
+        schedule: dict[str, Any] = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
+        if isinstance(scheduler := schedule["scheduler"], ReduceLROnPlateau):
+            schedule |= {"interval": "epoch", "monitor": getattr(scheduler, "monitor", "val/loss")}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_fit_start(self) -> None:
         """Let the reference get ready."""
@@ -173,7 +155,7 @@ class PreferenceModule(LightningModule):
         if self.reference is not None:
             self.reference.on_train_batch_start(self, batch)
         logs = progress.is_logged(self.trainer)
-        values = self._evaluate(batch, with_initial=logs, training=True)
+        values = self._evaluate(batch, self.initial if logs else None, training=True)
         self.interval.update(values)
         if logs or progress.ends_epoch(self.trainer):  # at an epoch's end for callbacks that watch a metric
             means = self.interval.compute(keep=not logs)
@@ -183,13 +165,12 @@ class PreferenceModule(LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Weigh each of the batches that one optimizer step is made of by its examples."""
-        super().backward(self.step_mean.weigh(loss, self._examples) if self._is_shared else loss, *args, **kwargs)
+        super().backward(self.step_mean.weigh(self.trainer, loss, self._examples), *args, **kwargs)
 
     def on_after_backward(self) -> None:
         """Make the gradient that of the mean over the examples of a step: of all its batches, on all ranks."""
-        if self._is_shared and not self.trainer.fit_loop._should_accumulate():
-            batches = self.trainer.accumulate_grad_batches
-            self.step_mean.normalise(self.trainer.optimizers, batches, self.trainer.strategy)
+        if not self.trainer.fit_loop._should_accumulate():
+            self.step_mean.normalise(self.trainer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and free the gradients: Lightning would hold them through the next forward pass."""
@@ -205,13 +186,13 @@ class PreferenceModule(LightningModule):
 
     def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the means of an evaluation."""
-        self.means.update(self._evaluate(batch))
+        self.means.update(self._evaluate(batch, self.initial))
 
     test_step = validation_step
 
     def predict_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return losses, rewards, margins, log-probs and log-ratios of each example, by name."""
-        return self._evaluate(batch)
+        return self._evaluate(batch, self.initial)
 
     def on_validation_start(self) -> None:
         """Begin a validation."""
@@ -232,11 +213,7 @@ class PreferenceModule(LightningModule):
         resume.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what is not weights, and check that the weights are those of such a model.
-
-        Raises:
-            UserError: the checkpoint is of another policy or kind of reference.
-        """
+        """Take what is not weights; a checkpoint of another policy or kind of reference is a `UserError`."""
         resume.load(self, checkpoint)
 
     def placed(self, batch: PairBatch) -> PairBatch:
@@ -246,36 +223,22 @@ class PreferenceModule(LightningModule):
         return self.scorer.laid_out(self.policy, self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
 
     def kl_to_reference(self, batch: PairBatch) -> Tensor:
-        """Return the KL divergence of the policy from the reference on the batches of all ranks, in nats a token."""
+        """Return the KL divergence of the policy from the reference on the batches of all ranks, in nats per token."""
         with self._precision():
-            total = self._add_ranks(self.scorer.kl(self.policy, self.reference, batch))
-        return total[0] / total[1].clamp(min=1)
+            kl, tokens = self._add_ranks(self.scorer.kl(self.policy, self.reference, batch))
+        return kl / tokens.clamp(min=1)
 
     def reward_margin(self, batch: PairBatch) -> float | None:
         """Return the mean reward margin of a batch of pairs, without gradient and dropout; None of unpaired rows."""
         with self._precision():
             return self.scorer.reward_margin(self.policy, self.reference, batch)
 
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the policy's parameters; a reference's adapter and 4-bit codes are for no average of weights."""
-        hidden = [f".{held.adapter}." for held in self.held if held.adapter]
-        for name, param in super().named_parameters(*args, **kwargs):
-            if not hasattr(param, "quant_state") and not any(part in name for part in hidden):
-                yield name, param
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "PreferenceModule":
-        super()._apply(fn, recurse)
-        for held in self.held:
-            held._apply(fn)
-        return self
-
     def _by_steps(self, loader: Any) -> StepLoader:
         self.loader = StepLoader(loader, self)
         self.loader.load([state["position"] for state in self.saved], self.global_rank, self.trainer.world_size)
         return self.loader
 
-    def _evaluate(self, batch: PairBatch, with_initial: bool = True, training: bool = False) -> dict[str, Tensor]:
-        initial = self.initial if with_initial else None
+    def _evaluate(self, batch: PairBatch, initial: Reference | None, training: bool = False) -> dict[str, Tensor]:
         return self.scorer.values(self.policy, self.reference, initial, batch, self._add_ranks, training)
 
     def _add_ranks(self, values: Tensor) -> Tensor:
@@ -283,7 +246,3 @@ class PreferenceModule(LightningModule):
 
     def _precision(self) -> AbstractContextManager:
         return self.trainer.precision_plugin.forward_context() if self._trainer else nullcontext()
-
-    @property
-    def _is_shared(self) -> bool:
-        return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1

@@ -9,21 +9,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_tr.errors import UserError
-from lit_tr.policy.adapters import base_state_keys
+from lit_tr.holder import take_reference
 from lit_tr.policy.sharding import of_ranks
 from lit_tr.progress import set_progress
 
 RANKS = "lit_tr_ranks"
-
-
-def keep_state(module: Any) -> None:
-    """Let `state_dict` and `load_state_dict` of a `PreferenceModule` be each other's inverse, strictly.
-
-    They hold the policy without a base that training never changes, and the reference.
-    """
-    module.register_state_dict_post_hook(_add_reference)
-    module.register_load_state_dict_pre_hook(_take_reference)
-    module.register_load_state_dict_post_hook(_forgive_base)
 
 
 def save(module: Any, checkpoint: dict[str, Any]) -> None:
@@ -74,7 +64,7 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
 def _load_from_file(module: Any, path: Path) -> None:
     if module.reference is not None and path.is_file():
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
-        _take_reference(module, state, "", None, True, [])
+        take_reference(module, state, "", None, True, [])
 
 
 def restore(module: Any, states: list[dict[str, Any]]) -> None:
@@ -101,27 +91,6 @@ def _validation_is_due(module: Any, at_batch_end: bool) -> bool:
     if at_batch_end:
         return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
     return trainer.validating and not module.is_validated
-
-
-def _add_reference(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    if hasattr(module, "policy"):
-        for key in base_state_keys(module.policy):
-            state.pop(f"{prefix}policy.{key}", None)
-        if module.reference is not None:
-            state |= {f"{prefix}reference.{name}": one for name, one in module.reference.state_dict().items()}
-
-
-def _take_reference(module: Any, state: dict[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
-    start, missing = f"{prefix}reference.", args[1]
-    found = {key.removeprefix(start): state.pop(key) for key in list(state) if key.startswith(start)}
-    if module.reference is not None:
-        missing += [start + name for name in module.reference.load_state_dict(found)]
-
-
-def _forgive_base(module: Any, incompatible: Any) -> None:
-    base = base_state_keys(module.policy) if hasattr(module, "policy") else set()
-    kept = [key for key in incompatible.missing_keys if key.partition("policy.")[2] not in base]
-    incompatible.missing_keys[:] = kept
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

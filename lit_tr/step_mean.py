@@ -21,25 +21,28 @@ class StepMean:
         """Forget a step that was broken off."""
         self._examples = 0
 
-    def weigh(self, loss: Tensor, examples: int) -> Tensor:
-        """Return the mean loss of a batch, times its number of examples."""
+    def weigh(self, trainer: Any, loss: Tensor, examples: int) -> Tensor:
+        """Return the mean loss of a batch, times its number of examples where it is not alone in its step."""
         self._examples += examples
-        return loss * examples
+        return loss * examples if _is_shared(trainer) else loss
 
     @torch.no_grad()
-    def normalise(self, optimizers: list[torch.optim.Optimizer], batches: int, strategy: Any) -> None:
+    def normalise(self, trainer: Any) -> None:
         """Divide the gradients of a step by the mean number of examples of its batches on all ranks, and reset.
 
-        Args:
-            optimizers: hold the parameters.
-            batches: number of batches that Lightning has divided the losses by.
-            strategy: that of the trainer; to be called on all ranks.
+        It is to be called on all ranks.
         """
-        count = torch.tensor(float(self._examples), device=strategy.root_device)
-        of_ranks = strategy.reduce(count, reduce_op="mean")
-        scale = torch.where(of_ranks > 0, batches / of_ranks, 0.0)
+        if _is_shared(trainer):
+            count = torch.tensor(float(self._examples), device=trainer.strategy.root_device)
+            of_ranks = trainer.strategy.reduce(count, reduce_op="mean")
+            scale = torch.where(of_ranks > 0, trainer.accumulate_grad_batches / of_ranks, 0.0)
+            for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+                for param in group["params"]:
+                    if param.grad is not None:
+                        param.grad.mul_(scale)
         self.reset()
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            for param in group["params"]:
-                if param.grad is not None:
-                    param.grad.mul_(scale)
+
+
+def _is_shared(trainer: Any) -> bool:
+    """Whether a step is made of several batches."""
+    return trainer.accumulate_grad_batches > 1 or trainer.world_size > 1

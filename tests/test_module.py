@@ -316,7 +316,7 @@ def test_updates_are_on_record(llama_dir, tmp_path):
     class Margins(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             with torch.no_grad():
-                values = pl_module._evaluate(batch)
+                values = pl_module._evaluate(batch, None)
             self.margin = values["rewards/margins"].mean().item()
             pairs = zip(pl_module.policy.parameters(), pl_module.reference.model.parameters(), strict=True)
             self.distance = sum((p - r).double().square().sum().item() for p, r in pairs) ** 0.5

@@ -14,20 +14,23 @@ from lit_tr.step_mean import StepMean
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
-def strategy(of_ranks=None):
-    return SimpleNamespace(
+def trainer_of(weight, batches, of_ranks=None):
+    strategy = SimpleNamespace(
         root_device=torch.device("cpu"), reduce=lambda count, reduce_op: count if of_ranks is None else of_ranks
     )
+    ranks = 1 if of_ranks is None else 2
+    optimizers = [torch.optim.SGD([weight], lr=1.0)]
+    return SimpleNamespace(strategy=strategy, optimizers=optimizers, accumulate_grad_batches=batches, world_size=ranks)
 
 
 def step(batches, of_ranks=None):
     """Return the gradient of a step by hand: each batch is a list of values, whose loss is `weight * value`."""
     weight = torch.nn.Parameter(torch.tensor(1.0))
-    mean = StepMean()
+    mean, trainer = StepMean(), trainer_of(weight, len(batches), of_ranks)
     for values in batches:
         loss = (weight * torch.tensor(values)).sum() / max(len(values), 1)
-        (mean.weigh(loss, len(values)) / len(batches)).backward()  # Lightning divides by the number of batches
-    mean.normalise([torch.optim.SGD([weight], lr=1.0)], len(batches), strategy(of_ranks))
+        (mean.weigh(trainer, loss, len(values)) / len(batches)).backward()  # Lightning divides by the number of batches
+    mean.normalise(trainer)
     return weight.grad.item()
 
 
@@ -48,11 +51,13 @@ def test_a_step_without_examples_has_the_gradient_0():
 
 def test_a_step_that_was_broken_off_is_forgotten():
     mean, weight = StepMean(), torch.nn.Parameter(torch.tensor(1.0))
-    mean.weigh(weight, 5)
+    trainer = trainer_of(weight, 2)
+    mean.weigh(trainer, weight, 5)
     mean.reset()
-    mean.weigh(weight * 4.0, 2).backward()
-    mean.normalise([torch.optim.SGD([weight], lr=1.0)], 1, strategy())
-    assert weight.grad.item() == pytest.approx(4.0)
+    for value, examples in ((4.0, 2), (7.0, 1)):
+        (mean.weigh(trainer, weight * value, examples) / 2).backward()
+    mean.normalise(trainer)
+    assert weight.grad.item() == pytest.approx((2 * 4.0 + 7.0) / 3)
 
 
 class Gradients(Callback):
