@@ -85,6 +85,7 @@ class PreferenceModule(ReferenceHolder):
         Raises:
             UserError: the trainer, its callbacks or its rows do not go with the reference.
         """
+        self.scorer.longest = getattr(self.trainer.datamodule, "max_length", None)  # type: ignore[attr-defined]
         for held in self.held:
             held.setup(self.trainer, self)
         if stage == TrainerFn.FITTING:

@@ -21,11 +21,13 @@ class Scorer:
 
     Attributes:
         statistics: those of the loss at the last training step, equal on all ranks.
+        longest: most tokens of a prompt and one response, if that is known; a longer window or chunk never acts.
     """
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
         self.statistics: Tensor | None = None
+        self.longest: int | None = None
         self._takes_packs: bool | None = None
 
     def values(
@@ -106,7 +108,7 @@ class Scorer:
         if not isinstance(batch, PackedBatch):
             return batch
         if self._takes_packs is None:
-            reason = why_not_packed(policy)
+            reason = why_not_packed(policy, self.longest)
             self._takes_packs = reason is None
             if reason:
                 rank_zero_warn(f"batches are padded, which takes more time and memory: {reason}")

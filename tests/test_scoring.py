@@ -145,3 +145,10 @@ def test_kto_and_its_baseline_over_a_batch(llama_dir):
     model, _ = fit(module(llama_dir, KTO(beta=0.5)), llama_dir)
     assert model.losses[0] == pytest.approx(0.5)
     assert model.scorer.statistics.shape == ()
+
+
+def test_the_proof_of_packs_knows_the_longest_row(llama_dir, monkeypatch):
+    seen = []
+    monkeypatch.setattr("lit_tr.scoring.why_not_packed", lambda policy, longest: seen.append(longest))
+    fit(module(llama_dir, DPO()), llama_dir)
+    assert seen == [1024]  # data.max_length
