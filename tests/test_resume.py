@@ -1,6 +1,12 @@
 """A run that is stopped anywhere, twice, goes on as the one that was not: bit for bit, with all steps trained."""
 
+import json
+import os
 import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +21,14 @@ from lit_tr import (
     PreferenceModule,
     SoftReferenceUpdate,
 )
+from lit_tr.commands.checkpoints import is_complete
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, KTO
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, WindowReference
 
+ROOT = Path(__file__).parents[1]
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 LORA = {"lora": LoRA(r=4, dropout=0.1)}
 KINDS = {
@@ -97,8 +105,8 @@ def newest(folder):
 
 
 def assert_went_on(resumed, whole):
-    count = len(resumed.losses)
-    assert resumed.losses == whole.losses[-count:]
+    losses = getattr(resumed, "losses", [])  # none where all had been trained
+    assert losses == whole.losses[len(whole.losses) - len(losses) :]
     if seen := getattr(resumed, "figures", []):
         assert seen == whole.figures[-len(seen) :]
     assert resumed.global_step == whole.global_step
@@ -130,10 +138,7 @@ def fuzz(path, folder, kind, seed):
         run(path, kind, options, folder / attempt, draw.randint(2, 40), ckpt_path)
         ckpt_path = newest(folder / attempt) or ckpt_path
     resumed = run(path, kind, options, ckpt_path=ckpt_path)
-    if hasattr(resumed, "losses"):
-        assert_went_on(resumed, whole)
-    else:  # it was stopped when all had been trained
-        assert resumed.global_step == whole.global_step
+    assert_went_on(resumed, whole)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -286,3 +291,42 @@ def test_a_file_is_loaded_into_shards(llama_dir, tmp_path, kind):
     sharded = {**options, "strategy": ModelParallelStrategy(1, 1), "devices": 1}
     resumed = run(llama_dir, kind, sharded, ckpt_path=tmp_path / "last.ckpt")
     assert [loss for _, loss in resumed.losses] == pytest.approx([loss for _, loss in whole.losses[4:]], rel=1e-4)
+
+
+KILLED = """
+import json, sys
+from tests.test_resume import run
+path, kind, options, folder, ckpt_path = sys.argv[1:]
+run(path, kind, json.loads(options), __import__("pathlib").Path(folder), ckpt_path=ckpt_path or None)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [*((kind, {"max_epochs": 12}) for kind in KINDS), ("window", {"max_steps": 40, "max_epochs": -1})],
+)
+def test_a_run_that_is_killed_twice_goes_on_as_if_it_had_not_been(llama_dir, tmp_path, kind, options):
+    """Kill -9 at any moment, also within the writing of a checkpoint: the newest complete one is gone on from."""
+    options = {**options, "accumulate_grad_batches": 2, "val_check_interval": 3}
+    draw, ckpt_path = random.Random(f"{kind} {options}"), ""
+    for attempt in ("first", "second"):
+        folder = tmp_path / attempt
+        command = [sys.executable, "-W", "ignore", "-c", KILLED, llama_dir, kind, json.dumps(options), str(folder)]
+        process = subprocess.Popen([*command, ckpt_path], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT)
+        deadline = time.time() + 120
+        while not list(folder.glob("*.ckpt")) and process.poll() is None:
+            assert time.time() < deadline
+            time.sleep(0.02)
+        time.sleep(draw.random() / 2)
+        process.kill()
+        process.wait(60)
+        complete = [path for path in folder.glob("*.ckpt") if is_complete(path)]
+        ckpt_path = str(max(complete, key=lambda path: path.stat().st_mtime)) if complete else ckpt_path
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes had
+    whole = run(llama_dir, kind, options)
+    resumed = run(llama_dir, kind, options, ckpt_path=ckpt_path or None)
+    torch.set_num_threads(threads)
+    assert ckpt_path
+    assert_went_on(resumed, whole)
