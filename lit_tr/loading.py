@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from lit_tr.data.batches import PairBatch
+from lit_tr.data.batches import PairBatch, known_log_probs
 from lit_tr.errors import UserError
 
 ENDLESS = float("inf")
@@ -278,7 +278,7 @@ class KeptLoader(CombinedLoader):
         log_probs: list[Any] = self.log_probs or [None] * len(kept)
         for (batch, number, loader), known in zip(kept, log_probs, strict=True):
             if self.limits is None or number < self.limits[loader]:
-                yield replace(batch, reference_log_probs=known), number, loader
+                yield replace(batch, known=None if known is None else known_log_probs(known)), number, loader
 
 
 def _is_stateful(loader: Any) -> bool:

@@ -23,7 +23,11 @@ class Batch:
     rows: list
     drawn: object = None
     index: int = 0
-    reference_log_probs: object = None
+    known: object = None
+
+    @property
+    def reference_log_probs(self):
+        return None if self.known is None else self.known.log_probs
 
 
 def batch(rows):

@@ -49,6 +49,11 @@ class Labels(ByValue):
         return Labels({name: value.to(device, **kwargs) for name, value in vars(self).items()})
 
 
+def known_log_probs(values: Tensor) -> Labels:
+    """Return log-probs as a batch holds those that were computed ahead; Lightning does not cast them."""
+    return Labels({"log_probs": values})
+
+
 @dataclass
 class PairBatch(ByValue):
     """Prompts with responses: the chosen responses first, then the rejected ones, then the KL rows.
@@ -62,8 +67,7 @@ class PairBatch(ByValue):
         lengths: scored tokens of each response, `(responses,)`.
         labels: labels from the data: `confidence`, `margin`, and a format's own; nan for KL rows.
         dummy: a batch without examples, for a rank whose rows have ended while others go on. Its parts are empty.
-        reference_log_probs: log-probs of the scored tokens under the reference, `(scored tokens,)`, if they are
-            precomputed.
+        known: holds `reference_log_probs`, as exact as labels are.
         drawn: the chunk of batches that this one was drawn in, and `index` its number in it.
     """
 
@@ -74,7 +78,7 @@ class PairBatch(ByValue):
     lengths: Tensor
     labels: Labels
     dummy: bool = field(default=False, kw_only=True)
-    reference_log_probs: Tensor | None = field(default=None, kw_only=True)
+    known: Labels | None = field(default=None, kw_only=True, repr=False)
     drawn: Any = field(default=None, kw_only=True, repr=False, compare=False)
     index: int = field(default=0, kw_only=True, repr=False, compare=False)
 
@@ -82,6 +86,11 @@ class PairBatch(ByValue):
         """Return the batch on a device."""
         movable = {name: value for name, value in vars(self).items() if hasattr(value, "to")}
         return replace(self, **{name: value.to(device, **kwargs) for name, value in movable.items()})
+
+    @property
+    def reference_log_probs(self) -> Tensor | None:
+        """Log-probs of the scored tokens under the reference, `(scored tokens,)`, float32, where computed ahead."""
+        return None if self.known is None else vars(self.known)["log_probs"]
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split values of the responses, `(responses,)`, into those of the chosen, the rejected and the KL rows."""
@@ -284,7 +293,7 @@ class Collator:
             mismatched=len(mismatched) if self.mismatched else None,
             paired=len(chosen) == len(rejected) == len(examples),
             labels=_labels(examples, len(mismatched)),
-            reference_log_probs=_log_probs_ahead(examples, self.mismatched) if ahead else None,
+            known=known_log_probs(_log_probs_ahead(examples, self.mismatched)) if ahead else None,
         )
 
     def kl_rows(self, examples: list[TokenizedExample]) -> list[list[TokenizedExample]]:

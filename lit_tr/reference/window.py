@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lit_tr.data.batches import PairBatch
+from lit_tr.data.batches import PairBatch, known_log_probs
 from lit_tr.errors import UserError
 from lit_tr.loading import Drawn, KeptLoader, draw_from
 from lit_tr.policy.adapters import has_adapter
@@ -90,7 +90,7 @@ class WindowReference(Reference):
             if self._validation:
                 self._validation.log_probs = [self._score(module, one) for one in self._validation.batches]
         self._drawn, self._saved, self._is_policy = drawn, [], False
-        batch.reference_log_probs = drawn.log_probs[batch.index].to(batch.lengths.device)
+        batch.known = known_log_probs(drawn.log_probs[batch.index].to(batch.lengths.device))
 
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
         """Return a context whose value is the policy, while it is the reference.

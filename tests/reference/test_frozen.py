@@ -127,3 +127,15 @@ def test_outside_of_training_the_start_is_held(llama_dir, tmp_path):
     rows = PreferenceDataModule(llama_dir, SyntheticPairs(4), val=SyntheticPairs(5, seed=8), batch_size=2)
     (metrics,) = Trainer(**QUIET, enable_checkpointing=False).validate(model, rows)
     assert metrics["val/loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_log_probs_that_were_computed_ahead_are_never_cast(llama_dir, tmp_path):
+    """bf16-true casts what is in a batch: 0.1 nats would be lost of 100."""
+    torch.manual_seed(0)
+    model = PreferenceModule(PretrainedPolicy(llama_dir), FrozenReference(precompute=True), DPO(), log_initial=False)
+    rows = PreferenceDataModule(llama_dir, SyntheticPairs(4), batch_size=4, shuffle=False)
+    options = {**QUIET, "precision": "bf16-true", "max_steps": 1, "enable_checkpointing": False}
+    trainer = Trainer(default_root_dir=tmp_path, **options)
+    trainer.fit(model, rows)
+    assert trainer.callback_metrics["train/log_ratios"] == 0
+    assert trainer.callback_metrics["train/loss"] == pytest.approx(0.693147, abs=1e-6)

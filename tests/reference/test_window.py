@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ class Stop(Timer):
         {"loss": KTO()},
         {"policy": {"dtype": "bfloat16"}},
         {"trainer": {"precision": "bf16-mixed"}},
+        {"trainer": {"precision": "bf16-true"}},
         {"trainer": {"limit_train_batches": 11, "limit_val_batches": 2}},
         {"callbacks": [Stop()]},
         {"trainer": {"check_val_every_n_epoch": None, "val_check_interval": 10}},
@@ -232,6 +234,20 @@ def assert_equal_windows(ours, theirs):
     for name in ("train", "validation"):
         for one, other in zip(ours[name], theirs[name], strict=True):
             assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize(("step", "message"), [(5, None), (7, "WindowReference holds no weights")])
+def test_a_checkpoint_of_two_ranks_is_loaded_on_one(llama_dir, tmp_path, step, message):
+    """At an update it is evaluated as any other; within a window it says why it cannot be."""
+    saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    run(llama_dir, WindowReference(), steps=step, callbacks=[saved])
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    checkpoint["lit_tr_ranks"] *= 2
+    torch.save(checkpoint, tmp_path / "two.ckpt")
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        assert evaluate(llama_dir, "test", tmp_path / "two.ckpt")[0]["test/log_ratios"] == 0
+    with pytest.raises(UserError, match="saved on 2 ranks in the middle of an epoch"):
+        run(llama_dir, WindowReference(), ckpt_path=tmp_path / "two.ckpt")
 
 
 def evaluate(path, verb, ckpt_path=None):
