@@ -282,7 +282,7 @@ def test_stochastic_weight_averaging_is_refused(llama_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["copy soft", "copy bfloat16", "adapter soft"])
+@pytest.mark.parametrize("kind", ["copy soft", "copy bfloat16"])
 def test_a_file_is_loaded_into_shards(llama_dir, tmp_path, kind):
     """One device wrote it, and a sharded run of one device goes on: policy, reference and average."""
     options = {"max_steps": 6, "max_epochs": -1}

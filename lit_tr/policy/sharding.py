@@ -88,13 +88,18 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def write(target: Tensor, value: Tensor) -> None:
-    """Write a full value to a tensor, or to this rank's shard of it; the shards are those of rank 0's value.
+def write(target: Tensor, value: Tensor, source: int | None = 0) -> None:
+    """Write a full value to a tensor, or to this rank's shard of it.
 
-    Other ranks may have computed another one, on other hardware: a matrix has more than one decomposition.
+    Args:
+        target: the tensor.
+        value: the value.
+        source: the rank whose value all shards are of: others may have computed another one, on other hardware, for a
+            matrix has more than one decomposition. None takes each rank's own, where all have the same.
     """
     if isinstance(target, DTensor):
-        value = distribute_tensor(value.to(target.dtype), target.device_mesh, target.placements)
+        value = value.to(target.dtype)
+        value = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=source)
     target.copy_(value)
 
 

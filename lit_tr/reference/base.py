@@ -116,7 +116,7 @@ class Reference(ABC):
         own = self.state_dict()
         for name, value in state.items():
             if name in own:
-                write(own[name], value)
+                write(own[name], value, source=None)
         return sorted(own.keys() - state.keys())
 
     def rank_state(self) -> Any:
