@@ -110,7 +110,8 @@ def assert_went_on(resumed, whole):
     if seen := getattr(resumed, "figures", []):
         assert seen == whole.figures[-len(seen) :]
     assert resumed.global_step == whole.global_step
-    assert resumed.trainer.current_epoch == whole.trainer.current_epoch
+    if losses:  # Lightning counts the epoch that max_steps ends in when it leaves it
+        assert resumed.trainer.current_epoch == whole.trainer.current_epoch
     for (name, one), other in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
