@@ -12,6 +12,7 @@ from lit_tr.losses import Loss
 from lit_tr.policy.adapters import has_adapter
 from lit_tr.policy.loading import CAST_PRECISIONS
 from lit_tr.reference import Reference
+from lit_tr.reference.base import updates_of
 
 
 def check_arguments(reference: Any, loss: Any) -> None:
@@ -79,7 +80,7 @@ def say_what_does_not_move(module: Any) -> None:
     reference, trainer = module.reference, module.trainer
     if reference is None or not reference.moves:
         return
-    kind, updates = type(reference).__name__, [c for c in trainer.callbacks if _moves(c, "reference")]
+    kind, updates = type(reference).__name__, updates_of(trainer)
     if not updates:
         rank_zero_warn(f"{kind} will not move, for no callback updates it: add one, or take FrozenReference")
     first = min((c.next_update(0) for c in updates), default=0)
@@ -96,7 +97,3 @@ def say_what_is_held(module: Any) -> None:
             "three models are held: the policy, its reference, and the initial policy to log against; "
             "model.log_initial false leaves the last one out"
         )
-
-
-def _moves(callback: Any, name: str) -> bool:
-    return getattr(callback, "reference", None) == name and hasattr(callback, "next_update")
