@@ -16,6 +16,17 @@ from lit_tr.embedded.task import SyntheticPairs
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+@pytest.fixture(autouse=True)
+def no_process_group_stays():
+    """End the process group of a trainer of this test, with the port that processes of later tests would inherit."""
+    before = set(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"} - before:
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return AutoTokenizer.from_pretrained(resolve(TINY))
