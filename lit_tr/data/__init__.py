@@ -1,10 +1,10 @@
 """Preference data: rows of any format become batches of token ids."""
 
-from lit_tr.data.batches import Collator, PackedBatch, PaddedBatch, PairBatch
+from lit_tr.data.batches import PackedBatch, PaddedBatch, PairBatch
+from lit_tr.data.collator import Collator
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.example import Example
-from lit_tr.data.mixture import Mixture
-from lit_tr.data.sources import Rows, Source
+from lit_tr.data.rows import Mixture, Rows, Source
 
 __all__ = [
     "Collator",

@@ -14,12 +14,12 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lit_tr.data.batches import Collator, fill
-from lit_tr.data.formats import Format
+from lit_tr.data.collator import Collator
 from lit_tr.data.intake import BadRows, Intake, Layout
-from lit_tr.data.reader import Reader
+from lit_tr.data.packing import fill
+from lit_tr.data.process import RowProcessor
+from lit_tr.data.rows import Source
 from lit_tr.data.sampling import EvaluationSampler, ResumableSampler
-from lit_tr.data.sources import Source
 from lit_tr.data.stream import RankLoader, Stream
 from lit_tr.data.tokenization import TokenizedExample, Turns
 from lit_tr.embedded.model import resolve
@@ -40,8 +40,6 @@ class PreferenceDataModule(LightningDataModule):
         train: rows to train on.
         val: rows to validate on during training.
         test: rows for `test` and `predict`; those of `val` where there are none.
-        format: function from a row to an `Example` or a list of them, by import path, or `class_path` with `init_args`;
-            None detects one of `lit_tr.data.formats` for each row.
         batch_size: examples (pairs, or unpaired rows) in a batch on each rank; 4 if there is no max_tokens either.
         max_tokens: fill batches up to so many packed tokens instead of counting examples. They are filled once, evenly;
             each epoch brings them in another order. The gradient of a step stays that of the mean over its examples.
@@ -70,7 +68,6 @@ class PreferenceDataModule(LightningDataModule):
         train: Source,
         val: Source | None = None,
         test: Source | None = None,
-        format: Format | None = None,
         batch_size: int | None = None,
         max_tokens: int | None = None,
         max_length: int = 1024,
@@ -109,7 +106,7 @@ class PreferenceDataModule(LightningDataModule):
                 raise UserError(f"PreferenceDataModule: {name} must be at least {least}, not {value}")
         self.sources = {"train": train, "val": val, "test": test or val}
         self.examples: dict[str, Examples] = {}
-        self.tokenizer_path, self.format = tokenizer, format
+        self.tokenizer_path = tokenizer
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.max_length, self.num_workers = max_length, num_workers
         self.packed, self.buffer, self.bucket_by_length = packed, buffer, bucket_by_length
@@ -190,10 +187,10 @@ class PreferenceDataModule(LightningDataModule):
             name: `train`, `val` or `test`.
             list_to: folder of the list of bad rows; None lists them nowhere.
         """
-        reader = Reader(self.tokenizer, self.format, self.max_length, self.cut_prompts, self.turns)
+        processor = RowProcessor(self.tokenizer, self.max_length, self.cut_prompts, self.turns)
         layout = Layout(self.collator, self.batch_size, self.max_tokens, self.bucket_by_length)
         file = list_to / f"{BAD_ROWS}.{name}.jsonl" if list_to else None
-        return Intake(reader, layout, BadRows(self.on_bad_row == "skip", file))
+        return Intake(processor, layout, BadRows(self.on_bad_row == "skip", file))
 
     @property
     def _ranks(self) -> int:
@@ -226,7 +223,7 @@ class PreferenceDataModule(LightningDataModule):
 
     def _read(self, name: str, source: Source) -> Examples:
         intake = self.intake(name, None if self._rank else self._folder)
-        examples = [example for read in source.read() for example in intake(read)]
+        examples = [example for record in source.records() for example in intake(record)]
         self._log_bad_rows(name, intake.bad_rows.counts)
         if cut := sum(example.cut > 0 for example in examples):
             rank_zero_info(f"{source}: cut {cut} prompts on the left to fit max_length {self.max_length}")

@@ -11,9 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lit_tr.data.batches import fill
 from lit_tr.data.intake import BadRows, Intake, Layout
-from lit_tr.data.sources import Source
+from lit_tr.data.packing import fill
+from lit_tr.data.rows import Source
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError
 
@@ -99,11 +99,11 @@ def inspect(name: str, source: Source, intake: Intake, show: int, order: int | N
     intake = replace(intake, bad_rows=found.bad)
     seen: set[bytes] = set()
     batch: list[TokenizedExample] = []
-    for read in source.read(order):
-        examples = intake(read)
+    for record in source.records(order):
+        examples = intake(record)
         found.rows += bool(examples)
         for example in examples:
-            _count(found, read.where, example, seen)
+            _count(found, record.location, example, seen)
             if len(found.shown) < show:
                 found.shown.append(example)
             batch.append(example)

@@ -2,15 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from lit_tr.data.batches import Collator, fill
-from lit_tr.data.formats import Row
-from lit_tr.data.sources import Read
+from lit_tr.data.collator import Collator
+from lit_tr.data.packing import fill
+from lit_tr.data.process import RowProcessor
+from lit_tr.data.rows.source import Record
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError, UserError
 
@@ -101,30 +101,28 @@ class Intake:
     """What becomes of a row that was read.
 
     Args:
-        read: makes examples of it.
+        process: makes examples of it.
         layout: says which examples go into a batch.
         bad_rows: what is done if it cannot be trained on.
     """
 
-    read: Callable[[Row], list[TokenizedExample]]
+    process: RowProcessor
     layout: Layout
     bad_rows: BadRows
 
-    def __call__(self, read: Read) -> list[TokenizedExample]:
+    def __call__(self, record: Record) -> list[TokenizedExample]:
         """Return the examples, none of a row that is left out.
 
         Raises:
             UserError: the row ends the run.
         """
         try:
-            if isinstance(read.row, BadRowError):
-                raise read.row
-            examples = [] if read.row is None else self.read(read.row)
+            examples = self.process(record)
             for example in examples:
                 self.layout.check(example)
         except BadRowError as error:
-            self.bad_rows.add(read.where, error)
+            self.bad_rows.add(record.location, error)
             return []
         except UserError as error:
-            raise UserError(f"{read.where}: {error}") from error
+            raise UserError(f"{record.location}: {error}") from error
         return examples

@@ -12,7 +12,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.intake import Intake
-from lit_tr.data.sources import Cursor, Source
+from lit_tr.data.rows import Cursor, Source
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 
@@ -60,7 +60,7 @@ class Stream(IterableDataset):
         reader, readers = self.rank * workers + number, self.ranks * workers
         state = self._resume or {"cursor": None, "row": 0, "block": 0, "done": 0, "carried": []}
         self._state, self._resume = state, None
-        cursor = self.source.read(self.seed + self.epoch if self.shuffle else None, state["cursor"])
+        cursor = self.source.records(self.seed + self.epoch if self.shuffle else None, state["cursor"])
         layout, ended = self.intake.layout, False
         while not ended:
             # bad rows are listed when they are first met
@@ -94,11 +94,11 @@ class Stream(IterableDataset):
             others = (reader - row) % readers
             if others and cursor.skip(others) < others:
                 return row, True
-            read = next(cursor, None)
-            if read is None:
+            record = next(cursor, None)
+            if record is None:
                 return row, True
             row += others + 1
-            examples += intake(read)
+            examples += intake(record)
         return row, False
 
     def _intake(self, reader: int, list_bad_rows: bool) -> Intake:

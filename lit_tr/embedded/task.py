@@ -12,8 +12,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lit_tr.data.formats import Row
-from lit_tr.data.sources import Source
+from lit_tr.data.example import Row
+from lit_tr.data.formats import Conversion
+from lit_tr.data.formats.detect import explicit_prompt
+from lit_tr.data.rows import Source
 from lit_tr.errors import UserError
 
 SUBJECTS = (
@@ -118,6 +120,11 @@ class SyntheticPairs(Source):
     def __post_init__(self) -> None:
         if self.size < 1 or self.temperature < 0:
             raise UserError(f"{self}: size must be at least 1, temperature not negative")
+
+    @property
+    def conversion(self) -> Conversion:  # type: ignore[override]
+        """Plain text: the embedded model knows no chat."""
+        return Conversion(explicit_prompt, chat=False)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yield the pairs."""

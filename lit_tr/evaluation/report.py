@@ -15,7 +15,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_tr.data.batches import Collator, PairBatch
+from lit_tr.data.batches import PairBatch
+from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.evaluation.generate import Generation, generate

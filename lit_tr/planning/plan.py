@@ -16,7 +16,8 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lit_tr.data.batches import Collator, PairBatch
+from lit_tr.data.batches import PairBatch
+from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.planning.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step

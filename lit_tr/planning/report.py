@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_tr.data.batches import Collator
+from lit_tr.data.collator import Collator
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.intake import BadRows
 from lit_tr.errors import UserError
@@ -196,7 +196,7 @@ def _mean_lengths(data: PreferenceDataModule) -> tuple[Lengths, bool]:
     if source is None or not _is_local(source):
         return Lengths(1, data.max_length - 1), False
     intake = replace(data.intake("train"), bad_rows=BadRows(True))
-    examples = [example for read in islice(source.read(), SAMPLE) for example in intake(read)]
+    examples = [example for record in islice(source.records(), SAMPLE) for example in intake(record)]
     if not examples:
         raise UserError(f"data.train: {source} has no rows to train on")
     responses = [len(ids) for example in examples for ids in example.responses]
@@ -205,7 +205,7 @@ def _mean_lengths(data: PreferenceDataModule) -> tuple[Lengths, bool]:
 
 
 def _count(data: PreferenceDataModule) -> int:
-    return sum(read.row is not None for read in data.sources["train"].read())  # type: ignore[union-attr]
+    return sum(record.row is not None for record in data.sources["train"].records())  # type: ignore[union-attr]
 
 
 def _size(size: int) -> str:

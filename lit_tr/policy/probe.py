@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_tr.data.batches import Collator, PackedBatch, PairBatch
+from lit_tr.data.batches import PackedBatch, PairBatch
+from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.attention import PACKABLE

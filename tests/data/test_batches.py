@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.plugins.precision import HalfPrecision
 
-from lit_tr.data.batches import Collator, fill
+from lit_tr.data.collator import Collator
+from lit_tr.data.packing import fill
 from lit_tr.data.tokenization import TokenizedExample
 
 IDS = st.lists(st.integers(1, 50), min_size=1, max_size=6)

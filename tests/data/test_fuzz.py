@@ -5,11 +5,11 @@ import copy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lit_tr.data.reader import Reader
 from transformers import AutoTokenizer
 
 from lit_tr.data import formats
-from lit_tr.data.batches import Collator
-from lit_tr.data.reader import Reader
+from lit_tr.data.collator import Collator
 from lit_tr.embedded import TINY, resolve
 from lit_tr.errors import UserError
 from tests.data.format_rows import ROWS

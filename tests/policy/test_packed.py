@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lit_tr.data.batches import Collator
+from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy import LoRA, PretrainedPolicy, logprobs
 from lit_tr.policy.attention import packed_attention

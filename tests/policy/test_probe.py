@@ -6,7 +6,7 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from lit_tr.data.batches import Collator
+from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.policy.logprobs import accepted, response_log_probs

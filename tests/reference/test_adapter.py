@@ -3,7 +3,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
-from lit_tr.data.batches import Collator
+from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.policy import LoRA, PretrainedPolicy, response_log_probs

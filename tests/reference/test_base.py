@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_tr.data.batches import Collator
+from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.policy import LoRA, PretrainedPolicy, response_log_probs

@@ -1,13 +1,13 @@
-"""Reader: raw row -> tokenized examples that fit."""
+"""RowProcessor: record of a source -> tokenized examples that fit, or a bad row with its reason."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from lit_tr.data.chat import strings
-from lit_tr.data.example import Example, Format, Row, Text
-from lit_tr.data.formats import detect
+from lit_tr.data.example import Example, Text
+from lit_tr.data.rows.source import Record
 from lit_tr.data.tokenization import NO_ROOM, TokenizedExample, Turns, fit, tokenize
-from lit_tr.errors import BadRowError, UserError
+from lit_tr.errors import BadRowError
 
 TOKEN_CHARACTERS = 100
 """A response of more characters a token is refused before it is tokenized; text has 4, long lines of one sign 60."""
@@ -17,39 +17,38 @@ PROMPT_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Turns a row into tokenized examples; it can be pickled, to run in worker processes.
+class RowProcessor:
+    """Turns a record into tokenized examples; it can be pickled, to run in worker processes.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        format: function from a row to one `Example` or several; None detects it from each row's columns.
         max_length: most tokens of a prompt and one response.
         cut_prompts: cut a prompt that is too long on the left; if False such a row is a bad row.
         turns: score the `last` message of the assistant in each response, or `all` of them.
     """
 
     tokenizer: Any
-    format: Format | None = None
     max_length: int = 1024
     cut_prompts: bool = True
     turns: Turns = "last"
 
-    def __call__(self, row: Row) -> list[TokenizedExample]:
-        """Return the examples of a row: one, or several where its format makes several pairs.
+    def __call__(self, record: Record) -> list[TokenizedExample]:
+        """Return the examples of a record: none where it holds no row, several where its format makes several pairs.
 
         Raises:
             BadRowError: the row cannot be trained on; where it makes several pairs, one of them cannot.
-            UserError: no format has its columns, or it needs a chat template that the tokenizer has not.
+            UserError: its format is none, or it needs a chat template that the tokenizer has not.
         """
+        if isinstance(record.row, BadRowError):
+            raise record.row
+        if record.row is None:
+            return []
         try:
-            examples = (self.format or detect(row))(row)
-            return [self._read(one) for one in (examples if isinstance(examples, list) else [examples])]
+            return [self._tokenized(one) for one in record.conversion(record.row)]
         except RecursionError as error:
             raise BadRowError("the row is nested too deeply") from error
 
-    def _read(self, example: Example) -> TokenizedExample:
-        if not isinstance(example, Example):
-            raise UserError(f"data.format gave {type(example).__name__}, and not an Example or a list of them")
+    def _tokenized(self, example: Example) -> TokenizedExample:
         self._check_size(example)
         whole = tokenize(example, self.tokenizer, self.turns, self.max_length)
         return fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-from lit_tr.data.sources import Cursor, Read, Source
+from lit_tr.data.rows.source import Cursor, Record, Source
 from lit_tr.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Mixture(Source):
         if self.weights is not None and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
             raise UserError(f"Mixture: weights {self.weights} must be above 0, one for each source")
 
-    def read(self, order: int | None = None, state: Any = None) -> Cursor:
+    def records(self, order: int | None = None, state: Any = None) -> Cursor:
         """Return a cursor; the order is that of the draws, and of each source."""
         return _MixtureCursor(self, order, state)
 
@@ -46,7 +46,7 @@ class _MixtureCursor(Cursor):
         self._draws, self._rounds = state["draws"], list(state["rounds"])
         self._cursors = [self._cursor(i, cursor) for i, cursor in enumerate(state["states"])]
 
-    def __next__(self) -> Read:
+    def __next__(self) -> Record:
         found = self._draw(lambda cursor: next(cursor, None))
         if found is None:
             raise StopIteration
@@ -61,7 +61,7 @@ class _MixtureCursor(Cursor):
 
     def _cursor(self, number: int, state: Any = None) -> Cursor:
         order = None if self._order is None else self._order + self._rounds[number]
-        return self._mixture.sources[number].read(order, state)
+        return self._mixture.sources[number].records(order, state)
 
     def _draw(self, take: Callable[[Cursor], Any]) -> Any:
         """Draw a source and take from it; return nothing at the end."""

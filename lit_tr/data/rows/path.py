@@ -1,108 +1,25 @@
-"""Where rows come from: files and data sets on the hub. A source is any subclass of `Source`, named by `class_path`."""
+"""Rows of files and of data sets on the hub."""
 
 import json
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import datasets
 import torch
 from datasets.exceptions import DatasetNotFoundError
 from fsspec.core import url_to_fs
 
-from lit_tr.data.files import File, open_file
-from lit_tr.data.formats import Row
+from lit_tr.data.example import Format, Row
+from lit_tr.data.formats.conversion import Chat, Conversion
+from lit_tr.data.rows.files import File, open_file
+from lit_tr.data.rows.source import Cursor, Record, Source
 from lit_tr.errors import BadRowError, UserError
 
 SPLIT = re.compile(r"(?P<name>[\w.-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
-
-
-class Read(NamedTuple):
-    """What stands at one place of a source.
-
-    Args:
-        where: names the file and the row, for messages.
-        row: the row; the error where it cannot be read; None where there is none, as on an empty line.
-    """
-
-    where: str
-    row: Row | BadRowError | None
-
-
-class Cursor(ABC):
-    """Goes through the places of a source."""
-
-    def __iter__(self) -> Self:
-        """Return the cursor itself."""
-        return self
-
-    @abstractmethod
-    def __next__(self) -> Read:
-        """Return what stands at the next place.
-
-        Raises:
-            StopIteration: the source has ended.
-        """
-
-    @abstractmethod
-    def skip(self, places: int) -> int:
-        """Pass over some places; return how many there were."""
-
-    @abstractmethod
-    def state(self) -> Any:
-        """Return what `Source.read` needs to go on here, plain data."""
-
-
-class Source:
-    """Rows of preference data, each with words that say where it stands; a subclass has `rows` or `read`."""
-
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield `(where, row)`; `where` names the file and the row, for messages.
-
-        Raises:
-            UserError: there is no such data, or it cannot be read.
-        """
-        for where, row in self.read():
-            if isinstance(row, BadRowError):
-                raise UserError(f"{where}: {row}") from row
-            if row is not None:
-                yield where, row
-
-    def read(self, order: int | None = None, state: Any = None) -> Cursor:
-        """Return a cursor, at the start or in a state of before.
-
-        Args:
-            order: seed of the order in which large parts, such as files, come; None is their own order. Rows of one
-                part come one after the other.
-            state: `state()` of a cursor of the same order.
-        """
-        return _Replay(self.rows(), state or 0)
-
-
-class _Replay(Cursor):
-    """Reads what can only be read from the start."""
-
-    def __init__(self, rows: Iterator[tuple[str, Row]], place: int) -> None:
-        self._rows, self._place = rows, 0
-        self.skip(place)
-
-    def __next__(self) -> Read:
-        read = Read(*next(self._rows))
-        self._place += 1
-        return read
-
-    def skip(self, places: int) -> int:
-        passed = sum(1 for _ in islice(self._rows, places))
-        self._place += passed
-        return passed
-
-    def state(self) -> int:
-        return self._place
 
 
 class Part(NamedTuple):
@@ -130,6 +47,11 @@ class Rows(Source):
         share_by: the column whose value is hashed, `prompt` say, so that all rows of a prompt are on one side; None
             hashes the row.
         share_seed: seed of the hash.
+        format: function from a row to an `Example` or a list of them, by import path, or `class_path` with `init_args`;
+            None detects one of `lit_tr.data.formats` for each row.
+        columns: the name that a column has in the rows, for each name that the format knows, such as
+            `{prompt: question, chosen: response_j}`.
+        chat: make chat messages of text; `auto` does where the tokenizer has a chat template.
     """
 
     path: str
@@ -139,6 +61,9 @@ class Rows(Source):
     share: tuple[float, float] = (0.0, 1.0)
     share_by: str | None = None
     share_seed: int = 0
+    format: Format | None = None
+    columns: Mapping[str, str] | None = None
+    chat: Chat = "auto"
 
     def __post_init__(self) -> None:
         if not SPLIT.fullmatch(self.split):
@@ -151,7 +76,12 @@ class Rows(Source):
         """Return path and split."""
         return f"{self.path}, split {self.split}"
 
-    def read(self, order: int | None = None, state: Any = None) -> Cursor:
+    @property
+    def conversion(self) -> Conversion:  # type: ignore[override]
+        """How its rows become examples."""
+        return Conversion(self.format, self.columns, self.chat)
+
+    def records(self, order: int | None = None, state: Any = None) -> Cursor:
         """Return a cursor; the order is that of the files."""
         parts = self.parts()
         if order is not None:
@@ -214,7 +144,7 @@ class _FileCursor(Cursor):
         self._at, self._row, self._place = state["part"], state["row"], state["place"]
         self._file: File | None = None
 
-    def __next__(self) -> Read:
+    def __next__(self) -> Record:
         while True:
             part, file = self._open()
             where = f"{part.url}, row {self._row}"
@@ -226,10 +156,10 @@ class _FileCursor(Cursor):
                 self._leave()
             except BadRowError as error:
                 self._row += 1
-                return Read(where, error)
+                return Record(where, error, self._source.conversion)
             else:
                 self._row += 1
-                return Read(where, row if row is None or self._source.takes(row) else None)
+                return Record(where, row if row is None or self._source.takes(row) else None, self._source.conversion)
 
     def skip(self, places: int) -> int:
         left = places

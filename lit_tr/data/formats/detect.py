@@ -2,7 +2,7 @@
 
 A format is any function from a row (a dict) to an `Example` or several; your own is named by its import path. One with
 options is a class, named by `class_path` with `init_args`; those of rated and ranked responses are in
-`lit_tr.data.rated`. A row that does not fit raises `BadRowError`.
+`lit_tr.data.formats.rated`. A row that does not fit raises `BadRowError`.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from lit_tr.data.example import (
     string,
     value_of,
 )
-from lit_tr.data.rated import CodeUltraFeedback, Ranking, UltraFeedback
+from lit_tr.data.formats.rated import CodeUltraFeedback, Ranking, UltraFeedback
 from lit_tr.errors import BadRowError, UserError
 
 HH_TURN = "\n\nAssistant:"

@@ -1,0 +1,105 @@
+"""Where rows come from: a source is any subclass of `Source`, named by `class_path`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple, Self
+
+from lit_tr.data.example import Row
+from lit_tr.data.formats.conversion import Conversion
+from lit_tr.errors import BadRowError, UserError
+
+
+class Record(NamedTuple):
+    """What stands at one location of a source.
+
+    Args:
+        location: names the file and the row, for messages.
+        row: the row; the error where it cannot be read; None where there is none, as on an empty line.
+        conversion: how the row becomes examples.
+    """
+
+    location: str
+    row: Row | BadRowError | None
+    conversion: Conversion = Conversion()
+
+
+class Cursor(ABC):
+    """Goes through the records of a source."""
+
+    def __iter__(self) -> Self:
+        """Return the cursor itself."""
+        return self
+
+    @abstractmethod
+    def __next__(self) -> Record:
+        """Return the next record.
+
+        Raises:
+            StopIteration: the source has ended.
+        """
+
+    @abstractmethod
+    def skip(self, count: int) -> int:
+        """Pass over some records; return how many there were."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """Return what `Source.records` needs to go on here, plain data."""
+
+
+class Source:
+    """Rows of preference data, each with its location; a subclass has `rows` or `records`.
+
+    Attributes:
+        conversion: how its rows become examples.
+    """
+
+    conversion: Conversion = Conversion()
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Yield `(location, row)`; the location names the file and the row, for messages.
+
+        Raises:
+            UserError: there is no such data, or it cannot be read.
+        """
+        for location, row, _ in self.records():
+            if isinstance(row, BadRowError):
+                raise UserError(f"{location}: {row}") from row
+            if row is not None:
+                yield location, row
+
+    def records(self, order: int | None = None, state: Any = None) -> Cursor:
+        """Return a cursor, at the start or in an earlier state.
+
+        Args:
+            order: seed of the order in which large parts, such as files, come; None is their own order. Rows of one
+                part come one after the other.
+            state: `state()` of a cursor of the same order.
+        """
+        return _Replay(self.rows(), state or 0, self.conversion)
+
+    def fingerprint(self) -> str | None:
+        """Return a hash of the rows and of their conversion; None where it cannot be known without reading them."""
+        return None
+
+
+class _Replay(Cursor):
+    """Reads what can only be read from the start."""
+
+    def __init__(self, rows: Iterator[tuple[str, Row]], count: int, conversion: Conversion) -> None:
+        self._rows, self._count, self._conversion = rows, 0, conversion
+        self.skip(count)
+
+    def __next__(self) -> Record:
+        location, row = next(self._rows)
+        self._count += 1
+        return Record(location, row, self._conversion)
+
+    def skip(self, count: int) -> int:
+        passed = sum(1 for _ in islice(self._rows, count))
+        self._count += passed
+        return passed
+
+    def state(self) -> int:
+        return self._count
