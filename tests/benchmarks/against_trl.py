@@ -1,11 +1,11 @@
 """TR-DPO steps of lit_tr and of TRL side by side: time, peak memory, and model FLOP/s beside the machine's own.
 
 usage: python tests/benchmarks/against_trl.py --model DIR --data FILE [--pairs 4] [--steps 8] [--repeats 3] [--lora]
-           [--quantize] [--compile] [--device cuda] [--lengths 512 1024 2048 4096 8192]
+           [--quantize] [--compile] [--device cuda] [--dtype float32] [--lengths 512 1024 2048 4096 8192]
 
 Each run is a process of its own, lit_tr and TRL in turn, on the same pairs in the same order: HH rows that fit in 512
-tokens, bfloat16, fused AdamW, clipping, a soft update of the reference each step. The first two steps of a run are
-left out. With --lora, TRL's reference is the frozen base, for it refuses a moving one there; lit_tr's moves. --quantize
+tokens, bfloat16 (--dtype float32 where a CPU multiplies no bfloat16), fused AdamW, clipping, a soft update of the
+reference each step. The first two steps of a run are left out. With --lora, TRL's reference is the frozen base, for it refuses a moving one there; lit_tr's moves. --quantize
 does so on an NF4 base. --compile compiles lit_tr's layers. Memory is the peak of what is resident, on CUDA of what is
 allocated there. random_model.py makes a model of any size to measure.
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--quantize", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--lengths", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--worker", choices=("lit_tr", "trl"))
     args = parser.parse_args()
@@ -60,12 +61,12 @@ def compare(args: argparse.Namespace) -> None:
         rates = []
         for _ in range(args.repeats):
             for name in results:
-                rates.append(matmul_rate(args.device))
+                rates.append(matmul_rate(args.device, args.dtype))
                 results[name].append(run(args, name, pairs))
         memory = [memory_of_pack(args, length, examples, lines, pairs) for length in args.lengths]
     rate = median(rates)
     kind = "LoRA on NF4" if args.quantize else "LoRA" if args.lora else "full model"
-    print(f"{args.pairs} pairs a step, {kind}, {args.device}; bfloat16 matrix product: {rate / 1e9:.0f} GFLOP/s")
+    print(f"{args.pairs} pairs a step, {kind}, {args.device}; {args.dtype} matrix product: {rate / 1e9:.0f} GFLOP/s")
     print(f"tokens a step: {tokens['packed']:.0f} packed, {tokens['padded']:.0f} padded")
     summary = {name: summarize(runs) for name, runs in results.items()}
     print(
@@ -95,7 +96,7 @@ def read(args: argparse.Namespace) -> tuple[list, list[str]]:
     from transformers import AutoTokenizer
 
     from lit_tr.data import Rows
-    from lit_tr.data.formats import implicit_prompt
+    from lit_tr.data.formats.detect import implicit_prompt
     from lit_tr.data.tokenization import tokenize
     from lit_tr.errors import BadRowError
 
@@ -155,12 +156,12 @@ def layer_parameters(config) -> int:
     return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
-def matmul_rate(device: str, times: int = 10) -> float:
-    """FLOP/s of a bfloat16 matrix product."""
+def matmul_rate(device: str, dtype: str, times: int = 10) -> float:
+    """FLOP/s of a matrix product."""
     import torch
 
     size = 2048 if device == "cpu" else 8192
-    one = torch.randn(size, size, dtype=torch.bfloat16, device=device)
+    one = torch.randn(size, size, dtype=getattr(torch, dtype), device=device)
     (one @ one).sum().item()
     start = time.perf_counter()
     for _ in range(times):
@@ -172,7 +173,7 @@ def matmul_rate(device: str, times: int = 10) -> float:
 def run(args: argparse.Namespace, name: str, pairs: Path) -> dict:
     command = [sys.executable, __file__, f"--model={args.model}", f"--data={pairs}", f"--pairs={args.pairs}"]
     flags = [f"--{flag}" for flag in ("lora", "quantize", "compile") if getattr(args, flag)]
-    options = [f"--steps={args.steps}", f"--worker={name}", f"--device={args.device}", *flags]
+    options = [f"--steps={args.steps}", f"--worker={name}", f"--device={args.device}", f"--dtype={args.dtype}", *flags]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -232,7 +233,7 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
     module = PreferenceModule(
         PretrainedPolicy(
             args.model,
-            dtype="bfloat16",
+            dtype=args.dtype,
             quantize="nf4" if args.quantize else None,
             lora=LoRA() if args.lora else None,
             compile=args.compile,
@@ -286,13 +287,13 @@ def with_trl(args: argparse.Namespace) -> list[float]:
 
     clock = Clock()
     sync = {} if args.lora else {"sync_ref_model": True, "ref_model_mixup_alpha": ALPHA, "ref_model_sync_steps": 1}
-    load = {"dtype": torch.bfloat16}
+    load = {"dtype": getattr(torch, args.dtype)}
     if args.quantize:
         load["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=getattr(torch, args.dtype),
         )
     config = DPOConfig(
         tempfile.mkdtemp(),
