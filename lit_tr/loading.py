@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 
 from lit_tr.data.batches import PairBatch, known_log_probs
 from lit_tr.errors import UserError
+from lit_tr.progress import COUNTS
 
 ENDLESS = float("inf")
 
@@ -121,15 +122,25 @@ class StepLoader(CombinedLoader):
         """Go on from the positions of all ranks, if there are any, at the next `__iter__`.
 
         Raises:
-            UserError: in the middle of an epoch, and there were another number of ranks.
+            UserError: in the middle of an epoch, there were another number of ranks, and the loader cannot go on so.
         """
-        if positions and len(positions) != ranks and not positions[0]["ended"]:
-            raise UserError(
-                f"the checkpoint was saved on {len(positions)} ranks in the middle of an epoch, and now there are "
-                f"{ranks}: rows would come twice or not at all; go on with as many ranks, or from a checkpoint of an "
-                "epoch's end"
-            )
         self._resume = positions[rank % len(positions)] if positions else None
+        if positions and len(positions) != ranks and not positions[0]["ended"]:
+            self._resume = self._resharded(positions, ranks)
+
+    def _resharded(self, positions: list[dict[str, Any]], ranks: int) -> dict[str, Any]:
+        """Return the position among the batches of another number of ranks."""
+        position = positions[0]
+        if position["skip"] or not hasattr(self._loader, "batches_taken"):
+            raise UserError(
+                f"the checkpoint was saved on {len(positions)} ranks in the middle of "
+                f"{'a window' if position['skip'] else 'an epoch'}, and now there are {ranks}: rows would come twice "
+                "or not at all; go on with as many ranks, or from a checkpoint of an epoch's end"
+            )
+        state = position["start"]["state"]
+        batches = 0 if state is None else self._loader.batches_taken(state)
+        vars(self._loop.epoch_loop.batch_progress.current).update(dict.fromkeys(COUNTS, batches))
+        return {**position, "batches": batches, "start": {**position["start"], "batches": batches}}
 
     def reset(self) -> None:
         """End the workers; the position stays."""

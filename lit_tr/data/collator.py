@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_tr.data.batches import Labels, PairBatch, Row, known_log_probs, packed_batch, padded_batch
-from lit_tr.data.tokenization import TokenizedExample, cut_left
+from lit_tr.data.tokenization import TokenizedExample
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,12 @@ class Collator:
         mismatched: add KTO's KL rows: each prompt with the response of the row before it, as the KTO paper
             (arXiv 2402.01306, Sec. 4.1) and TRL form them; one whose borrowed response is to the same prompt is left
             out.
-        max_length: most tokens of a prompt with a borrowed response; the prompt is cut on the left to fit.
-        bos_id: id of the tokenizer's beginning-of-sequence token, which such a cut keeps.
+        max_length: most tokens of a prompt with a borrowed response, which is truncated on the right, as TRL does.
     """
 
     packed: bool = True
     mismatched: bool = False
     max_length: int | None = None
-    bos_id: int | None = None
 
     def __call__(self, rows: Sequence[TokenizedExample | None]) -> PairBatch:
         """Return the batch of some examples; a dummy batch where there is none but None, which stands for no row."""
@@ -55,25 +54,38 @@ class Collator:
         """Return the KL rows of each example of a whole set: its prompt with the responses of the one before it."""
         before = zip(examples, examples[-1:] + examples[:-1], strict=True)
         return [
-            [self._lent(e, *row) for row in _rows(other)] if e.prompt != other.prompt else [] for e, other in before
+            [self._kl_row(e.prompt, *row) for row in _rows(other)] if e.prompt != other.prompt else []
+            for e, other in before
         ]
 
-    def _lent(self, example: TokenizedExample, ids: list[int], scored: list[bool] | None) -> TokenizedExample:
-        return TokenizedExample(self._cut(example.prompt, ids), ids, None, chosen_scored=scored)
+    def _kl_row(self, prompt: list[int], *response: Any) -> TokenizedExample:
+        ids, scored = self._lent(prompt, *response)
+        return TokenizedExample(prompt, ids, None, chosen_scored=scored)
 
     def tokens(self, example: TokenizedExample) -> int:
-        """Return how many tokens of a pack an example takes.
+        """Return the most tokens that an example takes in a pack, whatever examples it is with."""
+        responses = sum(map(len, example.responses))
+        return self.sizes(len(example.prompt), responses, responses)
 
-        Responses that are lent to another prompt count twice; a prompt that must be cut for one does not.
+    def sizes(self, prompts: Any, responses: Any, lent: Any) -> Any:
+        """Return the same of many examples, `(examples,)`.
+
+        Args:
+            prompts: tokens of each prompt, `(examples,)`.
+            responses: tokens of its responses, together.
+            lent: tokens of the responses in its KL rows.
         """
-        return len(example.prompt) + sum(map(len, example.responses)) * (2 if self.mismatched else 1)
+        return prompts + responses + (lent if self.mismatched else 0)
 
     def _mismatched(self, rows: list[Row]) -> list[Row]:
         pairs = zip(rows, rows[-1:] + rows[:-1], strict=True)
-        return [(self._cut(row[0], other[1]), *other[1:]) for row, other in pairs if row[0] != other[0]]
+        return [(row[0], *self._lent(row[0], *other[1:])) for row, other in pairs if row[0] != other[0]]
 
-    def _cut(self, prompt: list[int], response: list[int]) -> list[int]:
-        return prompt if self.max_length is None else cut_left(prompt, self.max_length - len(response), self.bos_id)
+    def _lent(
+        self, prompt: list[int], response: list[int], scored: list[bool] | None
+    ) -> tuple[list[int], list[bool] | None]:
+        room = len(response) if self.max_length is None else self.max_length - len(prompt)
+        return response[:room], None if scored is None else scored[:room]
 
 
 DUMMY = TokenizedExample([0], [0], [0])

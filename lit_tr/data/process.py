@@ -29,7 +29,8 @@ class RowProcessor:
 
     tokenizer: Any
     max_length: int = 1024
-    cut_prompts: bool = True
+    truncate_prompts: bool = True
+    truncate_responses: bool = False
     turns: Turns = "last"
 
     def __call__(self, record: Record) -> list[TokenizedExample]:
@@ -51,7 +52,7 @@ class RowProcessor:
     def _tokenized(self, example: Example) -> TokenizedExample:
         self._check_size(example)
         whole = tokenize(example, self.tokenizer, self.turns, self.max_length)
-        return fit(whole, self.max_length, self.cut_prompts, self.tokenizer.bos_token_id)
+        return fit(whole, self.max_length, self.truncate_prompts, self.tokenizer.bos_token_id)
 
     def _check_size(self, example: Example) -> None:
         for text in (example.chosen, example.rejected):

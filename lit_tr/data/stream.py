@@ -1,7 +1,8 @@
 """Batches of a source that is read while training goes on, and goes on exactly after a stop."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from lit_tr.data.bad_rows import MANY, BadRow, BadRows
 from lit_tr.data.batches import PairBatch
-from lit_tr.data.intake import Intake
+from lit_tr.data.collator import Collator
+from lit_tr.data.packing import BatchLayout
+from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Cursor, Source
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.errors import UserError
+from lit_tr.errors import BadRowError, UserError
 
 
 class Stream(IterableDataset):
@@ -28,26 +32,35 @@ class Stream(IterableDataset):
 
     Args:
         source: where the rows come from.
-        intake: makes examples of rows; its layout makes batches of them.
+        processor: makes examples of records.
+        layout: says which examples make a batch.
+        collator: makes batches.
         buffer: how many examples a reader holds at a time, a few more where rows give several.
         shuffle: let files, and the examples that are held, come in an order of their own in each epoch.
         seed: seed of that order.
         rank: number of this rank.
         ranks: number of ranks.
+        max_bad_rows: how many rows each reader may leave out, as for `BadRows`; a share is judged from 1,000 rows on.
+        listed_in: JSON lines file of the bad rows, to which each reader adds its number; None lists them nowhere.
     """
 
     def __init__(
         self,
         source: Source,
-        intake: Intake,
+        processor: RowProcessor,
+        layout: BatchLayout,
+        collator: Collator,
         buffer: int,
         shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        max_bad_rows: float = 0.01,
+        listed_in: Path | None = None,
     ) -> None:
         super().__init__()
-        self.source, self.intake, self.buffer = source, intake, buffer
+        self.source, self.processor, self.layout, self.collator = source, processor, layout, collator
+        self.buffer, self.max_bad_rows, self.listed_in = buffer, max_bad_rows, listed_in
         self.shuffle, self.seed, self.rank, self.ranks = shuffle, seed, rank, ranks
         self.epoch = 0
         self._state: dict[str, Any] | None = None
@@ -61,13 +74,14 @@ class Stream(IterableDataset):
         state = self._resume or {"cursor": None, "row": 0, "block": 0, "done": 0, "carried": []}
         self._state, self._resume = state, None
         cursor = self.source.records(self.seed + self.epoch if self.shuffle else None, state["cursor"])
-        layout, ended = self.intake.layout, False
+        layout, ended, bad_rows = self.layout, False, BadRows(self.max_bad_rows)
         while not ended:
-            # bad rows are listed when they are first met
-            intake = self._intake(reader, list_bad_rows=not (self.epoch or state["done"]))
             examples = [TokenizedExample(**one) for one in state["carried"]]
-            row, ended = self._gather(cursor, intake, examples, state["row"], reader, readers)
-            batches = layout.plan(examples, self._draw(state["block"], reader))
+            before = len(bad_rows.found)
+            row, ended = self._gather(cursor, bad_rows, examples, state["row"], reader, readers)
+            if not (self.epoch or state["done"]):  # bad rows are listed when they are first met
+                self._list(bad_rows.found[before:], reader)
+            batches = layout.batches(list(map(self.collator.tokens, examples)), self._draw(state["block"], reader))
             carried = []
             if layout.batch_size and batches and not ended and len(batches[-1]) < layout.batch_size:
                 carried = [dict(vars(examples[i])) for i in batches.pop()]
@@ -75,7 +89,7 @@ class Stream(IterableDataset):
             then = {"cursor": cursor.state(), "row": row, "block": block, "done": 0, "carried": carried}
             for done in range(state["done"] + 1, len(batches) + 1):
                 self._state = then if done == len(batches) and not ended else {**state, "done": done}
-                yield layout.collator([examples[i] for i in batches[done - 1]])
+                yield self.collator([examples[i] for i in batches[done - 1]])
             state = then
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,24 +101,33 @@ class Stream(IterableDataset):
         self._resume = state_dict["state"]
 
     def _gather(
-        self, cursor: Cursor, intake: Intake, examples: list[TokenizedExample], row: int, reader: int, readers: int
+        self, cursor: Cursor, bad_rows: BadRows, examples: list[TokenizedExample], row: int, reader: int, readers: int
     ) -> tuple[int, bool]:
         """Add examples of this reader's rows; return the row that comes next, and whether there is none."""
-        while len(examples) < max(self.buffer, intake.layout.batch_size or 1):
+        while len(examples) < max(self.buffer, self.layout.batch_size or 1):
             others = (reader - row) % readers
-            if others and cursor.skip(others) < others:
-                return row, True
-            record = next(cursor, None)
+            record = None if others and cursor.skip(others) < others else next(cursor, None)
             if record is None:
+                bad_rows.add(0, [])
                 return row, True
             row += others + 1
-            examples += intake(record)
+            try:
+                found = self.processor(record)
+                for example in found:
+                    self.layout.check(self.collator.tokens(example))
+                examples += found
+                bad_rows.add(record.row is not None, [], judge=False)
+            except BadRowError as error:
+                bad_rows.add(1, [BadRow.of(record.location, error)], judge=bad_rows.rows >= MANY)
+            except UserError as error:
+                raise UserError(f"{record.location}: {error}") from error
         return row, False
 
-    def _intake(self, reader: int, list_bad_rows: bool) -> Intake:
-        bad_rows = self.intake.bad_rows
-        file = bad_rows.file.with_suffix(f".{reader}.jsonl") if bad_rows.file and list_bad_rows else None
-        return replace(self.intake, bad_rows=replace(bad_rows, file=file))
+    def _list(self, bad_rows: list[BadRow], reader: int) -> None:
+        if self.listed_in and bad_rows:
+            self.listed_in.parent.mkdir(parents=True, exist_ok=True)
+            with self.listed_in.with_suffix(f".{reader}.jsonl").open("a") as file:
+                file.writelines(json.dumps(row._asdict()) + "\n" for row in bad_rows)
 
     def _draw(self, block: int, reader: int) -> torch.Generator | None:
         if not self.shuffle:

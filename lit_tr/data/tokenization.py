@@ -30,7 +30,7 @@ class TokenizedExample:
         chosen_scored: which ids of the preferred response are scored, the others being context; None scores all.
         rejected_scored: the same of the other response.
         labels: further labels by name, of the chosen and of the rejected response.
-        cut: how many tokens of the prompt were cut off.
+        truncated: how many tokens of the prompt were taken off.
         ahead: precomputed reference log-probs, if there are any.
     """
 
@@ -42,7 +42,7 @@ class TokenizedExample:
     chosen_scored: list[bool] | None = None
     rejected_scored: list[bool] | None = None
     labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    cut: int = field(default=0, compare=False)
+    truncated: int = field(default=0, compare=False)
     ahead: "Ahead | None" = field(default=None, compare=False)
 
     @property
@@ -142,7 +142,7 @@ def fit(example: TokenizedExample, max_length: int, cut_prompt: bool, bos: int |
         raise BadRowError(NO_ROOM, f"{response} tokens, max_length {max_length}")
     if not cut_prompt:
         raise BadRowError("the prompt is too long", f"{len(example.prompt)} tokens, room for {room} of {max_length}")
-    return replace(example, prompt=cut_left(example.prompt, room, bos), cut=len(example.prompt) - room)
+    return replace(example, prompt=cut_left(example.prompt, room, bos), truncated=len(example.prompt) - room)
 
 
 def cut_left(prompt: list[int], room: int, bos: int | None) -> list[int]:

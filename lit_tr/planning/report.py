@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from rich.table import Table
 
 from lit_tr.data.collator import Collator
 from lit_tr.data.datamodule import PreferenceDataModule
-from lit_tr.data.intake import BadRows
-from lit_tr.errors import UserError
+from lit_tr.data.process import RowProcessor
+from lit_tr.data.rows import Record
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.errors import BadRowError, UserError
 from lit_tr.module import PreferenceModule
 from lit_tr.planning.plan import Lengths, Memory, Plan, Run
 from lit_tr.policy.loading import PretrainedPolicy
@@ -195,13 +197,19 @@ def _mean_lengths(data: PreferenceDataModule) -> tuple[Lengths, bool]:
     source = data.sources["train"]
     if source is None or not _is_local(source):
         return Lengths(1, data.max_length - 1), False
-    intake = replace(data.intake("train"), bad_rows=BadRows(True))
-    examples = [example for record in islice(source.records(), SAMPLE) for example in intake(record)]
+    examples = [example for record in islice(source.records(), SAMPLE) for example in _kept(data.processor, record)]
     if not examples:
         raise UserError(f"data.train: {source} has no rows to train on")
     responses = [len(ids) for example in examples for ids in example.responses]
     prompts = sum(len(example.prompt) for example in examples)
     return Lengths(max(prompts // len(examples), 1), max(sum(responses) // len(responses), 1)), True
+
+
+def _kept(processor: RowProcessor, record: Record) -> list[TokenizedExample]:
+    try:
+        return processor(record)
+    except BadRowError:
+        return []
 
 
 def _count(data: PreferenceDataModule) -> int:

@@ -29,7 +29,8 @@ class Rows:
     """
 
     def __init__(self, data: Any, name: str) -> None:
-        self.examples: list[TokenizedExample] = data.examples[name]
+        self.cache = data.examples[name]
+        self.examples: list[TokenizedExample] = list(self.cache)
         self.collator = data.collator
         none: list[list[TokenizedExample]] = [[] for _ in self.examples]
         self.kl_rows = self.collator.kl_rows(self.examples) if self.collator.mismatched else none
@@ -59,8 +60,7 @@ class Rows:
         remaining = iter(log_probs.split(self.lengths()))
         own = [list(islice(remaining, len(example.responses))) for example in self.examples]
         borrowed = [list(islice(remaining, len(rows))) for rows in self.kl_rows]
-        for i, ahead in enumerate(map(Ahead, own, self.kl_rows, borrowed)):
-            self.examples[i] = replace(self.examples[i], ahead=ahead)
+        self.cache.attach(list(map(Ahead, own, self.kl_rows, borrowed)))
 
 
 def score(rows: Rows, module: Any) -> Tensor:

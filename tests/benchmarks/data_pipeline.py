@@ -75,7 +75,7 @@ def speed(args: argparse.Namespace, folder: Path) -> None:
 
 
 def ours(model: str, pattern: str, workers: int, **options: Any) -> Any:
-    options = {"batch_size": PAIRS, "max_length": LENGTH, "on_bad_row": "skip", "buffer": 512, **options}
+    options = {"batch_size": PAIRS, "max_length": LENGTH, "buffer": 512, **options}
     data = PreferenceDataModule(model, Rows(pattern), num_workers=workers, **options)
     data.setup("fit")
     return data.train_dataloader()

@@ -106,7 +106,7 @@ def on_a_run(args: argparse.Namespace) -> None:
         log_initial=False,
     )
     data = PreferenceDataModule(
-        args.model, Rows(args.data), batch_size=4, max_length=512, shuffle=False, on_bad_row="skip"
+        args.model, Rows(args.data), batch_size=4, max_length=512, shuffle=False
     )
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     torch.manual_seed(1)

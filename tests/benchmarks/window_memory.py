@@ -88,7 +88,7 @@ def train(args: argparse.Namespace) -> dict:
     )
     rows = Rows(args.data, split=f"train[:{args.pairs * (args.steps + args.tau)}]")
     data = PreferenceDataModule(
-        args.model, rows, batch_size=args.pairs, max_length=args.max_length, shuffle=False, on_bad_row="skip"
+        args.model, rows, batch_size=args.pairs, max_length=args.max_length, shuffle=False
     )
     trainer = Trainer(
         accelerator="cpu",

@@ -4,11 +4,11 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lit_tr.data.intake import BadRows, Intake, Layout
 from lit_tr.data.mixture import Mixture
 from lit_tr.data.sources import Rows
 
 from lit_tr.data import Collator
-from lit_tr.data.intake import BadRows, Intake, Layout
 from lit_tr.data.stream import RankLoader, Stream
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError, UserError

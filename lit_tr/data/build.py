@@ -1,0 +1,176 @@
+"""Records -> blocks of tokenized examples, in several processes."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lit_tr.data.bad_rows import BadRow
+from lit_tr.data.process import RowProcessor
+from lit_tr.data.rows import Record, Source
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.errors import BadRowError, UserError
+
+SCHEMA = pa.schema(
+    [
+        ("ids", pa.list_(pa.int32())),  # prompt, chosen and rejected response, one after the other
+        ("prompt", pa.int32()),  # tokens of each; -1 where there is no such response
+        ("chosen", pa.int32()),
+        ("rejected", pa.int32()),
+        ("scored", pa.list_(pa.bool_())),  # of the responses; null where all tokens are
+        ("margin", pa.float64()),
+        ("confidence", pa.float64()),
+        ("labels", pa.string()),  # JSON; null where there are none
+        ("truncated", pa.int32()),
+        ("prompt_hash", pa.int64()),
+        ("location", pa.string()),
+    ]
+)
+BLOCK = 500
+"""Records that are processed at a time."""
+ALONE = 2
+"""Blocks that are processed before it is worth starting processes."""
+
+
+class Block(NamedTuple):
+    """What became of some records.
+
+    Args:
+        table: the examples, columns as in `SCHEMA`.
+        rows: number of rows, bad ones too.
+        bad: the bad rows.
+        unread: columns that no format read.
+    """
+
+    table: pa.Table
+    rows: int
+    bad: list[BadRow]
+    unread: frozenset[str]
+
+
+def blocks(source: Source, processor: RowProcessor, processes: int) -> Iterator[Block]:
+    """Yield all blocks of a source, in its order.
+
+    Raises:
+        UserError: a file, a format or the tokenizer is not as it should be; or a process was killed.
+    """
+    cursor, forks = source.records(), processes > 1 and "fork" in get_all_start_methods()
+    number = 0
+    while not forks or number < ALONE:
+        records = list(islice(cursor, BLOCK))
+        if records:
+            yield process_block(records, processor)
+        if len(records) < BLOCK:
+            return
+        number += 1
+    yield from _of_processes(source, processor, cursor.state(), processes)
+
+
+def process_block(records: list[Record], processor: RowProcessor) -> Block:
+    """Return what becomes of some records.
+
+    Raises:
+        UserError: a format or the tokenizer is not as it should be; the message names the row.
+    """
+    examples: list[TokenizedExample] = []
+    locations: list[str] = []
+    bad: list[BadRow] = []
+    for record in records:
+        try:
+            found = processor(record)
+        except BadRowError as error:
+            bad.append(BadRow.of(record.location, error))
+        except UserError as error:
+            raise UserError(f"{record.location}: {error}") from error
+        else:
+            examples += found
+            locations += [record.location] * len(found)
+    rows = sum(record.row is not None for record in records)
+    return Block(_table(examples, locations), rows, bad, frozenset())
+
+
+def _table(examples: list[TokenizedExample], locations: list[str]) -> pa.Table:
+    ids = [[*e.prompt, *(e.chosen or ()), *(e.rejected or ())] for e in examples]
+    columns: dict[str, Any] = {
+        "ids": ids,
+        "prompt": [len(e.prompt) for e in examples],
+        "chosen": [-1 if e.chosen is None else len(e.chosen) for e in examples],
+        "rejected": [-1 if e.rejected is None else len(e.rejected) for e in examples],
+        "scored": [_scored(e) for e in examples],
+        "margin": [e.margin for e in examples],
+        "confidence": [e.confidence for e in examples],
+        "labels": [json.dumps(dict(e.labels)) if e.labels else None for e in examples],
+        "truncated": [e.truncated for e in examples],
+        "prompt_hash": [_hash(e.prompt) for e in examples],
+        "location": locations,
+    }
+    return pa.table(columns, SCHEMA)
+
+
+def _scored(example: TokenizedExample) -> list[bool] | None:
+    if example.chosen_scored is None and example.rejected_scored is None:
+        return None
+    sides = (example.chosen, example.chosen_scored), (example.rejected, example.rejected_scored)
+    return [one for ids, scored in sides if ids is not None for one in (scored or [True] * len(ids))]
+
+
+def _hash(ids: list[int]) -> int:
+    digest = blake2b(np.asarray(ids, dtype=np.int32).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
+
+
+def _of_processes(source: Source, processor: RowProcessor, state: Any, processes: int) -> Iterator[Block]:
+    """Yield the blocks from a state on: process k of n takes the blocks k, k + n, ... and skips the others."""
+    context = get_context("fork")
+    pipes, started = [], []
+    for number in range(processes):
+        receiver, sender = context.Pipe(duplex=False)
+        target = context.Process(target=_work, args=(source, processor, state, number, processes, sender), daemon=True)
+        target.start()
+        sender.close()
+        pipes.append(receiver)
+        started.append(target)
+    try:
+        for number in _forever(processes):
+            try:
+                block = pipes[number].recv()
+            except EOFError:
+                raise UserError(
+                    "a process that tokenizes rows was killed, for want of memory perhaps: set data.processes lower"
+                ) from None
+            if block is None:
+                return
+            if isinstance(block, Exception):
+                raise block
+            yield block
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def _work(source: Source, processor: RowProcessor, state: Any, number: int, processes: int, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
+    try:
+        cursor = source.records(None, state)
+        skipped = number * BLOCK
+        while cursor.skip(skipped) == skipped and (records := list(islice(cursor, BLOCK))):
+            sender.send(process_block(records, processor))
+            skipped = (processes - 1) * BLOCK
+        sender.send(None)
+    except Exception as error:
+        sender.send(error)
+
+
+def _forever(count: int) -> Iterator[int]:
+    while True:
+        yield from range(count)
