@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lit_tr.data.sampling import ResumableSampler
+from lit_tr.data.loading import EpochLoader
 from lit_tr.errors import UserError
 from lit_tr.loading import KeptLoader, StepLoader
 
@@ -65,9 +65,8 @@ class Counted(Unsized):
         self.resume = state["at"]
 
 
-def sized(rows, kind=StatefulDataLoader):
-    sampler = ResumableSampler(range(rows), 1, 0, seed=4)
-    return kind(range(rows), 2, sampler=sampler, collate_fn=batch, generator=torch.Generator())
+def sized(rows, rank=0, ranks=1, size=2):
+    return EpochLoader(range(rows), None, size, batch, rank, ranks, shuffle=True, seed=4)
 
 
 LOADERS = {
@@ -82,9 +81,9 @@ LOADERS = {
 class Run:
     """A Trainer's loop over a loader: epochs, optimizer steps, and what it counts."""
 
-    def __init__(self, loader, accumulate, limit, tau, position=None):
+    def __init__(self, loader, accumulate, limit, tau, position=None, positions=(), ranks=1):
         processed = SimpleNamespace(processed=0)
-        self.batches = SimpleNamespace(total=SimpleNamespace(processed=0))
+        self.batches = SimpleNamespace(total=SimpleNamespace(processed=0), current=SimpleNamespace())
         self.epochs = SimpleNamespace(current=processed)
         loop = SimpleNamespace(epoch_progress=self.epochs, epoch_loop=SimpleNamespace(batch_progress=self.batches))
         self.trainer = SimpleNamespace(fit_loop=loop, accumulate_grad_batches=accumulate, global_step=0)
@@ -99,7 +98,8 @@ class Run:
         self.accumulate, self.rest = accumulate, position and not over
         self.at = position["batches"] if self.rest else 0
         if position is not None:
-            self.loader.load([position], 0, 1)
+            self.loader.load(list(positions) or [position], 0, ranks)
+            self.at = vars(self.batches.current).get("ready", self.at)
 
     def train(self, count):
         """Train on so many batches; return the rows of each, and where the run stood after each."""
@@ -164,12 +164,44 @@ def test_a_run_goes_on_from_any_position_twice(kind, rows, accumulate, limit, ta
         position = later[stop - total - 1]
 
 
-def test_the_middle_of_an_epoch_is_for_as_many_ranks():
-    _, positions = Run(sized(12), 1, None, 1).train(6)
-    loader = Run(sized(12), 1, None, 1).loader
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.integers(2, 30),
+    before=st.integers(1, 3),
+    after=st.integers(1, 3),
+    accumulate=st.integers(1, 3),
+    stop=st.integers(1, 6),
+)
+def test_an_epoch_goes_on_with_another_number_of_ranks(rows, before, after, accumulate, stop):
+    """Of one epoch, no row comes twice or not at all; the next one has the order that it would have had."""
+    batches = -(-rows // (2 * before))
+    stop = min(stop, batches)
+    ran = [Run(sized(rows, rank, before), accumulate, None, 1).train(stop) for rank in range(before)]
+    positions = [places[-1] for _, places in ran]
+    trained = positions[0]["batches"]
+    seen = [row for found, _ in ran for step in found[:trained] for row in step]
+    rest = -(-max(rows - 2 * before * trained, 0) // (2 * after))
+    for rank in range(after):
+        options = {"position": positions[0], "positions": positions, "ranks": after}
+        found, _ = Run(sized(rows, rank, after), accumulate, None, 1, **options).train(rest + 1)
+        assert len(found) == rest + 1
+        seen += [row for step in found[:rest] for row in step]
+        following = EpochLoader(range(rows), None, 2, batch, rank, after, shuffle=True, seed=4)
+        list(following)
+        assert found[rest] == next(iter(following)).rows
+    assert sorted(seen) == list(range(rows))
+
+
+def test_a_window_or_a_loader_of_others_is_for_as_many_ranks():
+    _, positions = Run(sized(12), 1, None, 3).train(6)
+    loader = Run(sized(12), 1, None, 3).loader
+    with pytest.raises(UserError, match="saved on 2 ranks in the middle of a window, and now there are 1"):
+        loader.load([positions[0]] * 2, 0, 1)
+    loader.load([positions[2]] * 2, 0, 1)  # between two windows
+    loader.load([positions[5]] * 2, 0, 1)  # at an epoch's end
+    others = Run(LOADERS["counted"](12), 1, None, 1).loader
     with pytest.raises(UserError, match="saved on 2 ranks in the middle of an epoch, and now there are 1"):
-        loader.load([positions[2]] * 2, 0, 1)
-    loader.load([positions[5]] * 2, 0, 1)  # its end
+        others.load([positions[2]] * 2, 0, 1)
 
 
 def test_one_loader_is_trained_on():

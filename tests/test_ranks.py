@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_tr.data import Collator
-from lit_tr.data.formats import explicit_prompt
+from lit_tr.data.formats.detect import explicit_prompt
 from lit_tr.data.tokenization import tokenize
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import KTO, Scores
@@ -297,3 +297,56 @@ def test_ranks_of_a_stream_end_together_and_go_on_exactly(llama_dir, write_rows,
     assert 0 not in sizes[1]
     targets = [targets for whole, *_ in seen for size, _, targets in whole if size]
     assert sorted(sum(targets[: len(targets)], [])) == sorted(sum(targets, []))
+
+
+RESHARD_SCRIPT = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
+from lit_tr.embedded import SyntheticPairs
+from lit_tr.losses import DPO
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
+
+path, folder = sys.argv[1:]
+
+
+def run(ranks, steps, ckpt_path=None):
+    torch.manual_seed(0)
+    optimizer = lambda params: torch.optim.SGD(params, lr=0.05)
+    module = PreferenceModule(PretrainedPolicy(path), CopyReference(), DPO(beta=0.5), optimizer, log_initial=False)
+    data = PreferenceDataModule(path, SyntheticPairs(22), batch_size=4 // ranks, num_workers=ranks - 1)
+    saved = ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)
+    trainer = Trainer(
+        accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", max_steps=steps, logger=False,
+        callbacks=[SoftReferenceUpdate(), saved], enable_progress_bar=False, enable_model_summary=False,
+    )
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return trainer, [module.state_dict(), trainer.current_epoch]
+
+
+before, now = (1, 2) if "up" in folder else (2, 1)
+run(before, 3)
+trainer, resumed = run(now, 9, folder + "/last.ckpt")
+torch.save(resumed, f"{folder}/resumed.{trainer.global_rank}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_run_goes_on_within_an_epoch_on_another_number_of_ranks_and_workers(llama_dir, tmp_path, way):
+    """Of 22 pairs in steps of 4, the last step of each epoch has 2: weights are those of one process throughout."""
+    folder = tmp_path / way
+    folder.mkdir()
+    run(tmp_path, RESHARD_SCRIPT, llama_dir, str(folder))
+    whole = folder / "whole"
+    whole.mkdir()
+    alone = RESHARD_SCRIPT.partition("before, now")[0]
+    run(tmp_path, f"{alone}torch.save(run(1, 9)[1], folder + '/whole')", llama_dir, str(whole))
+    resumed, epoch = torch.load(folder / "resumed.0")
+    expected, epochs = torch.load(whole / "whole")
+    assert epoch == epochs
+    for name, value in expected.items():
+        assert torch.allclose(resumed[name], value, rtol=1e-4, atol=1e-6), name

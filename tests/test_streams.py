@@ -114,8 +114,8 @@ def test_bad_rows_of_a_stream_are_listed_and_logged(llama_dir, rows, write_rows,
     bad = [{**rows[0], "rejected": ""}, rows[1], {"question": 1} | {**rows[2], "chosen": None}, *rows[3:9]]
     path = write_rows(bad)
     logger = CSVLogger(tmp_path)
-    fit(llama_dir, Rows(path), [], logger=logger, data={"on_bad_row": "skip"})
-    listed = [json.loads(line) for line in (tmp_path / "lightning_logs/version_0/skipped_rows.train.0.jsonl").open()]
+    fit(llama_dir, Rows(path), [], logger=logger, data={"max_bad_rows": 99})
+    listed = [json.loads(line) for line in (tmp_path / "lightning_logs/version_0/bad_rows.train.0.jsonl").open()]
     assert [(row["where"], row["reason"]) for row in listed] == [
         (f"{path}, row 0", "'rejected' is an empty response"),
         (f"{path}, row 2", "no 'chosen'"),

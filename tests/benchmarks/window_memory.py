@@ -87,9 +87,7 @@ def train(args: argparse.Namespace) -> dict:
         log_initial=False,
     )
     rows = Rows(args.data, split=f"train[:{args.pairs * (args.steps + args.tau)}]")
-    data = PreferenceDataModule(
-        args.model, rows, batch_size=args.pairs, max_length=args.max_length, shuffle=False
-    )
+    data = PreferenceDataModule(args.model, rows, batch_size=args.pairs, max_length=args.max_length, shuffle=False)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=args.steps,

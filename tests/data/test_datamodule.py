@@ -10,16 +10,16 @@ from jsonargparse import ArgumentParser
 from lit_tr import PreferenceDataModule
 from lit_tr.data import Rows
 from lit_tr.data.example import Example
-from lit_tr.data.formats import chat
-from lit_tr.data.rated import Ranking, UltraFeedback
+from lit_tr.data.formats.detect import chat
+from lit_tr.data.formats.rated import Ranking, UltraFeedback
 from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.errors import UserError
 
 GOOD = {"prompt": "Tell me about a cold river.", "chosen": " It is icy.", "rejected": " It is hot."}
 
 
-def setup(path, stage="fit", **arguments):
-    data = PreferenceDataModule(TINY, Rows(path), **arguments)
+def setup(path, stage="fit", format=None, **arguments):
+    data = PreferenceDataModule(TINY, Rows(path, format=format), **{"max_bad_rows": 0, **arguments})
     data.setup(stage)
     return data
 
@@ -34,15 +34,12 @@ def test_batches_of_the_synthetic_task():
 def test_training_is_shuffled_and_validation_is_not():
     data = PreferenceDataModule(TINY, SyntheticPairs(10), val=SyntheticPairs(3, seed=9))
     data.setup("fit")
-    assert list(data.val_dataloader().sampler) == [0, 1, 2]
-    orders = []
-    sampler = data.train_dataloader().sampler
-    for _ in range(2):
-        orders.append(list(sampler))
-    again = data.train_dataloader().sampler
+    pairs = [sorted([*pair.chosen, *pair.rejected]) for pair in data.examples["val"]]
+    assert [part for batch in data.val_dataloader() for part in _pairs(batch)] == pairs
+    loader, again = data.train_dataloader(), data.train_dataloader()
+    orders = [[batch.targets.tolist() for batch in loader] for _ in range(2)]
     assert orders[0] != orders[1]
-    assert orders == [list(again), list(again)]
-    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders == [[batch.targets.tolist() for batch in again] for _ in range(2)]
 
 
 def test_mismatched_rows_on_demand():
@@ -62,7 +59,7 @@ def test_mismatched_rows_on_demand():
 )
 def test_a_bad_row_is_named_before_training(write_rows, change, message):
     path = write_rows([GOOD, {**GOOD, **change}])
-    with pytest.raises(UserError, match=f"{path}, {message}.*on_bad_row: skip"):
+    with pytest.raises(UserError, match=f"{path}, {message}.*data.max_bad_rows"):
         setup(path, max_length=64)
 
 
@@ -70,16 +67,16 @@ def test_bad_rows_are_skipped_and_counted_where_asked(write_rows, caplog, monkey
     said = []
     monkeypatch.setattr("lit_tr.data.datamodule.rank_zero_info", said.append)
     bad = {**GOOD, "rejected": ""}
-    data = setup(write_rows([bad, GOOD, bad, {**GOOD, "chosen": " It is hot."}]), on_bad_row="skip")
+    data = setup(write_rows([bad, GOOD, bad, {**GOOD, "chosen": " It is hot."}]), max_bad_rows=9)
     assert len(data.examples["train"]) == 1
     assert said == [
-        "data.train: skipped 3 rows: 2 x 'rejected' is an empty response; 1 x chosen and rejected are equal"
+        "data.train: left out 3 rows: 2 x 'rejected' is an empty response; 1 x chosen and rejected are equal"
     ]
 
 
 @pytest.mark.parametrize("bad", [{"rejected": None}, {"prompt": None}])
 def test_a_bad_first_row_does_not_decide_the_format(write_rows, bad):
-    data = setup(write_rows([{**GOOD, **bad}, GOOD, GOOD]), on_bad_row="skip")
+    data = setup(write_rows([{**GOOD, **bad}, GOOD, GOOD]), max_bad_rows=9)
     assert len(data.examples["train"]) == 2
 
 
@@ -111,7 +108,7 @@ def test_evaluation_brings_each_row_once_and_as_many_batches_to_each_rank(rows, 
         assert all(batch.dummy == (len(batch) == 0) for batch in batches)
         own = [part for batch in batches if not batch.dummy for part in _pairs(batch)]
         seen[rank::ranks] = own  # in the order of the source
-    assert counts == {math.ceil(math.ceil(rows / ranks) / batch_size)}
+    assert counts == {math.ceil(rows / (ranks * batch_size))}
     assert seen == expected
 
 
@@ -143,6 +140,17 @@ def test_batches_by_tokens_are_even_and_hold_each_row_once():
     assert all(batch.input_ids.numel() <= 400 for batch in data.val_dataloader())
 
 
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 99), max_length=st.integers(40, 70))
+def test_a_budget_holds_under_kto_where_a_borrowed_response_is_too_long(seed, max_length):
+    pairs = SyntheticPairs(60, seed=seed)
+    data = PreferenceDataModule(TINY, pairs, max_tokens=300, max_length=max_length, mismatched=True, max_bad_rows=60)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert max(batch.input_ids.numel() for batch in batches) <= 300
+    assert max(int(batch.packing.positions.max()) for batch in batches) < max_length
+
+
 def test_batches_by_tokens_count_borrowed_responses():
     data = PreferenceDataModule(TINY, SyntheticPairs(60), max_tokens=400, mismatched=True)
     data.setup("fit")
@@ -152,7 +160,7 @@ def test_batches_by_tokens_count_borrowed_responses():
 
 
 def test_a_row_past_the_budget_is_a_bad_row(write_rows):
-    with pytest.raises(UserError, match="row 0: the row passes max_tokens .*, max_tokens 10"):
+    with pytest.raises(UserError, match="row 0: the example passes max_tokens .*, max_tokens 10"):
         setup(write_rows([GOOD]), max_tokens=10)
 
 
@@ -162,22 +170,22 @@ def test_a_budget_goes_without_batch_size_and_with_packs(arguments):
         PreferenceDataModule(TINY, SyntheticPairs(2), **arguments)
 
 
-def test_cut_prompts_are_counted(write_rows, monkeypatch):
+def test_truncated_prompts_are_counted(write_rows, monkeypatch):
     said = []
     monkeypatch.setattr("lit_tr.data.datamodule.rank_zero_info", said.append)
     data = setup(write_rows([GOOD, {**GOOD, "prompt": "cold " * 70}]), max_length=32)
     assert len(data.examples["train"][1].prompt) == 32 - max(map(len, data.examples["train"][1].responses))
-    assert "cut 1 prompts on the left" in said[0]
+    assert "truncated 1 prompts on the left" in said[0]
 
 
-def test_a_prompt_that_may_not_be_cut_is_a_bad_row(write_rows):
+def test_a_prompt_that_may_not_be_truncated_is_a_bad_row(write_rows):
     with pytest.raises(UserError, match="row 0: the prompt is too long"):
-        setup(write_rows([{**GOOD, "prompt": "cold " * 70}]), max_length=32, cut_prompts=False)
+        setup(write_rows([{**GOOD, "prompt": "cold " * 70}]), max_length=32, truncate_prompts=False)
 
 
 def test_nothing_left_is_an_error(write_rows):
     with pytest.raises(UserError, match="has no rows to train on"):
-        setup(write_rows([{**GOOD, "rejected": ""}]), on_bad_row="skip")
+        setup(write_rows([{**GOOD, "rejected": ""}]), max_bad_rows=9)
 
 
 def test_unknown_format_names_file_and_keys(write_rows):
@@ -218,16 +226,20 @@ def test_turns_are_scored_as_asked(write_rows, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("given", "format"),
     [
-        ("lit_tr.data.formats.chat", chat),
-        ("lit_tr.data.rated.Ranking", Ranking()),
-        ({"class_path": "lit_tr.data.rated.UltraFeedback", "init_args": {"pairs": "all"}}, UltraFeedback(pairs="all")),
+        ("lit_tr.data.formats.detect.chat", chat),
+        ("lit_tr.data.formats.rated.Ranking", Ranking()),
+        (
+            {"class_path": "lit_tr.data.formats.rated.UltraFeedback", "init_args": {"pairs": "all"}},
+            UltraFeedback(pairs="all"),
+        ),
     ],
 )
 def test_formats_are_named_in_yaml(given, format):
     parser = ArgumentParser()
     parser.add_class_arguments(PreferenceDataModule, "data")
-    data = {"tokenizer": TINY, "train": {"class_path": "lit_tr.embedded.SyntheticPairs"}, "format": given}
-    assert parser.instantiate(parser.parse_object({"data": data})).data.format == format
+    train = {"class_path": "lit_tr.data.Rows", "init_args": {"path": "rows.jsonl", "format": given}}
+    data = parser.instantiate(parser.parse_object({"data": {"tokenizer": TINY, "train": train}})).data
+    assert data.sources["train"].format == format
 
 
 def test_unknown_tokenizer_is_named():
@@ -248,7 +260,8 @@ def test_a_stage_without_rows_says_what_to_give():
         {"max_tokens": 0},
         {"max_length": 2},
         {"num_workers": -1},
-        {"on_bad_row": "ignore"},
+        {"max_bad_rows": -0.1},
+        {"processes": 0},
         {"turns": "first"},
     ],
 )

@@ -4,11 +4,9 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lit_tr.data.intake import BadRows, Intake, Layout
-from lit_tr.data.mixture import Mixture
-from lit_tr.data.sources import Rows
 
-from lit_tr.data import Collator
+from lit_tr.data import Collator, Mixture, Rows
+from lit_tr.data.packing import BatchLayout
 from lit_tr.data.stream import RankLoader, Stream
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError, UserError
@@ -26,17 +24,17 @@ def shards(tmp_path_factory):
     return folder
 
 
-def read(row):
+def process(record):
+    row = record.row
     if row["n"] % 7 == 0:
         raise BadRowError("a multiple of seven", str(row["n"]))
     return [TokenizedExample([row["n"]], [1] * row["size"], [2])]
 
 
-def stream(folder, rank=0, ranks=1, buffer=10, batch_size=3, max_tokens=None, skip=True, source=None, **options):
-    layout = Layout(Collator(), None if max_tokens else batch_size, max_tokens)
-    intake = Intake(read, layout, BadRows(skip, options.pop("file", None)))
+def stream(folder, rank=0, ranks=1, buffer=10, batch_size=3, max_tokens=None, most=60, source=None, **options):
+    layout = BatchLayout(None if max_tokens else batch_size, max_tokens)
     source = source or Rows(str(folder / "*.jsonl"))
-    return Stream(source, intake, buffer, rank=rank, ranks=ranks, **options)
+    return Stream(source, process, layout, Collator(), buffer, rank=rank, ranks=ranks, max_bad_rows=most, **options)
 
 
 def numbers(batches):
@@ -109,32 +107,34 @@ def test_epochs_come_in_orders_of_their_own(shards):
 
 def test_batches_by_length_hold_examples_of_about_the_same_length(shards):
     one = stream(shards, buffer=50)
-    one.intake = Intake(read, Layout(Collator(), 5, by_length=True), BadRows(True))
+    one.layout = BatchLayout(5, by_length=True)
     batches = list(one)
     assert sorted(sum(numbers(batches), [])) == GOOD
     spans = [batch.lengths[: len(batch)].max() - batch.lengths[: len(batch)].min() for batch in batches]
     assert sum(span <= 1 for span in spans) >= len(spans) - 1
 
 
-def test_bad_rows_are_listed_once_with_their_place_and_reason(shards, tmp_path):
+def test_bad_rows_are_listed_once_with_their_location_and_reason(shards, tmp_path):
     file = tmp_path / "bad" / "rows.jsonl"
-    whole = [stream(shards, rank, 2, file=file) for rank in (0, 1)]
+    whole = [stream(shards, rank, 2, listed_in=file) for rank in (0, 1)]
     for one in whole:
         batches = iter(one)
         next(batches)
-        resumed = stream(shards, one.rank, 2, file=file)
+        resumed = stream(shards, one.rank, 2, listed_in=file)
         resumed.load_state_dict(one.state_dict())
         list(resumed)
     listed = [json.loads(line) for path in file.parent.iterdir() for line in path.read_text().splitlines()]
     bad = sorted((row["detail"], row["reason"]) for row in listed)
     assert bad == [(str(1000 + n), "a multiple of seven") for n in range(ROWS) if (1000 + n) % 7 == 0]
-    assert next(row for row in listed if row["detail"] == "1043")["where"] == f"{shards}/3.jsonl, row 2"
+    assert next(row for row in listed if row["detail"] == "1043")["location"] == f"{shards}/3.jsonl, row 2"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_row_ends_the_run_with_its_place(shards, workers):
-    loader = RankLoader(stream(shards, skip=False), workers, None)
-    with pytest.raises(UserError, match=r"^\S+\d.jsonl, row \d+: a multiple of seven \(10\d\d\); fix the row"):
+@pytest.mark.parametrize("most", [0, 2, 0.1])
+def test_too_many_bad_rows_end_the_run(shards, workers, most):
+    loader = RankLoader(stream(shards, most=most), workers, None)
+    message = r"^\d+ of \d+ rows are bad .*\S+\d.jsonl, row \d+: a multiple of seven \(10\d\d\)\. Fix them"
+    with pytest.raises(UserError, match=message):
         list(loader)
 
 
