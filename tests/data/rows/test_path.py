@@ -81,7 +81,7 @@ def test_shares_part_the_rows_by_what_they_say(write_rows):
 
 def test_files_come_in_an_order_of_their_own_and_rows_do_not(shards):
     source = Rows(f"{shards}/*/*.jsonl")
-    orders = {tuple(read.row["prompt"] for read in source.read(order)) for order in range(12)}
+    orders = {tuple(record.row["prompt"] for record in source.records(order)) for order in range(12)}
     assert len(orders) > 2
     assert all(sorted(order) == ["p0", "p1", "p2", "p3", "p4"] for order in orders)
     assert all("p1 p2 p3" in " ".join(order) for order in orders)
@@ -98,11 +98,20 @@ def test_a_split_is_a_slice_and_rows_are_named(write_rows):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: Rows(str(folder / "none.jsonl")), "no such file, and no such data set on the hub"),
-        (lambda folder: Rows("nobody/no-such-data"), "no such file, and no such data set on the hub"),
+        (lambda folder: Rows(folder / "none.jsonl"), "none.jsonl: there is no such file$"),
+        (lambda folder: Rows("data/none.jsonl.gz"), "data/none.jsonl.gz: there is no such file$"),
+        (lambda folder: Rows(folder / "a.jsonl" / "b"), "a.jsonl/b: there is no such file$"),
+        (lambda folder: Rows(f"{folder}/*.parquet"), r"\*.parquet: there is no such file that the pattern fits$"),
+        (lambda folder: Rows(folder / "empty"), "empty: no rows can be read from this folder"),
+        (lambda folder: Rows(folder / "text"), "text: no rows can be read from this folder"),
+        (lambda folder: Rows("nobody/no-such-data"), "no such file or folder, nor a data set of the hub or its caches"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path, make, message):
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.xlsx").write_text("x")
     with pytest.raises(UserError, match=message):
         list(make(tmp_path).rows())
 
