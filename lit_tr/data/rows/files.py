@@ -90,7 +90,7 @@ def open_file(url: str, state: int = 0) -> File:
 
 def endings(url: str) -> tuple[str, str]:
     """Return the endings that say what a file is and how it is compressed, in lower case; the second may be empty."""
-    path = PurePosixPath(url.partition("::")[0].partition("?")[0].lower())
+    path = PurePosixPath(url.partition("?")[0].lower())
     if path.suffix in COMPRESSIONS:
         return PurePosixPath(path.stem).suffix, path.suffix
     return path.suffix, ""
@@ -358,6 +358,6 @@ KINDS: dict[str, Callable[[Open, int], File]] = {
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 VERSIONS = (
     *("mtime", "created", "ETag", "etag", "Content-MD5", "Digest", "Last-Modified", "LastModified", "last_modified"),
-    *("md5Hash", "blob_id", "CRC"),
+    *("md5Hash", "blob_id"),
 )
 """Under one of these names a file system of fsspec says what changes with a file."""

@@ -103,5 +103,4 @@ def _of_system(path: str) -> Splits:
         raise UserError(f"{path}: there is no such file" + (" that the pattern fits" if WILD.search(path) else ""))
     if "://" not in path:
         return {"train": names}
-    inner = "".join(path.partition("::")[1:])
-    return {"train": [system.unstrip_protocol(name) + inner for name in names]}
+    return {"train": [system.unstrip_protocol(name) for name in names]}

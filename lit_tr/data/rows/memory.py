@@ -69,7 +69,7 @@ class Objects(Source):
         if isinstance(self.data, Mapping):
             self.data = _of_split(self.data, self.split)
         elif self.split != "train":
-            raise UserError(f"{self}: there are no splits in it, so no split {self.split!r}")
+            raise UserError(f"{type(self.data).__name__}: there are no splits in it, so no split {self.split!r}")
         self._name = type(self.data).__name__
         if hasattr(self.data, "__arrow_c_stream__"):
             self.data = _Frame(self.data)

@@ -36,14 +36,14 @@ def test_weights_say_how_often_a_source_is_drawn():
 def test_the_first_source_that_ends_ends_the_mixture_and_no_row_comes_twice():
     found = locations(Mixture([Numbers("a", 5), Numbers("b", 500)]).records())
     assert len(set(found)) == len(found)
-    assert [place for place in found if place[0] == "a"] == [f"a {i}" for i in range(5)]
+    assert [location for location in found if location[0] == "a"] == [f"a {i}" for i in range(5)]
     assert len(found) < 100
 
 
 def test_all_sources_end_and_the_short_ones_begin_anew():
     found = locations(Mixture([Numbers("a", 5), Numbers("b", 60)], until="all_exhausted").records())
-    assert [place for place in found if place[0] == "b"] == [f"b {i}" for i in range(60)]
-    ours = [int(place[2:]) for place in found if place[0] == "a"]
+    assert [location for location in found if location[0] == "b"] == [f"b {i}" for i in range(60)]
+    ours = [int(location[2:]) for location in found if location[0] == "a"]
     assert ours == [i % 5 for i in range(len(ours))]
     assert len(ours) > 20
 
@@ -59,7 +59,7 @@ def test_orders_draw_anew():
     stops=st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=5),
     order=st.none() | st.integers(0, 3),
 )
-def test_a_mixture_goes_on_from_any_place(tmp_path_factory, until, stops, order):
+def test_a_mixture_goes_on_from_any_state(tmp_path_factory, until, stops, order):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     path.write_text("".join(json.dumps({"n": i}) + "\n" for i in range(20)))
     mixture = Mixture([Rows(str(path)), Numbers("b", 9)], [2.0, 1.0], until)
