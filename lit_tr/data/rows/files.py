@@ -1,44 +1,28 @@
-"""Files of rows, wherever they lie: JSON lines, JSON, CSV, Parquet and Arrow, read row by row from any row on.
+"""Files of text: JSON lines, JSON and CSV, read row by row from any row on.
 
-`datasets` reads these too, but fails a whole file at one bad line, tells no row's location, and decodes what it skips.
+`datasets` reads these too, but fails a whole file at one bad line.
 """
 
 import csv
 import io
 import json
-import lzma
 import sys
-import zlib
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from itertools import accumulate
-from pathlib import PurePosixPath
+from collections.abc import Callable
 from typing import Any
 
-import fsspec
-import pyarrow
-from fsspec.core import url_to_fs
-from pyarrow import ipc, parquet
-
-from lit_tr.errors import BadRowError, UserError
+from lit_tr.errors import BadRowError
 
 LONGEST = 2**26
 """Bytes of the longest line that is read as a row."""
-BATCH = 1024
-"""Rows of a columnar file that are decoded at a time."""
-BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError, pyarrow.ArrowException)
-"""What reading a file raises where it is cut short, corrupt or out of reach."""
-END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 csv.field_size_limit(sys.maxsize)
 
 Open = Callable[[], Any]
+"""Opens the bytes of a file, decompressed."""
 
 
 class File(ABC):
-    """The rows of one file, one after the other; its methods raise `BROKEN` where the file is.
+    """The rows of one file, one after the other; its methods raise `opening.BROKEN` where the file is.
 
     Attributes:
         state: what opens the file again at the row that comes next; plain data.
@@ -62,65 +46,6 @@ class File(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the file."""
-
-
-def open_file(url: str, state: int = 0) -> File:
-    """Open a file of rows, at the start or in an earlier state.
-
-    Args:
-        url: a path, or a URL of fsspec; its ending says what it is, `.gz` and other compressions may follow.
-        state: `state` of a `File` of this URL.
-
-    Raises:
-        UserError: there is no such file, or it is of an unknown kind, or another one than its ending says.
-    """
-    ending, compression = endings(url)
-    if ending not in KINDS:
-        raise UserError(
-            f"{url}: unknown kind of file {ending!r}; known are {', '.join(KINDS)}, compressed "
-            f"({', '.join(COMPRESSIONS)}) or not"
-        )
-    try:
-        return KINDS[ending](partial(_open, url, compression), state)
-    except FileNotFoundError as error:
-        raise UserError(f"{url}: no such file") from error
-    except (*BROKEN, ValueError, RecursionError) as error:
-        raise UserError(f"{url}: cannot be read as {ending}: {error}") from error
-
-
-def endings(url: str) -> tuple[str, str]:
-    """Return the endings that say what a file is and how it is compressed, in lower case; the second may be empty."""
-    path = PurePosixPath(url.partition("?")[0].lower())
-    if path.suffix in COMPRESSIONS:
-        return PurePosixPath(path.stem).suffix, path.suffix
-    return path.suffix, ""
-
-
-@contextmanager
-def reading(location: str) -> Iterator[None]:
-    """Say where a file is broken.
-
-    Raises:
-        UserError: it is, at this location.
-    """
-    try:
-        yield
-    except BROKEN as error:
-        raise UserError(f"{location}: the file is broken or cut short from here on: {error}") from error
-
-
-def version_of(url: str) -> list[Any] | None:
-    """Return what changes with the content of a file: size, times, checksums; None where only its size is known."""
-    system, inside = url_to_fs(url)
-    info = system.info(inside)
-    known = [str(info.get(key)) for key in VERSIONS]
-    return [info.get("size"), *known] if any(info.get(key) for key in VERSIONS) else None
-
-
-def _open(url: str, compression: str) -> Any:
-    if compression != ".zst":
-        return fsspec.open(url, "rb", compression=COMPRESSIONS.get(compression)).open()
-    return io.BufferedReader(pyarrow.CompressedInputStream(fsspec.open(url, "rb").open(), "zstd"))
 
 
 class Lines(File):
@@ -246,118 +171,7 @@ class Table(Counted):
         self._text.close()
 
 
-class Columnar(File):
-    """A file of columns, of which some rows are decoded at a time; a state is the number of a row."""
-
-    _file: Any
-
-    def __init__(self, state: int) -> None:
-        self.state, self._first = state, 0
-        self._batch: Any = ()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    @abstractmethod
-    def _reach(self, row: int) -> bool:
-        """Decode the rows around one; return whether there is such a row."""
-
-    def __next__(self) -> Any:
-        """Return the next row."""
-        if not self._reach(self.state):
-            raise StopIteration
-        at, names = self.state - self._first, self._batch.schema.names
-        self.state += 1
-        try:
-            return {name: column[at].as_py() for name, column in zip(names, self._batch.columns, strict=True)}
-        except (ValueError, OverflowError) as error:
-            raise BadRowError("a value cannot be decoded", str(error)) from error
-
-
-class Parquet(Columnar):
-    """Parquet; a row is reached by its row group."""
-
-    def __init__(self, opens: Open, state: int) -> None:
-        super().__init__(state)
-        self._file = opens()
-        self._table = parquet.ParquetFile(self._file)
-        groups = range(self._table.num_row_groups)
-        self._ends = list(accumulate(self._table.metadata.row_group(group).num_rows for group in groups))
-        self._group = -1
-
-    def skip(self, count: int) -> int:
-        """Pass over some rows."""
-        passed = max(min(count, self._table.metadata.num_rows - self.state), 0)
-        self.state += passed
-        return passed
-
-    def _reach(self, row: int) -> bool:
-        group = bisect_right(self._ends, row)
-        if group == len(self._ends):
-            return False
-        if group != self._group:
-            self._group, self._first, self._batch = group, self._ends[group - 1] if group else 0, ()
-            self._batches = self._table.iter_batches(BATCH, row_groups=[group])
-        while row >= self._first + len(self._batch):
-            self._first += len(self._batch)
-            self._batch = next(self._batches, None)
-            if self._batch is None:
-                raise EOFError("a row group has fewer rows than the file says")
-        return True
-
-
-class Arrow(Columnar):
-    """Arrow's files and streams, as `datasets` writes them; a row is reached by passing over those before."""
-
-    def __init__(self, opens: Open, state: int) -> None:
-        super().__init__(0)
-        self._file = opens()
-        try:
-            whole = ipc.open_file(self._file)
-            self._batches = map(whole.get_batch, range(whole.num_record_batches))
-        except pyarrow.ArrowInvalid:
-            self._file.seek(-len(END_OF_STREAM), 2)
-            if self._file.read() != END_OF_STREAM:
-                raise
-            self._file.seek(0)
-            self._batches = iter(ipc.open_stream(self._file))
-        self.skip(state)
-
-    def skip(self, count: int) -> int:
-        """Pass over some rows."""
-        before = self.state
-        self.state = before + count if self._reach(before + count - 1) else max(self._first + len(self._batch), before)
-        return self.state - before
-
-    def _reach(self, row: int) -> bool:
-        while row >= self._first + len(self._batch):
-            batch = next(self._batches, None)
-            if batch is None:
-                return False
-            batch.validate(full=True)  # reading what is not valid may end the process
-            self._first, self._batch = self._first + len(self._batch), batch
-        return True
-
-
 def _object(row: Any) -> Any:
     if not isinstance(row, dict):
         raise BadRowError("the row is no JSON object", type(row).__name__)
     return row
-
-
-KINDS: dict[str, Callable[[Open, int], File]] = {
-    ".jsonl": Lines,
-    ".ndjson": Lines,
-    ".json": listed_or_lines,
-    ".csv": Table,
-    ".tsv": partial(Table, delimiter="\t"),
-    ".parquet": Parquet,
-    ".arrow": Arrow,
-}
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
-VERSIONS = (
-    *("mtime", "created", "ETag", "etag", "Content-MD5", "Digest", "Last-Modified", "LastModified", "last_modified"),
-    *("md5Hash", "blob_id"),
-)
-"""Under one of these names a file system of fsspec says what changes with a file."""

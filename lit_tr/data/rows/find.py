@@ -11,7 +11,7 @@ from fsspec.core import url_to_fs
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import IncompleteSnapshotError
 
-from lit_tr.data.rows.files import KINDS, endings
+from lit_tr.data.rows.opening import KINDS, endings
 from lit_tr.errors import UserError
 
 Splits = dict[str, list[str]]

@@ -130,10 +130,12 @@ class _Frame:
         return self.table.num_rows
 
     def __getitem__(self, number: int) -> Row:
-        return self.__getitems__([number])[0]
+        return self.table.slice(number, 1).to_pylist()[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Row]:
-        return self.table.take(pyarrow.array(numbers, pyarrow.int64())).to_pylist()
+        if isinstance(numbers, range):
+            return self.table.slice(numbers.start, len(numbers)).to_pylist()
+        return [self[number] for number in numbers]
 
     @property
     def _fingerprint(self) -> str:

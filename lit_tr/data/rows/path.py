@@ -15,8 +15,9 @@ from datasets.fingerprint import Hasher
 
 from lit_tr.data.example import Format, Row
 from lit_tr.data.formats.conversion import Chat, Conversion
-from lit_tr.data.rows.files import File, open_file, reading, version_of
+from lit_tr.data.rows.files import File
 from lit_tr.data.rows.find import splits
+from lit_tr.data.rows.opening import open_file, reading, version_of
 from lit_tr.data.rows.source import Cursor, Record, Source, hash_of
 from lit_tr.errors import BadRowError, UserError
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
 from lit_tr.data.rows import Rows
-from lit_tr.data.rows.files import LONGEST, open_file, version_of
+from lit_tr.data.rows.files import LONGEST
+from lit_tr.data.rows.opening import open_file, version_of
 from lit_tr.errors import BadRowError, UserError
 
 ROWS = [{"n": str(n), "text": f"é{n}\n" * (n % 4)} for n in range(100)]
