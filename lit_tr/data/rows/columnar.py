@@ -15,7 +15,9 @@ from lit_tr.data.rows.files import File, Open
 from lit_tr.errors import BadRowError
 
 BATCH = 1024
-"""Rows that are decoded at a time."""
+"""Rows that are decompressed at a time."""
+DECODED = 32
+"""Rows that are made Python objects at a time."""
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -27,6 +29,8 @@ class Columnar(File):
     def __init__(self, state: int) -> None:
         self.state, self._first = state, 0
         self._batch: Any = ()
+        self._from = 0
+        self._rows: list[Any] = []
 
     def close(self) -> None:
         """Close the file."""
@@ -34,18 +38,27 @@ class Columnar(File):
 
     @abstractmethod
     def _reach(self, row: int) -> bool:
-        """Decode the rows around one; return whether there is such a row."""
+        """Decompress the rows around one; return whether there is such a row."""
 
     def __next__(self) -> Any:
         """Return the next row."""
         if not self._reach(self.state):
             raise StopIteration
-        at, names = self.state - self._first, self._batch.schema.names
         self.state += 1
         try:
-            return {name: column[at].as_py() for name, column in zip(names, self._batch.columns, strict=True)}
+            return self._decoded(self.state - 1)
         except (ValueError, OverflowError) as error:
             raise BadRowError("a value cannot be decoded", str(error)) from error
+
+    def _decoded(self, row: int) -> Any:
+        if not self._from <= row < self._from + len(self._rows):
+            at = row - self._first
+            try:
+                rows = self._batch.slice(at, DECODED).to_pylist()
+            except (ValueError, OverflowError):  # perhaps that of a later row
+                rows = self._batch.slice(at, 1).to_pylist()
+            self._from, self._rows = row, rows
+        return self._rows[row - self._from]
 
 
 class Parquet(Columnar):

@@ -32,8 +32,8 @@ VERSIONS = (
     *("md5Hash", "blob_id"),
 )
 """Under one of these names a file system of fsspec says what changes with a file."""
-BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError, pyarrow.ArrowException)
-"""What reading a file raises where it is cut short, corrupt or out of reach."""
+BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError, pyarrow.ArrowException, MemoryError)
+"""What reading a file raises where it is cut short, corrupt (a length too, then of any size) or out of reach."""
 
 
 def open_file(url: str, state: int = 0) -> File:
@@ -78,7 +78,9 @@ def reading(location: str) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        raise UserError(f"{location}: the file is broken or cut short from here on: {error}") from error
+        raise UserError(
+            f"{location}: the file is broken or cut short from here on: {str(error) or 'a length in it is wrong'}"
+        ) from error
 
 
 def version_of(url: str) -> list[Any] | None:
