@@ -1,38 +1,34 @@
-"""Files of rows, wherever they lie: JSON lines, JSON, CSV, Parquet and Arrow, read row by row from any row on."""
+"""Files of text: JSON lines, JSON and CSV, read row by row from any row on.
+
+`datasets` reads these too, but fails a whole file at one bad line.
+"""
 
 import csv
 import io
 import json
 import sys
-import zlib
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from itertools import accumulate
-from pathlib import PurePosixPath
+from collections.abc import Callable
 from typing import Any
 
-import fsspec
-import pyarrow
-from pyarrow import ipc, parquet
-
-from lit_tr.errors import BadRowError, UserError
+from lit_tr.errors import BadRowError
 
 LONGEST = 2**26
 """Bytes of the longest line that is read as a row."""
-BATCH = 1024
-"""Rows of a columnar file that are decoded at a time."""
-BROKEN = (EOFError, zlib.error, OSError)
 csv.field_size_limit(sys.maxsize)
+
+Open = Callable[[], Any]
+"""Opens the bytes of a file, decompressed."""
 
 
 class File(ABC):
-    """The rows of one file, one after the other.
+    """The rows of one file, one after the other; its methods raise `opening.BROKEN` where the file is.
 
     Attributes:
-        place: what opens the file again at the row that comes next; plain data.
+        state: what opens the file again at the row that comes next; plain data.
     """
 
-    place: int
+    state: int
 
     @abstractmethod
     def __next__(self) -> Any:
@@ -52,59 +48,20 @@ class File(ABC):
         """Close the file."""
 
 
-def open_file(url: str, place: int = 0) -> File:
-    """Open a file of rows, at the start or at a place of before.
-
-    Args:
-        url: a path, or a URL of fsspec; its ending says what it is, `.gz` and other compressions may follow.
-        place: `place` of a `File` of this URL.
-
-    Raises:
-        UserError: there is no such file, or it is of an unknown kind, or another one than its ending says.
-    """
-    kind: Any = KINDS[suffix(url)]
-    try:
-        return kind(fsspec.open(url, "rb", compression="infer").open(), place)
-    except FileNotFoundError as error:
-        raise UserError(f"{url}: no such file") from error
-    except (OSError, pyarrow.ArrowInvalid, ValueError) as error:
-        raise UserError(f"{url}: cannot be read: {error}") from error
-
-
-def suffix(url: str) -> str:
-    """Return the ending that says what a file is.
-
-    Raises:
-        UserError: it is an unknown one.
-    """
-    path = PurePosixPath(url.partition("?")[0])
-    ending = path.suffix
-    if ending.removeprefix(".") in COMPRESSIONS:
-        ending = PurePosixPath(path.stem).suffix
-    if ending not in KINDS:
-        raise UserError(
-            f"{url}: unknown kind of file {ending!r}; known are {', '.join(KINDS)}, compressed "
-            f"({', '.join(COMPRESSIONS)}) or not"
-        )
-    return ending
-
-
 class Lines(File):
-    """JSON lines; a place is a number of bytes."""
+    """JSON lines; a state is a number of bytes."""
 
-    def __init__(self, file: Any, place: int) -> None:
-        self._file, self.place = file, place
-        self._ended = False
-        if place:
-            file.seek(place)
+    def __init__(self, opens: Open, state: int) -> None:
+        self._file, self.state = opens(), state
+        if self._file.seekable():
+            self._file.seek(state)
+        else:
+            while state > 0:
+                state -= len(self._file.read(min(state, 2**20))) or state
 
     def __next__(self) -> Any:
         """Return the next row."""
-        try:
-            line = self._line()
-        except BROKEN as error:
-            self._ended = True
-            raise BadRowError("the file is broken or cut short from here on", str(error)) from error
+        line = self._line()
         if not line:
             raise StopIteration
         if len(line) > LONGEST:
@@ -115,19 +72,11 @@ class Lines(File):
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise BadRowError("invalid JSON", str(error)) from error
-        if not isinstance(row, dict):
-            raise BadRowError("the row is no JSON object", type(row).__name__)
-        return row
+        return _object(row)
 
     def skip(self, count: int) -> int:
         """Pass over some lines."""
-        passed = 0
-        try:
-            while passed < count and self._line():
-                passed += 1
-        except BROKEN:  # for whoever reads the row to say
-            self._ended = True
-        return passed
+        return next((passed for passed in range(count) if not self._line()), count)
 
     def close(self) -> None:
         """Close the file."""
@@ -135,22 +84,20 @@ class Lines(File):
 
     def _line(self) -> bytes:
         """Return the next line, the first bytes of one that is too long; nothing at the end."""
-        if self._ended:
-            return b""
         line = part = self._file.readline(LONGEST + 1)
-        self.place += len(part)
+        self.state += len(part)
         while len(part) > LONGEST and not part.endswith(b"\n"):
             part = self._file.readline(LONGEST + 1)
-            self.place += len(part)
+            self.state += len(part)
         return line
 
 
 class Counted(File):
-    """A file whose place is the number of its next row, and is reached by passing over those before."""
+    """A file whose state is the number of its next row, and is reached by passing over those before."""
 
-    def __init__(self, place: int) -> None:
-        self.place = 0
-        self.skip(place)
+    def __init__(self, state: int) -> None:
+        self.state = 0
+        self.skip(state)
 
     def skip(self, count: int) -> int:
         """Pass over some rows."""
@@ -164,52 +111,57 @@ class Counted(File):
         return count
 
 
-class Listed(Counted):
-    """A JSON file: one list of rows, which is held whole, or lines after all."""
+class Listed(File):
+    """A JSON file with one list of rows, which is held whole."""
 
-    def __new__(cls, file: Any, place: int) -> Any:
-        """Choose by the first character that is no space."""
-        start = file.read(1)
-        while start.isspace():
-            start = file.read(1)
-        file.seek(0)
-        return super().__new__(cls) if start == b"[" else Lines(file, place)
-
-    def __init__(self, file: Any, place: int) -> None:
-        with file:
+    def __init__(self, opens: Open, state: int) -> None:
+        with opens() as file:
             self._rows = json.load(file)
-        super().__init__(place)
+        self.state = state
+
+    def __next__(self) -> Any:
+        """Return the next row."""
+        if self.state >= len(self._rows):
+            raise StopIteration
+        self.state += 1
+        return _object(self._rows[self.state - 1])
+
+    def skip(self, count: int) -> int:
+        """Pass over some rows."""
+        passed = max(min(count, len(self._rows) - self.state), 0)
+        self.state += passed
+        return passed
 
     def close(self) -> None:
         """Let the rows go."""
         self._rows = []
 
-    def __next__(self) -> Any:
-        """Return the next row."""
-        if self.place >= len(self._rows):
-            raise StopIteration
-        row = self._rows[self.place]
-        self.place += 1
-        if not isinstance(row, dict):
-            raise BadRowError("the row is no JSON object", type(row).__name__)
-        return row
+
+def listed_or_lines(opens: Open, state: int) -> File:
+    """Open a JSON file: a list of rows, or JSON lines after all."""
+    with opens() as file:
+        start = file.read(1)
+        while start.isspace():
+            start = file.read(1)
+    return (Listed if start == b"[" else Lines)(opens, state)
 
 
 class Table(Counted):
     """CSV with a head of column names; an empty field is one that is not there."""
 
-    def __init__(self, file: Any, place: int) -> None:
-        self._text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        self._rows = csv.DictReader(self._text, strict=True)
-        super().__init__(place)
+    def __init__(self, opens: Open, state: int, delimiter: str = ",") -> None:
+        self._text = io.TextIOWrapper(opens(), "utf-8-sig", "surrogateescape", newline="")
+        self._rows = csv.DictReader(self._text, strict=True, delimiter=delimiter)
+        super().__init__(state)
 
     def __next__(self) -> Any:
         """Return the next row."""
-        self.place += 1
         try:
             row = next(self._rows)
         except csv.Error as error:
+            self.state += 1
             raise BadRowError("invalid CSV", str(error)) from error
+        self.state += 1
         if None in row or None in row.values():
             raise BadRowError("the row has another number of fields than the head")
         return {name: value or None for name, value in row.items()}
@@ -219,102 +171,7 @@ class Table(Counted):
         self._text.close()
 
 
-class Columnar(File):
-    """A file of columns, of which some rows are decoded at a time; a place is the number of a row."""
-
-    _file: Any
-
-    def __init__(self, place: int) -> None:
-        self.place, self._first = place, 0
-        self._batch: Any = ()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    @abstractmethod
-    def _reach(self, row: int) -> bool:
-        """Decode the rows around one; return whether there is such a row."""
-
-    def __next__(self) -> Any:
-        """Return the next row."""
-        try:
-            found = self._reach(self.place)
-        except (OSError, pyarrow.ArrowException) as error:
-            self._reach = lambda row: False  # type: ignore[method-assign]
-            raise BadRowError("the file is broken or cut short from here on", str(error)) from error
-        if not found:
-            raise StopIteration
-        at, names = self.place - self._first, self._batch.schema.names
-        self.place += 1
-        return {name: column[at].as_py() for name, column in zip(names, self._batch.columns, strict=True)}
-
-
-class Parquet(Columnar):
-    """Parquet; a row is reached by its row group."""
-
-    def __init__(self, file: Any, place: int) -> None:
-        super().__init__(place)
-        self._file = file
-        self._table = parquet.ParquetFile(file)
-        groups = range(self._table.num_row_groups)
-        self._ends = list(accumulate(self._table.metadata.row_group(group).num_rows for group in groups))
-        self._group = -1
-
-    def skip(self, count: int) -> int:
-        """Pass over some rows."""
-        passed = max(min(count, self._table.metadata.num_rows - self.place), 0)
-        self.place += passed
-        return passed
-
-    def _reach(self, row: int) -> bool:
-        group = bisect_right(self._ends, row)
-        if group == len(self._ends):
-            return False
-        if group != self._group:
-            self._group, self._first, self._batch = group, self._ends[group - 1] if group else 0, ()
-            self._batches = self._table.iter_batches(BATCH, row_groups=[group])
-        while row >= self._first + len(self._batch):
-            self._first += len(self._batch)
-            self._batch = next(self._batches)
-        return True
-
-
-class Arrow(Columnar):
-    """Arrow's files and streams, as `datasets` writes them; a row is reached by passing over those before."""
-
-    def __init__(self, file: Any, place: int) -> None:
-        super().__init__(0)
-        self._file = file
-        try:
-            whole = ipc.open_file(file)
-            self._batches = map(whole.get_batch, range(whole.num_record_batches))
-        except pyarrow.ArrowInvalid:
-            file.seek(0)
-            self._batches = iter(ipc.open_stream(file))
-        self.skip(place)
-
-    def skip(self, count: int) -> int:
-        """Pass over some rows."""
-        before = self.place
-        self.place = before + count if self._reach(before + count - 1) else max(self._first + len(self._batch), before)
-        return self.place - before
-
-    def _reach(self, row: int) -> bool:
-        while row >= self._first + len(self._batch):
-            batch = next(self._batches, None)
-            if batch is None:
-                return False
-            self._first, self._batch = self._first + len(self._batch), batch
-        return True
-
-
-KINDS = {
-    ".jsonl": Lines,
-    ".ndjson": Lines,
-    ".json": Listed,
-    ".csv": Table,
-    ".parquet": Parquet,
-    ".arrow": Arrow,
-}
-COMPRESSIONS = ("gz", "bz2", "xz", "zst")
+def _object(row: Any) -> Any:
+    if not isinstance(row, dict):
+        raise BadRowError("the row is no JSON object", type(row).__name__)
+    return row

@@ -1,11 +1,16 @@
-"""Several sources as one."""
+"""Several sources as one.
+
+`datasets` interleaves too, but tells no row's location, and neither passes over rows without decoding them nor gives
+each source a conversion of its own.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-from lit_tr.data.rows.source import Cursor, Record, Source
+from lit_tr.data.rows.memory import as_source
+from lit_tr.data.rows.source import Cursor, Record, Source, hash_of
 from lit_tr.errors import UserError
 
 
@@ -14,7 +19,7 @@ class Mixture(Source):
     """Rows of several sources, drawn at random by weight.
 
     Args:
-        sources: the sources.
+        sources: the sources; whatever `as_source` takes. Each keeps its own conversion.
         weights: how often each is drawn from, above 0; None draws from all alike.
         until: `first_exhausted` ends with the first source that ends, so that no row comes twice; `all_exhausted`
             begins those anew that have ended until each has ended once.
@@ -29,6 +34,7 @@ class Mixture(Source):
     def __post_init__(self) -> None:
         if not self.sources:
             raise UserError("Mixture: give at least one source")
+        object.__setattr__(self, "sources", list(map(as_source, self.sources)))
         if self.weights is not None and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
             raise UserError(f"Mixture: weights {self.weights} must be above 0, one for each source")
 
@@ -36,9 +42,16 @@ class Mixture(Source):
         """Return a cursor; the order is that of the draws, and of each source."""
         return _MixtureCursor(self, order, state)
 
+    def fingerprint(self) -> str | None:
+        """Return a hash of the sources' own and of how they are drawn; None where one of them has none."""
+        members = [source.fingerprint() for source in self.sources]
+        if None in members:
+            return None
+        return hash_of(self.conversion, "Mixture", members, self.weights, self.until, self.seed)
+
 
 class _MixtureCursor(Cursor):
-    """Draws from the readers of a mixture's sources; the number of a draw decides its outcome."""
+    """Draws from the cursors of a mixture's sources; the number of a draw decides its outcome."""
 
     def __init__(self, mixture: Mixture, order: int | None, state: dict[str, Any] | None) -> None:
         self._mixture, self._order = mixture, order
@@ -52,8 +65,8 @@ class _MixtureCursor(Cursor):
             raise StopIteration
         return found
 
-    def skip(self, places: int) -> int:
-        return next((passed for passed in range(places) if not self._draw(lambda cursor: cursor.skip(1))), places)
+    def skip(self, count: int) -> int:
+        return next((passed for passed in range(count) if not self._draw(lambda cursor: cursor.skip(1))), count)
 
     def state(self) -> dict[str, Any]:
         states = [cursor.state() for cursor in self._cursors]

@@ -1,9 +1,12 @@
+import gzip
 import json
+import multiprocessing
+import pickle
 
 import datasets
 import fsspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_tr.data import Rows
@@ -79,9 +82,81 @@ def test_shares_part_the_rows_by_what_they_say(write_rows):
     assert prompts(Rows(path, share=(0, 0.25), share_seed=1)) != [row["prompt"] for _, row in low]
 
 
+def test_share_by_names_a_column(write_rows):
+    path = write_rows([{"question": f"p{i}", "chosen": "c", "rejected": "r"} for i in range(5)])
+    with pytest.raises(UserError, match=r"no column 'prompt'; known are \['chosen', 'question', 'rejected'\]"):
+        Rows(path, share=(0, 0.5), share_by="prompt").records()
+
+
+def test_a_row_without_the_column_of_share_by_is_a_bad_row(write_rows):
+    path = write_rows([{"chosen": "c"}, *PAIRS, {"prompt": None}])
+    kinds = [type(record.row).__name__ for record in Rows(path, share=(0, 0.999), share_by="prompt").records()]
+    assert kinds == ["BadRowError", *5 * ["dict"], "dict"]
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Files of every kind, of 7 rows each and an empty one, with bad lines in some."""
+    folder = tmp_path_factory.mktemp("kinds")
+    table = datasets.Dataset.from_list([{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": "r"} for i in range(7)])
+    table.to_parquet(folder / "a.parquet")
+    table.to_csv(folder / "b.csv", index=False)
+    table.to_json(folder / "c.jsonl")
+    table.to_json(folder / "d.json", lines=False)
+    (folder / "e.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": 1}\n\nbad\n[1]\n{"prompt": 2}'))
+    (folder / "f.jsonl").write_text("")
+    table.save_to_disk(folder / "g")
+    (folder / "g" / "data-00000-of-00001.arrow").rename(folder / "g.arrow")
+    return folder
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    stops=st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=6),
+    order=st.none() | st.integers(0, 3),
+    arguments=st.sampled_from([{}, {"split": "train[3:25]"}, {"share": (0, 0.5)}, {"split": "train[-9:]"}]),
+)
+def test_a_cursor_goes_on_from_any_state_and_passes_over_what_it_would_read(kinds, stops, order, arguments):
+    source = Rows(f"{kinds}/*.*", **arguments)
+    whole = list(map(told, source.records(order)))
+    assert len(whole) == {"train[3:25]": 22, "train[-9:]": 9}.get(arguments.get("split"), 40)
+    found, state = [], None
+    for skips, count in stops:
+        cursor = source.records(order, json.loads(json.dumps(state)))
+        if skips:
+            assert cursor.skip(count) == min(count, len(whole) - len(found))
+            found += whole[len(found) : len(found) + count]
+        else:
+            found += [told(record) for record in (next(cursor, None) for _ in range(count)) if record]
+        state = cursor.state()
+    assert [*found, *map(told, source.records(order, state))] == whole
+
+
+def told(record):
+    return record.location, str(record.row)
+
+
+def test_a_state_of_other_files_is_refused(shards):
+    source = Rows(f"{shards}/*/*.jsonl")
+    cursor = source.records()
+    next(cursor)
+    (shards / "a" / "2.jsonl").write_text("")
+    with pytest.raises(UserError, match="cannot go on where training stopped: it has other files than then"):
+        source.records(state=cursor.state())
+
+
+def test_forked_processes_read_with_cursors_of_their_own(shards):
+    source = pickle.loads(pickle.dumps(Rows(f"{shards}/*/*.jsonl")))
+    cursor = source.records()
+    next(cursor)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(prompts, [source, source]) == 2 * [["p0", "p1", "p2", "p3", "p4"]]
+    assert [record.row["prompt"] for record in cursor] == ["p1", "p2", "p3", "p4"]
+
+
 def test_files_come_in_an_order_of_their_own_and_rows_do_not(shards):
     source = Rows(f"{shards}/*/*.jsonl")
-    orders = {tuple(read.row["prompt"] for read in source.read(order)) for order in range(12)}
+    orders = {tuple(record.row["prompt"] for record in source.records(order)) for order in range(12)}
     assert len(orders) > 2
     assert all(sorted(order) == ["p0", "p1", "p2", "p3", "p4"] for order in orders)
     assert all("p1 p2 p3" in " ".join(order) for order in orders)
@@ -98,11 +173,20 @@ def test_a_split_is_a_slice_and_rows_are_named(write_rows):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: Rows(str(folder / "none.jsonl")), "no such file, and no such data set on the hub"),
-        (lambda folder: Rows("nobody/no-such-data"), "no such file, and no such data set on the hub"),
+        (lambda folder: Rows(folder / "none.jsonl"), "none.jsonl: there is no such file$"),
+        (lambda folder: Rows("data/none.jsonl.gz"), "data/none.jsonl.gz: there is no such file$"),
+        (lambda folder: Rows(folder / "a.jsonl" / "b"), "a.jsonl/b: there is no such file$"),
+        (lambda folder: Rows(f"{folder}/*.parquet"), r"\*.parquet: there is no such file that the pattern fits$"),
+        (lambda folder: Rows(folder / "empty"), "empty: no rows can be read from this folder"),
+        (lambda folder: Rows(folder / "text"), "text: no rows can be read from this folder"),
+        (lambda folder: Rows("nobody/no-such-data"), "no such file or folder, nor a data set of the hub or its caches"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path, make, message):
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.xlsx").write_text("x")
     with pytest.raises(UserError, match=message):
         list(make(tmp_path).rows())
 
