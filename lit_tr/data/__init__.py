@@ -4,12 +4,13 @@ from lit_tr.data.batches import PackedBatch, PaddedBatch, PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.example import Example
-from lit_tr.data.rows import Mixture, Rows, Source
+from lit_tr.data.rows import Mixture, Objects, Rows, Source
 
 __all__ = [
     "Collator",
     "Example",
     "Mixture",
+    "Objects",
     "PackedBatch",
     "PaddedBatch",
     "PairBatch",

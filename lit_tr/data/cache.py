@@ -26,8 +26,8 @@ from lit_tr.data.rows import Source
 from lit_tr.data.tokenization import Ahead, TokenizedExample
 from lit_tr.errors import UserError
 
-VERSION = 1
-"""Changes whenever the same rows give other tokens, or the file another form."""
+CODE = blake2b(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()
+"""A hash of what makes token ids of rows: a cache of another version is not found."""
 
 
 class TokenCache(Dataset[TokenizedExample]):
@@ -144,7 +144,7 @@ class CacheBuilder:
             with tempfile.TemporaryDirectory(prefix="lit_tr-") as folder:
                 return self._made(source, name, Path(folder) / "tokens.arrow")
         home = self.folder or Path(datasets.config.HF_DATASETS_CACHE) / "lit_tr"
-        path = home / f"{_hash(VERSION, rows, self._processor_key())}.arrow"
+        path = home / f"{_hash(CODE, rows, self._processor_key())}.arrow"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):

@@ -110,8 +110,8 @@ class PreferenceDataModule(LightningDataModule):
             *_at_least(0, num_workers=num_workers, max_bad_rows=max_bad_rows),
             *_at_least(3, max_length=max_length),
         )
-        given = {"train": train, "val": val, "test": test}
-        self.sources = {name: None if rows is None else as_source(rows, name) for name, rows in given.items()}
+        given = {"train": (train, "train"), "val": (val, "validation"), "test": (test, "test")}
+        self.sources = {name: None if one[0] is None else as_source(*one) for name, one in given.items()}
         self.sources["test"] = self.sources["test"] or self.sources["val"]
         self.examples: dict[str, TokenCache] = {}
         self.given_tokenizer = tokenizer

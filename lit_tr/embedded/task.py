@@ -11,11 +11,12 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from lit_tr.data.example import Row
 from lit_tr.data.formats import Conversion
 from lit_tr.data.formats.detect import explicit_prompt
-from lit_tr.data.rows import Source
+from lit_tr.data.rows.source import Source, hash_of
 from lit_tr.errors import UserError
 
 SUBJECTS = (
@@ -125,6 +126,10 @@ class SyntheticPairs(Source):
     def conversion(self) -> Conversion:  # type: ignore[override]
         """Plain text: the embedded model knows no chat."""
         return Conversion(explicit_prompt, chat=False)
+
+    def fingerprint(self) -> str | None:
+        """Return a hash of the options and of this file."""
+        return hash_of(self.conversion, vars(self), Path(__file__).read_text())
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yield the pairs."""
