@@ -1,14 +1,14 @@
 """Example -> token ids, the prompt shared by both responses."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
-from lit_tr.data.chat import check_special, render, spans
-from lit_tr.data.example import Example, Message, Text
+from lit_tr.data.chat import ChatTemplate
+from lit_tr.data.example import Example, Message
 from lit_tr.errors import BadRowError, UserError
 
 Turns = Literal["last", "all"]
@@ -31,6 +31,7 @@ class TokenizedExample:
         rejected_scored: the same of the other response.
         labels: further labels by name, of the chosen and of the rejected response.
         truncated: how many tokens of the prompt were taken off.
+        responses_truncated: how many were taken off the chosen and off the rejected response.
         ahead: precomputed reference log-probs, if there are any.
     """
 
@@ -43,12 +44,18 @@ class TokenizedExample:
     rejected_scored: list[bool] | None = None
     labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     truncated: int = field(default=0, compare=False)
+    responses_truncated: tuple[int, int] = field(default=(0, 0), compare=False)
     ahead: "Ahead | None" = field(default=None, compare=False)
 
     @property
     def responses(self) -> list[list[int]]:
         """The responses that there are, chosen first."""
         return [ids for ids in (self.chosen, self.rejected) if ids is not None]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer response."""
+        return max(map(len, self.responses))
 
 
 @dataclass(frozen=True)
@@ -73,15 +80,16 @@ def tokenize(
 
     A token that runs over the seam (`"\n"` and `"\n"` becoming one token) belongs to the response, in both
     responses: so no text is lost, and both see the very same prompt. TRL splits them at the same token. An
-    end-of-sequence token closes a response unless the tokenizer or its chat template has put one in already. Special
-    tokens written out in plain text stay text; a chat message that spells one is refused.
+    end-of-sequence token closes a response of plain text unless the tokenizer has put one in, and one of a chat where
+    the chat template writes no special tokens, which end a turn or begin the next one. Special tokens written out in
+    plain text stay text; a chat message that spells one is refused.
 
     Of a response of several messages only those of the assistant are scored, and the others are context. Messages
     after the last one of the assistant are left out. The assistant's earlier turns in a prompt are never scored: both
     responses share them, and what they add to a difference of log-probs is 0.
 
     Args:
-        example: prompt and responses, as text or as chat messages.
+        example: prompt and responses; a chat where one of them is messages, else plain text.
         tokenizer: a Hugging Face tokenizer; for messages it must have a chat template.
         turns: score the `last` message of the assistant in each response, or `all` of them.
         max_length: a response of more tokens is refused before its turns are looked for.
@@ -91,58 +99,41 @@ def tokenize(
         UserError: the rows are chat messages, and the tokenizer has no chat template; or a response has several
             messages, and the tokenizer is a slow one that cannot tell which tokens are whose.
     """
-    pair = (example.chosen, example.rejected)
-    responses = [text if text is None else _up_to_last_turn(text) for text in pair]
-    if responses[0] == responses[1]:
+    template = None
+    if is_chat(example):
+        example = example.as_messages()
+        template = ChatTemplate(tokenizer, example.tools or None, example.template)
+    pair = [text if text is None else _up_to_last_turn(text) for text in (example.chosen, example.rejected)]
+    if pair[0] == pair[1]:
         raise BadRowError("chosen and rejected are equal")
-    given = [text for text in responses if text is not None]
-    prompt, *encoded = _encode(example.prompt, [None, *given], tokenizer)
-    found = iter(encoded)
-    wholes = [None if text is None else next(found) for text in responses]
-    seam = min(_common_prefix(prompt, whole) for whole in wholes if whole is not None)
-    if seam == 0:
-        raise BadRowError("the prompt has no tokens of its own", repr(example.prompt)[-80:])
-    longest = max(len(whole) - seam for whole in wholes if whole is not None)
-    if max_length is not None and longest > max_length:
-        raise BadRowError(NO_ROOM, f"{longest} tokens, max_length {max_length}")
-    parts = [
-        (None, None) if text is None or whole is None else _part(example.prompt, text, whole, seam, tokenizer, turns)
-        for text, whole in zip(responses, wholes, strict=True)
+    responses = [text for text in pair if text is not None]
+    texts = _rendered(example.prompt, responses, template) if template else _joined(example, responses)
+    prompt, *wholes = _encode(texts, tokenizer, chat=template is not None)
+    seam = _seam(prompt, wholes, max_length, example.prompt)
+    eos = tokenizer.eos_token_id
+    parts = [_closed(whole[seam:], text, eos, template) for whole, text in zip(wholes, texts[1:], strict=True)]
+    if len(parts) == 2 and parts[0] == parts[1]:
+        raise BadRowError("chosen and rejected are equal", "as tokens")
+    masks = [
+        _scored(template, example.prompt, response, text, turns, seam, len(ids)) if template else None
+        for response, text, ids in zip(responses, texts[1:], parts, strict=True)
     ]
-    (chosen, chosen_scored), (rejected, rejected_scored) = parts
+    ids, scored = iter(parts), iter(masks)
     return TokenizedExample(
         prompt[:seam],
-        chosen,
-        rejected,
+        None if pair[0] is None else next(ids),
+        None if pair[1] is None else next(ids),
         example.margin,
         example.confidence,
-        chosen_scored,
-        rejected_scored,
+        None if pair[0] is None else next(scored),
+        None if pair[1] is None else next(scored),
         example.labels,
     )
 
 
-def fit(example: TokenizedExample, max_length: int, cut_prompt: bool, bos: int | None) -> TokenizedExample:
-    """Cut the prompt on the left until prompt and longer response fit; a first BOS token is kept, a response never cut.
-
-    Args:
-        example: what to fit.
-        max_length: most tokens of prompt and one response.
-        cut_prompt: whether prompts may be cut at all.
-        bos: id of the tokenizer's beginning-of-sequence token, if it has one.
-
-    Raises:
-        BadRowError: the response leaves no room for a prompt, or the prompt is too long and may not be cut.
-    """
-    response = max(map(len, example.responses))
-    room = max_length - response
-    if len(example.prompt) <= room:
-        return example
-    if room < 2:
-        raise BadRowError(NO_ROOM, f"{response} tokens, max_length {max_length}")
-    if not cut_prompt:
-        raise BadRowError("the prompt is too long", f"{len(example.prompt)} tokens, room for {room} of {max_length}")
-    return replace(example, prompt=cut_left(example.prompt, room, bos), truncated=len(example.prompt) - room)
+def is_chat(example: Example) -> bool:
+    """Return whether prompt or responses are chat messages."""
+    return any(isinstance(text, list) for text in (example.prompt, example.chosen, example.rejected))
 
 
 def cut_left(prompt: list[int], room: int, bos: int | None) -> list[int]:
@@ -153,67 +144,81 @@ def cut_left(prompt: list[int], room: int, bos: int | None) -> list[int]:
     return head + prompt[len(prompt) - room + len(head) :]
 
 
-def _encode(prompt: Text, responses: Sequence[Text | None], tokenizer: Any) -> list[list[int]]:
-    """Return the ids of a prompt with each of some responses, or without one for None."""
-    texts = [
-        _rendered(prompt, text, tokenizer)
-        if isinstance(prompt, list) or isinstance(text, list)
-        else prompt + (text or "")
-        for text in responses
-    ]
+def _joined(example: Example, responses: list[Any]) -> list[str]:
+    """Return the text of the prompt alone, and with each of some responses."""
+    prompt = f"{example.system}\n\n{example.prompt}" if example.system else example.prompt
+    return [prompt, *(prompt + text for text in responses)]
+
+
+def _rendered(prompt: Any, responses: list[Any], template: ChatTemplate) -> list[str]:
+    template.check(sum(responses, prompt))
+    texts = [template.render(prompt, open_turn=True), *(template.render(prompt + messages) for messages in responses)]
+    for messages, text in zip(responses, texts[1:], strict=True):
+        template.check_shown(messages[-1], texts[0], text)
+    return texts
+
+
+def _encode(texts: list[str], tokenizer: Any, chat: bool) -> list[list[int]]:
+    """Return the ids of texts; a chat template has put special tokens in, those in plain text stay text."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise BadRowError("the text is no valid Unicode", str(error)[:200]) from error
-    # a chat template has put special tokens in; in plain text, those that are spelled out stay text
-    is_chat = isinstance(prompt, list) or isinstance(responses[-1], list)
     if not tokenizer.is_fast:
-        return tokenizer(texts, add_special_tokens=not is_chat, split_special_tokens=not is_chat)["input_ids"]
+        return tokenizer(texts, add_special_tokens=not chat, split_special_tokens=not chat)["input_ids"]
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    backend.encode_special_tokens = not is_chat
+    backend.encode_special_tokens = not chat
     # ids alone: without the places in the text, which transformers asks for as well, a quarter faster
-    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=not is_chat)]
+    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=not chat)]
 
 
-def _rendered(prompt: Text, response: Text | None, tokenizer: Any) -> str:
-    messages = _as_messages(prompt, "user") + (_as_messages(response, "assistant") if response else [])
-    check_special(messages, tokenizer)
-    return render(messages, tokenizer, open_turn=response is None)
+def _seam(prompt: list[int], wholes: list[list[int]], max_length: int | None, shown: Any) -> int:
+    """Return how many tokens the prompt alone and the prompt with each response begin with in common."""
+    seam = min(_common_prefix(prompt, whole) for whole in wholes)
+    if seam == 0:
+        raise BadRowError("the prompt has no tokens of its own", repr(shown)[-80:])
+    longest = max(map(len, wholes)) - seam
+    if max_length is not None and longest > max_length:
+        raise BadRowError(NO_ROOM, f"{longest} tokens, max_length {max_length}")
+    return seam
 
 
-def _part(
-    prompt: Text, response: Text, whole: list[int], seam: int, tokenizer: Any, turns: Turns
-) -> tuple[list[int], list[bool] | None]:
-    """Return the ids of a response, closed, and which of them are scored."""
-    if isinstance(response, str) or len(response) == 1:
-        return _close(whole[seam:], tokenizer), None
-    found = _token_spans(_as_messages(prompt, "user"), response, tokenizer, turns)
-    last = max(found[-1][0], seam)
-    ids = whole[seam:last] + _close(whole[last:], tokenizer)
-    scored = [False] * len(ids)
-    for start, end in [*found[:-1], (last, seam + len(ids))]:
+def _closed(response: list[int], text: str, eos: int, template: ChatTemplate | None) -> list[int]:
+    is_closed = eos in response or (template is not None and template.ends_turns(text))
+    return response if is_closed else [*response, eos]
+
+
+def _scored(
+    template: ChatTemplate, prompt: Any, response: Any, text: str, turns: Turns, seam: int, length: int
+) -> list[bool] | None:
+    """Return which of the `length` ids of a response are scored; None if they all are."""
+    if len(response) == 1:
+        return None
+    found = _token_spans(prompt, response, text, template, turns)
+    scored = [False] * length
+    for start, end in [*found[:-1], (found[-1][0], seam + length)]:
         for i in range(max(start - seam, 0), end - seam):
             scored[i] = True
-    return ids, scored
+    return scored
 
 
-def _token_spans(prompt: list[Message], response: list[Message], tokenizer: Any, turns: Turns) -> list[tuple[int, int]]:
+def _token_spans(
+    prompt: list[Message], response: list[Message], text: str, template: ChatTemplate, turns: Turns
+) -> list[tuple[int, int]]:
     """Return start and end of the assistant's messages in the ids of a chat; a token over a seam follows it."""
-    if not tokenizer.is_fast:
+    if not template.tokenizer.is_fast:
         raise UserError("a response has several messages: take a fast tokenizer, which can tell which tokens are whose")
     numbers = [len(prompt) + i for i, message in enumerate(response) if message["role"] == "assistant"]
-    messages, wanted = prompt + response, numbers[-1:] if turns == "last" else numbers
-    whole = render(messages, tokenizer)
-    offsets = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    wanted = numbers[-1:] if turns == "last" else numbers
+    offsets = template.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     ends = [end for _, end in offsets]
-    return [
-        (bisect_right(ends, start), bisect_right(ends, end)) for start, end in spans(messages, wanted, whole, tokenizer)
-    ]
+    spans = template.spans(prompt + response, wanted, text)
+    return [(bisect_right(ends, start), bisect_right(ends, end)) for start, end in spans]
 
 
-def _up_to_last_turn(response: Text) -> Text:
+def _up_to_last_turn(response: Any) -> Any:
     """Return a response without the messages after the last one of the assistant."""
     if isinstance(response, str) or len(response) == 1:
         return response
@@ -223,14 +228,6 @@ def _up_to_last_turn(response: Text) -> Text:
     return response[: last + 1]
 
 
-def _as_messages(text: Text, role: str) -> list[Message]:
-    return text if isinstance(text, list) else [{"role": role, "content": text}]
-
-
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def _common_prefix(one: list[int], other: list[int]) -> int:
     most = min(len(one), len(other))
     return most if one[:most] == other[:most] else next(i for i in range(most) if one[i] != other[i])
-
-
-def _close(response: list[int], tokenizer: Any) -> list[int]:
-    return response if tokenizer.eos_token_id in response else [*response, tokenizer.eos_token_id]

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
@@ -9,7 +8,7 @@ from transformers import AutoTokenizer
 from trl.data_utils import _tokenize, common_prefix_length
 
 from lit_tr.data.example import Example
-from lit_tr.data.tokenization import TokenizedExample, fit, tokenize
+from lit_tr.data.tokenization import TokenizedExample, tokenize
 from lit_tr.embedded import TINY, resolve
 from lit_tr.errors import BadRowError, UserError
 
@@ -268,33 +267,14 @@ def test_prompt_without_tokens_is_a_bad_row(tokenizer):
         tokenize(Example("", "b", "c"), tokenizer)
 
 
-LONG = TokenizedExample(list(range(1, 11)), [20, 21, 0], [30, 0])
+def test_the_system_stands_before_a_text_with_a_blank_line(tokenizer):
+    with_system = tokenize(Example("Describe a river.", " It is icy.", " No.", system="Be kind."), tokenizer)
+    assert with_system == tokenize(Example("Be kind.\n\nDescribe a river.", " It is icy.", " No."), tokenizer)
+    without = tokenize(Example("Describe a river.", " It is icy.", " No.", system=""), tokenizer)
+    assert without == tokenize(Example("Describe a river.", " It is icy.", " No."), tokenizer)
 
 
-def test_a_long_prompt_is_cut_on_the_left_alone():
-    assert fit(LONG, 7, cut_prompt=True, bos=None) == TokenizedExample([7, 8, 9, 10], [20, 21, 0], [30, 0])
-
-
-def test_a_first_bos_token_stays():
-    assert fit(LONG, 7, cut_prompt=True, bos=1).prompt == [1, 8, 9, 10]
-
-
-def test_what_is_cut_is_counted_and_nothing_else_is_lost():
-    example = replace(LONG, margin=1.5, confidence=0.8, chosen_scored=[False, True, True])
-    cut = fit(example, 7, cut_prompt=True, bos=None)
-    assert cut.cut == 6
-    assert cut == replace(example, prompt=[7, 8, 9, 10])
-
-
-def test_what_fits_is_left_alone():
-    assert fit(LONG, 13, cut_prompt=True, bos=None) is LONG
-
-
-def test_a_long_prompt_that_may_not_be_cut_is_a_bad_row():
-    with pytest.raises(BadRowError, match=r"prompt is too long \(10 tokens, room for 4 of 7\)"):
-        fit(LONG, 7, cut_prompt=False, bos=None)
-
-
-def test_a_long_response_is_never_cut():
-    with pytest.raises(BadRowError, match=r"leaves no room for a prompt \(3 tokens, max_length 4\)"):
-        fit(LONG, 4, cut_prompt=True, bos=None)
+def test_responses_of_equal_tokens_are_a_bad_row(chat_tokenizer):
+    chat_tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"
+    with pytest.raises(BadRowError, match=r"chosen and rejected are equal \(as tokens\)"):
+        tokenize(Example([USER], [{**KIND, "content": "No. "}], [CURT]), chat_tokenizer)
