@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lit_tr.data.example import Row
-from lit_tr.data.formats import Conversion
-from lit_tr.data.formats.detect import explicit_prompt
+from lit_tr.data.formats import Conversion, explicit_prompt
 from lit_tr.data.rows import Source
 from lit_tr.errors import UserError
 
