@@ -65,10 +65,10 @@ class Conversion:
         return kept | {name: _at(row, path) for name, path in columns.items()}
 
     def _unread(self, row: Row, seen: set[str]) -> frozenset[str]:
-        columns = self.columns or {}
-        paths = [columns.get(name, name) for name in seen]
-        read = {path if path in row else path.split(".")[0] for path in paths if isinstance(path, str)}
-        return frozenset(name for name, value in row.items() if name not in read and value not in (None, "", []))
+        if columns := self.columns:
+            paths = [columns.get(name, name) for name in seen]
+            seen = {path if path in row else path.split(".")[0] for path in paths}
+        return frozenset(name for name, value in row.items() if name not in seen and value not in (None, "", []))
 
 
 class _SeenRow(dict[str, Any]):

@@ -92,7 +92,7 @@ def _mapping(columns: list[str], names: tuple[str, ...]) -> dict[str, str]:
 def _likely(columns: list[str], name: str) -> str | None:
     lower = {column.lower(): column for column in columns}
     for meant in (name, *SYNONYMS[name]):
-        close = get_close_matches(meant, lower, 1, 0.85) or [column for column in lower if column.startswith(meant)]
+        close = get_close_matches(meant, lower, 1, 0.8) or [column for column in lower if column.startswith(meant)]
         if close:
             return lower[close[0]]
     return None
