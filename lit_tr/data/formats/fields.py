@@ -1,7 +1,9 @@
 """Readers of the columns of a row, which the formats share."""
 
+import ast
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,8 @@ SCORES = tuple(
     for form in ("{1}_{0}", "{0}_{1}", "{0}-{1}")
 )
 """Columns whose difference is the margin, such as `score_chosen` and `score_rejected`."""
+WRITTEN_MESSAGES = re.compile(r"""\[\{['"](role|from|content|value)['"]:""")
+"""How a list of messages begins that is written as text."""
 MEDIA = ("images", "image", "videos", "audios")
 
 
@@ -127,7 +131,7 @@ def text_or_messages(row: Row, key: str, kind: str) -> Text:
         BadRowError: it is neither, or empty.
     """
     value = value_of(row, key)
-    if isinstance(value, list | dict):
+    if isinstance(value, list | dict) or (isinstance(value, str) and WRITTEN_MESSAGES.match(value)):
         return messages(row, key, kind)
     read: Callable[[Row, str], str] = string if kind == "prompt" else response
     return read(row, key)
@@ -137,13 +141,15 @@ def messages(row: Row, key: str, kind: str = "response") -> list[Message]:
     """Return chat messages, a single one in a list of its own.
 
     A message has a `role`, and as `content` a text or a list of text parts, which are joined; one with `tool_calls`
-    needs no content. Turns of ShareGPT, with `from` and `value`, become messages. Keys without a value are left out,
-    for Arrow gives each message the keys of all others; else nothing is changed.
+    needs no content. Turns of ShareGPT, with `from` and `value`, become messages, and so do messages written as text,
+    as a CSV has them. Keys without a value are left out, for Arrow gives each message the keys of all others; else
+    nothing is changed.
 
     Raises:
         BadRowError: a message is otherwise, or the last one is empty.
     """
     value = value_of(row, key)
+    value = _unwritten(value, key) if isinstance(value, str) else value
     found = [_message(one, key) for one in (value if isinstance(value, list) else [value])]
     if not found or not (found[-1].get("content", "").strip() or found[-1].get("tool_calls")):
         raise BadRowError(f"{key!r} is an empty {kind}")
@@ -199,8 +205,6 @@ def _margin(row: Row) -> float:
 
 
 def _message(found: Any, key: str) -> Message:
-    if isinstance(found, dict) and found.get("from") is not None:
-        return _turn(found, key)
     if isinstance(found, dict) and isinstance(found.get("role"), str):
         content, calls = found.get("content"), found.get("tool_calls")
         if isinstance(content, str):
@@ -209,7 +213,19 @@ def _message(found: Any, key: str) -> Message:
             return without_nulls(found)
         if isinstance(content, list):
             return {**without_nulls(found), "content": "".join(_part(part, key) for part in content)}
+    elif isinstance(found, dict) and found.get("from") is not None:
+        return _turn(found, key)
     raise BadRowError(f"{key!r} is not a list of messages with 'role' and 'content'", repr(found)[:80])
+
+
+def _unwritten(text: str, key: str) -> Any:
+    """Return messages that a CSV has as text: JSON, or as Python writes them."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError):
+            continue
+    raise BadRowError(f"{key!r} is not a list of messages, nor one that is written as text", text[:80])
 
 
 def _part(part: Any, key: str) -> str:

@@ -8,6 +8,7 @@ Each of the three is text or chat messages. A `system` column beside them is the
 from lit_tr.data.example import Example, Message, Row, Text, message
 from lit_tr.data.formats.chats import begins_with_an_answer, split, split_last, whole
 from lit_tr.data.formats.fields import example, messages, parsed, string, text_or_messages, value_of
+from lit_tr.data.formats.hints import likely
 from lit_tr.errors import BadRowError
 
 HH_TURN = "\n\nAssistant:"
@@ -42,7 +43,10 @@ def implicit_prompt(row: Row, chosen: str = "chosen", rejected: str = "rejected"
     """
     if isinstance(value_of(row, chosen), str):
         return _dialogues(row, chosen, rejected)
-    return example(row, *split(messages(row, chosen), messages(row, rejected)))
+    one, other = messages(row, chosen), messages(row, rejected)
+    if begins_with_an_answer(one) and begins_with_an_answer(other):
+        raise BadRowError("chosen and rejected do not share a prompt", _prompt_line(row, chosen, rejected))
+    return example(row, *split(one, other))
 
 
 def orca_pairs(row: Row) -> Example:
@@ -148,10 +152,19 @@ def _of_texts(row: Row, prompt: str, chosen: str, rejected: str) -> Example:
 
 
 def _dialogues(row: Row, chosen: str, rejected: str) -> Example:
+    if not any(HH_TURN in string(row, key) for key in (chosen, rejected)):
+        raise BadRowError(
+            f"there is no prompt, and no {HH_TURN!r} in the responses", _prompt_line(row, chosen, rejected)
+        )
     (prompt, one), (other_prompt, other) = (_split_dialogue(row, key) for key in (chosen, rejected))
     if prompt != other_prompt:
         raise BadRowError("chosen and rejected do not share a prompt")
     return example(row, prompt, one, other)
+
+
+def _prompt_line(row: Row, *others: str) -> str:
+    column = likely([str(key) for key in row if key not in others], "prompt")
+    return f"`columns: {{prompt: {column}}}` names its column" if column else ""
 
 
 def _split_dialogue(row: Row, key: str) -> tuple[str, str]:

@@ -49,7 +49,7 @@ def _completion(text: str, rating: str, overall: float) -> dict[str, Any]:
     return {"model": "a", "response": text, "annotations": annotations, "overall_score": overall}
 
 
-LABELS = ("label", "kto_tag", "chosen", "rejected", "rejected_response")
+LABELS = ("label", "kto_tag", "chosen", "rejected", "rejected_response", "rejected_messages")
 """A row with one of these is not to be learned as it is, also where the label is null."""
 
 FORMATS: tuple[KnownFormat, ...] = (
@@ -184,7 +184,7 @@ FORMATS: tuple[KnownFormat, ...] = (
         {"id": "1", "prompt": Q, "response_a": B, "response_b": A, "winner": "model_b", "language": "English"},
     ),
     KnownFormat(
-        ("prompt", "response_0", "response_1", "better_response_id", "safer_response_id"),
+        ("prompt", "response_0", "response_1", "better_response_id"),
         votes.SafeRLHF(),
         {"prompt": Q, "response_0": B, "response_1": A, "better_response_id": 1, "safer_response_id": 0},
     ),
@@ -231,6 +231,10 @@ FORMATS: tuple[KnownFormat, ...] = (
         ("prompt", "completion", "label"), unpaired.unpaired, {"prompt": Q, "completion": " Lima.", "label": True}
     ),
     KnownFormat(("messages", "label"), unpaired.unpaired_messages, {"messages": [ASK, NO], "label": False}),
+    KnownFormat(("messages", "kto_tag"), unpaired.unpaired_messages, {"messages": [ASK, YES], "kto_tag": True}),
+    KnownFormat(
+        ("conversations", "label"), unpaired.unpaired_sharegpt, {"conversations": [HUMAN, GPT], "label": False}
+    ),
     KnownFormat(
         ("conversations", "kto_tag"), unpaired.unpaired_sharegpt, {"conversations": [HUMAN, GPT], "kto_tag": True}
     ),

@@ -11,22 +11,22 @@ from lit_tr.data.formats.pairs import alpaca_prompt
 
 def unpaired(row: Row) -> Example:
     """A prompt and a completion, each text or messages, and whether it is a good one (TRL's KTO, every CSV)."""
-    return _labelled(row, *_answered(row, "prompt", "completion"), "label")
+    return _labelled(row, *_answered(row, "prompt", "completion"))
 
 
 def unpaired_messages(row: Row) -> Example:
     """Messages up to the assistant's last one, and whether it is a good one (LLaMA-Factory's KTO files)."""
-    return _labelled(row, *split_last(messages(row, "messages", "prompt")), "label")
+    return _labelled(row, *split_last(messages(row, "messages", "prompt")))
 
 
 def unpaired_sharegpt(row: Row) -> Example:
     """Turns with `from` and `value` up to the last answer, and whether it is a good one (LLaMA-Factory's KTO files)."""
-    return _labelled(row, *split_last(messages(row, "conversations", "prompt")), "kto_tag")
+    return _labelled(row, *split_last(messages(row, "conversations", "prompt")))
 
 
 def unpaired_alpaca(row: Row) -> Example:
     """An instruction with its input and an output, and whether it is a good one (LLaMA-Factory's Alpaca KTO)."""
-    return _labelled(row, alpaca_prompt(row), text_or_messages(row, "output", "response"), "kto_tag")
+    return _labelled(row, alpaca_prompt(row), text_or_messages(row, "output", "response"))
 
 
 def completion(row: Row, prompt: str = "prompt", completion: str = "completion") -> Example:
@@ -74,6 +74,7 @@ def _answered(row: Row, prompt: str, response: str) -> tuple[Text, Text]:
     return (asked, answer) if begins_with_an_answer(answer) else split_last(whole(asked, answer))
 
 
-def _labelled(row: Row, prompt: Text, response: Text, label: str) -> Example:
+def _labelled(row: Row, prompt: Text, response: Text) -> Example:
+    label = "label" if row.get("kto_tag") is None else "kto_tag"
     pair = (response, None) if truth(row, label) else (None, response)
     return example(row, prompt, *pair)

@@ -291,7 +291,7 @@ ROWS = {  # by the columns of FORMATS: what its example row becomes, another row
         {"id": "9", "prompt": "Hi", "response_a": "Hello!", "response_b": "Hey!", "winner": "tie"},
         Example("Hi", "Hello!", "Hey!", confidence=0.5),
     ),
-    "prompt+response_0+response_1+better_response_id+safer_response_id": (
+    "prompt+response_0+response_1+better_response_id": (
         TEXT,
         {
             "prompt": "Hi",
@@ -366,6 +366,16 @@ ROWS = {  # by the columns of FORMATS: what its example row becomes, another row
         Example(ASK, None, NO),
         {"messages": said("Hi", "Hello!", "And now?", "Noon."), "label": True},
         Example(said("Hi", "Hello!", "And now?"), answered("Noon."), None),
+    ),
+    "messages+kto_tag": (
+        Example(ASK, YES, None),
+        {"messages": '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]', "kto_tag": "0"},
+        Example([USER], None, [GOOD]),  # of a CSV
+    ),
+    "conversations+label": (
+        Example(ASK, None, YES),
+        {"conversations": said("Hi", "Hello!"), "label": True},
+        Example([USER], [GOOD], None),
     ),
     "conversations+kto_tag": (
         Example(ASK, YES, None),

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+from trl.data_utils import extract_prompt
 
 from lit_tr.data import formats
 from lit_tr.data.example import Example
@@ -51,6 +54,10 @@ def row(prompt, chosen, rejected, **further):
             row("Q: a\n\nAssistant:", "Q: a\n\nAssistant: y", "Q: a\n\nAssistant: n"),
             Example("Q: a\n\nAssistant:", " y", " n"),
         ),
+        # chats as a CSV has them
+        (row("Hi", str([USER, GOOD]), str([USER, BAD])), CHAT),
+        (row(json.dumps([USER]), json.dumps([GOOD]), json.dumps([BAD])), CHAT),
+        (row("Hi", "[{'role'} is a set]", "[1]"), Example("Hi", "[{'role'} is a set]", "[1]")),
         # an answer that repeats a question is one
         (row("Hi", "Hi there", "Hi you"), Example("Hi", "Hi there", "Hi you")),
         (row(HH, f"{HH} yes", " no"), Example(HH, f"{HH} yes", " no")),
@@ -86,6 +93,29 @@ def test_prompts_and_responses_of_any_kind(given, expected):
 )
 def test_whole_dialogues_share_their_prompt(chosen, rejected, expected):
     assert formats.implicit_prompt({"chosen": chosen, "rejected": rejected}) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        (said("Hi", "Hello!"), said("Hi", "Go away.")),
+        (said("Hi", "Hello!", "And now?", "Noon."), said("Hi", "Hello!", "And now?", "Late.")),
+        ([KIND, *said("Hi", "Hello!", "And now?", "Noon.")], [KIND, *said("Hi", "Hm.", "And now?", "Noon.")]),
+    ],
+)
+def test_whole_chats_are_split_where_trl_splits_them(chosen, rejected):
+    given = {"chosen": chosen, "rejected": rejected}
+    expected = extract_prompt(given)
+    found = formats.implicit_prompt(given)
+    assert {"prompt": found.prompt, "chosen": found.chosen, "rejected": found.rejected} == expected
+
+
+@pytest.mark.parametrize("column", ["query", "user_prompt", "messages", "Question"])
+def test_responses_without_a_prompt_show_the_line_that_names_its_column(column):
+    for chosen, rejected in (("a", "b"), ([GOOD], [BAD])):
+        with pytest.raises(BadRowError) as caught:
+            formats.implicit_prompt({"id": 1, column: "Hi", "chosen": chosen, "rejected": rejected})
+        assert caught.value.detail == f"`columns: {{prompt: {column}}}` names its column"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_scores_make_no_margin_of_one_response():
         ("dialogue", {"messages": [KIND, GOOD]}, "the chat has no prompt before the assistant"),
         ("dialogue", {"messages": "Hi"}, "'messages' is not a list of messages"),
         ("dialogue", {"messages": []}, "'messages' is an empty prompt"),
-        ("unpaired_sharegpt", {"conversations": [USER, GOOD]}, "no 'kto_tag'"),
+        ("unpaired_sharegpt", {"conversations": [USER, GOOD]}, "no 'label'"),
         ("alpaca", {"instruction": "Greet.", "output": [1]}, "'output' is not a list of messages"),
         ("generation", {"generation": "a"}, "no 'prompt'"),
     ],
