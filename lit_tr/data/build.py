@@ -29,7 +29,8 @@ SCHEMA = pa.schema(
         ("margin", pa.float64()),
         ("confidence", pa.float64()),
         ("labels", pa.string()),  # JSON; null where there are none
-        ("truncated", pa.int32()),
+        ("truncated", pa.int32()),  # tokens that were taken off the prompt, and off each response
+        ("responses_truncated", pa.list_(pa.int32(), 2)),
         ("prompt_hash", pa.int64()),
         ("location", pa.string()),
     ]
@@ -83,18 +84,20 @@ def process_block(records: list[Record], processor: RowProcessor) -> Block:
     examples: list[TokenizedExample] = []
     locations: list[str] = []
     bad: list[BadRow] = []
+    unread: frozenset[str] = frozenset()
     for record in records:
         try:
-            found = processor(record)
+            found, ignored = processor.process(record)
         except BadRowError as error:
             bad.append(BadRow.of(record.location, error))
         except UserError as error:
             raise UserError(f"{record.location}: {error}") from error
         else:
+            unread |= ignored
             examples += found
             locations += [record.location] * len(found)
     rows = sum(record.row is not None for record in records)
-    return Block(_table(examples, locations), rows, bad, frozenset())
+    return Block(_table(examples, locations), rows, bad, unread)
 
 
 def _table(examples: list[TokenizedExample], locations: list[str]) -> pa.Table:
@@ -109,6 +112,7 @@ def _table(examples: list[TokenizedExample], locations: list[str]) -> pa.Table:
         "confidence": [e.confidence for e in examples],
         "labels": [json.dumps(dict(e.labels)) if e.labels else None for e in examples],
         "truncated": [e.truncated for e in examples],
+        "responses_truncated": [e.responses_truncated for e in examples],
         "prompt_hash": [_hash(e.prompt) for e in examples],
         "location": locations,
     }

@@ -110,6 +110,7 @@ def _example(row: dict[str, Any], ids: NDArray[np.int32]) -> TokenizedExample:
         scored[1] if row["rejected"] >= 0 else None,
         {name: tuple(values) for name, values in json.loads(row["labels"] or "{}").items()},
         row["truncated"],
+        tuple(row["responses_truncated"]),
     )
 
 

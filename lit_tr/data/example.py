@@ -1,8 +1,8 @@
-"""Example: a prompt with its responses; and the readers of fields that the formats share."""
+"""Example: a prompt with its responses, as text or as chat messages."""
 
-import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lit_tr.errors import BadRowError
@@ -15,6 +15,10 @@ Row = Mapping[str, Any]
 
 LARGEST = 3e38
 """Labels become float32."""
+
+HH_TURN = re.compile(r"(?:^\s*|\n\n)(Human|Assistant):")
+HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
+SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Example:
             says.
         confidence: probability that the label is right, in [0, 1]: that the chosen one is the better one, 1/2 in a tie.
         labels: further labels by name, of the chosen and of the rejected response, for a loss that reads them.
+        system: a system prompt that is not in the prompt: the first message of a chat, and in plain text what stands
+            before the prompt, with a blank line between them.
+        tools: the tools that the chat template shows to the model, as JSON schemas.
+        template: further arguments of the chat template.
     """
 
     prompt: Text
@@ -37,6 +45,9 @@ class Example:
     margin: float = 0.0
     confidence: float = 1.0
     labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    system: str | None = None
+    tools: list[Any] | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chosen == self.rejected:
@@ -51,113 +62,59 @@ class Example:
             if len(values) != 2 or not all(abs(value) < LARGEST for value in values):
                 raise BadRowError(f"labels: {name} is not two finite numbers", str(values))
 
+    def as_messages(self) -> "Example":
+        r"""Return the example as chat messages, itself if it is one of messages already.
+
+        The content of a message is text without the white space around it. A prompt that is written as a dialogue
+        becomes its turns: `"\n\nHuman: ...\n\nAssistant:"` (Anthropic HH, Nectar), or turns that begin with
+        `<extra_id_1>` (HelpSteer2). Turns of one speaker that follow each other become one message.
+
+        Raises:
+            BadRowError: the responses are equal but for the white space around them.
+        """
+        parts = (self.prompt, self.chosen, self.rejected)
+        if self.system is None and not any(isinstance(part, str) for part in parts):
+            return self
+        is_hh = isinstance(self.prompt, str) and HH_TURN.match(self.prompt) is not None
+        prompt = _turns(self.prompt) if isinstance(self.prompt, str) else self.prompt
+        if self.system is not None:
+            prompt = [message("system", self.system), *prompt]
+        chosen, rejected = (_answer(part, is_hh) for part in parts[1:])
+        return replace(self, prompt=prompt, chosen=chosen, rejected=rejected, system=None)
+
 
 Format = Callable[[Row], Example | list[Example]]
 
 
-def value_of(row: Row, key: str) -> Any:
-    """Return the value of a column.
-
-    Raises:
-        BadRowError: there is none, or it is null.
-    """
-    if row.get(key) is None:
-        raise BadRowError(f"no {key!r}")
-    return row[key]
+def message(role: str, text: str) -> Message:
+    """Return text as a message of a chat, without the white space around it."""
+    return {"role": role, "content": text.strip()}
 
 
-def string(row: Row, key: str) -> str:
-    """Return a text.
-
-    Raises:
-        BadRowError: it is none.
-    """
-    value = value_of(row, key)
-    if not isinstance(value, str):
-        raise BadRowError(f"{key!r} is not text", type(value).__name__)
-    return value
+def _answer(response: Text | None, is_hh: bool) -> list[Message] | None:
+    if not isinstance(response, str):
+        return response
+    turns = response.split("\n\nAssistant:") if is_hh else [response]
+    return [message("assistant", "\n\n".join(turn.strip() for turn in turns if turn.strip()))]
 
 
-def response(row: Row, key: str) -> str:
-    """Return a text that is not empty.
-
-    Raises:
-        BadRowError: it is no text, or nothing but white space.
-    """
-    value = string(row, key)
-    if not value.strip():
-        raise BadRowError(f"{key!r} is an empty response")
-    return value
-
-
-def items(row: Row, key: str, kind: type) -> list[Any]:
-    """Return a list whose items are all of one type.
-
-    Raises:
-        BadRowError: it is no such list.
-    """
-    value = value_of(row, key)
-    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-        raise BadRowError(f"{key!r} is not a list of {'objects' if kind is dict else 'texts'}", repr(value)[:80])
-    return value
+def _turns(prompt: str) -> list[Message]:
+    """Return the turns of a prompt that is written as a dialogue, and else the prompt as one message of the user."""
+    head, *hh = HH_TURN.split(prompt)
+    if hh and not head and hh[0] == "Human" and hh[-2] == "Assistant" and not hh[-1].strip():
+        return _merged(hh[:-2])
+    first, *further = HELPSTEER_TURN.split(prompt)
+    if further and further[-2] == "User":
+        return _merged(["User", first, *further])
+    return [message("user", prompt)]
 
 
-def number(value: Any) -> float | None:
-    """Return a finite number, or one that is written as text; None where there is none, as in `"N/A"`."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value) if math.isfinite(float(value)) else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def messages(row: Row, key: str) -> list[Message]:
-    """Return chat messages, a single one in a list of its own.
-
-    A message has a `role`, and as `content` a text or a list of text parts; one with `tool_calls` needs no content.
-    Keys without a value are left out, for Arrow gives each message the keys of all others; else nothing is changed.
-
-    Raises:
-        BadRowError: a message is otherwise, or the last one is empty.
-    """
-    value = value_of(row, key)
-    found = value if isinstance(value, list) else [value]
-    for message in found:
-        if not _is_message(message):
-            raise BadRowError(f"{key!r} is not a list of messages with 'role' and 'content'", repr(message)[:80])
-    if not found or not _says_something(found[-1]):
-        raise BadRowError(f"{key!r} is an empty {'prompt' if key in ('prompt', 'conversations') else 'response'}")
-    return [_without_nulls(message) for message in found]
-
-
-def as_chat(prompt: str, chosen: str, rejected: str) -> tuple[list[Message], list[Message], list[Message]]:
-    """Return a question and two answers as messages."""
-    ask, *answers = (
-        [{"role": role, "content": text}]
-        for role, text in (("user", prompt), ("assistant", chosen), ("assistant", rejected))
-    )
-    return ask, answers[0], answers[1]
-
-
-def _is_message(message: Any) -> bool:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        return False
-    content = message.get("content")
-    if content is None:
-        return bool(message.get("tool_calls")) and isinstance(message["tool_calls"], list)
-    if isinstance(content, list):
-        return all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content)
-    return isinstance(content, str)
-
-
-def _says_something(message: Message) -> bool:
-    content = message.get("content") or ""
-    text = content if isinstance(content, str) else "".join(part["text"] for part in content)
-    return bool(text.strip() or message.get("tool_calls"))
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+def _merged(pieces: list[str]) -> list[Message]:
+    """Return `[speaker, text, speaker, text, ...]` as messages, those of one speaker joined."""
+    found: list[Message] = []
+    for speaker, text in zip(pieces[::2], pieces[1::2], strict=True):
+        one = message(SPEAKERS[speaker], text)
+        if found and found[-1]["role"] == one["role"]:
+            one = message(one["role"], f"{found.pop()['content']}\n\n{one['content']}")
+        found.append(one)
+    return found

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_tr.data.example import Row
-from lit_tr.data.formats import Conversion
-from lit_tr.data.formats.detect import explicit_prompt
+from lit_tr.data.formats import Conversion, explicit_prompt
 from lit_tr.data.rows.source import Source, hash_of
 from lit_tr.errors import UserError
 

@@ -1,11 +1,15 @@
-"""Formats of rows with several responses that are rated or ranked: raw row -> one Example, or one for each pair."""
+"""Formats of rows with several responses that are rated or ranked: raw row -> one Example, or one for each pair.
+
+A response that is empty or has no rating is left out. The margin is the difference of the ratings.
+"""
 
 import random
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from lit_tr.data.example import Example, Row, as_chat, items, number, response, string, value_of
+from lit_tr.data.example import Example, Row
+from lit_tr.data.formats.fields import example, items, number, string, value_of
 from lit_tr.errors import BadRowError, UserError
 
 Rated = list[tuple[str, float]]
@@ -17,10 +21,9 @@ MOST_RESPONSES = 64
 
 @dataclass(frozen=True)
 class UltraFeedback:
-    """`{"instruction": str, "completions": [{"response": str, "annotations": {aspect: {"Rating": "4"}}}, ...]}`.
+    """An instruction and completions, each rated by several aspects (openbmb/UltraFeedback, arXiv 2310.01377).
 
-    Cui et al. 2023 (arXiv 2310.01377). A response without a rating (`"N/A"`) is left out, and so are pairs of equally
-    rated ones. The margin is the difference of the scores.
+    A completion is `{"response": str, "annotations": {aspect: {"Rating": "4"}}}`; a rating of `"N/A"` is none.
 
     Args:
         score: `mean` takes the mean over the aspects, `overall` the completion's `overall_score` (in the published data
@@ -28,26 +31,26 @@ class UltraFeedback:
             aspect, such as `helpfulness`.
         pairs: the `best_worst`; `best_random`, the best with one of the others, the same one whenever the row comes; or
             `all`, an example for each two.
-        chat: make messages of instruction and responses, for a tokenizer with a chat template; False leaves plain text.
     """
 
     score: str = "mean"
     pairs: Pairs = "best_worst"
-    chat: bool = True
 
     def __post_init__(self) -> None:
         _check_pairs(self)
 
     def __call__(self, row: Row) -> list[Example]:
         """Return the pairs of a row."""
-        completions = items(row, "completions", dict)
-        scored = [(response(one, "response"), score) for one in completions if (score := self._score(one)) is not None]
-        return _examples(string(row, "instruction"), scored, self.pairs, self.chat)
+        completions = [one for one in items(row, "completions", dict) if one]
+        rated = [(one.get("response"), self._score(one)) for one in completions]
+        return _examples(row, string(row, "instruction"), rated, self.pairs)
 
     def _score(self, completion: Row) -> float | None:
         if self.score in ("overall", "fine-grained"):
             return number(completion.get(f"{self.score}_score"))
-        aspects = value_of(completion, "annotations")
+        aspects = completion.get("annotations")
+        if aspects is None:
+            return None
         if not isinstance(aspects, dict):
             raise BadRowError("'annotations' is not an object with aspects", repr(aspects)[:80])
         wanted = aspects.values() if self.score == "mean" else [aspects.get(self.score)]
@@ -58,49 +61,41 @@ class UltraFeedback:
 
 @dataclass(frozen=True)
 class CodeUltraFeedback:
-    """`{"instruction": str, "responses": [{"model", "response"}, ...], "annotations": [{"model", "rating"}, ...]}`.
+    """An instruction, responses, and a rating for each model (coseal/CodeUltraFeedback, arXiv 2403.09032).
 
-    Weyssow et al. 2024 (arXiv 2403.09032): the responses are rated by the one aspect that the row's `preference` names.
-    A rating belongs to the response of its model. Else as `UltraFeedback`.
+    The responses are rated by the one aspect that the row's `preference` names. A rating belongs to the response of its
+    model.
 
     Args:
         pairs: `best_worst`, `best_random` or `all`.
-        chat: make messages of instruction and responses; False leaves plain text.
     """
 
     pairs: Pairs = "best_worst"
-    chat: bool = True
 
     def __post_init__(self) -> None:
         _check_pairs(self)
 
     def __call__(self, row: Row) -> list[Example]:
         """Return the pairs of a row."""
-        annotations = items(row, "annotations", dict)
+        annotations = [one for one in items(row, "annotations", dict) if one]
         ratings = {string(one, "model"): number(one.get("rating")) for one in annotations}
-        scored = [
-            (response(one, "response"), rating)
-            for one in items(row, "responses", dict)
-            if (rating := ratings.get(string(one, "model"))) is not None
-        ]
-        return _examples(string(row, "instruction"), scored, self.pairs, self.chat)
+        responses = [one for one in items(row, "responses", dict) if one]
+        rated = [(one.get("response"), ratings.get(string(one, "model"))) for one in responses]
+        return _examples(row, string(row, "instruction"), rated, self.pairs)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """`{"prompt": str, "responses": [str, ...], "ranks": [number, ...]}`, rank 1 the best; or the best one first.
+    """A prompt and responses with their `ranks`, 1 the best, or answers with a rank each (berkeley-nest/Nectar).
 
     Without `ranks` the responses stand in order, the best one first; columns alone cannot tell that, so this format is
-    then to be named. `{"prompt": str, "answers": [{"answer": str, "rank": number}, ...]}`, as Nectar has it, is read
-    too. The margin is the difference of the ranks; of equal ranks there is no pair.
+    then to be named. The margin is the difference of the ranks; of equal ranks there is no pair.
 
     Args:
         pairs: `best_worst`, `best_random` or `all`.
-        chat: make messages of prompt and responses; False leaves plain text.
     """
 
     pairs: Pairs = "best_worst"
-    chat: bool = False
 
     def __post_init__(self) -> None:
         _check_pairs(self)
@@ -108,16 +103,31 @@ class Ranking:
     def __call__(self, row: Row) -> list[Example]:
         """Return the pairs of a row."""
         if row.get("answers") is not None:
-            answers = items(row, "answers", dict)
-            texts, ranks = [string(one, "answer") for one in answers], [one.get("rank") for one in answers]
+            answers = [one for one in items(row, "answers", dict) if one]
+            texts, ranks = [one.get("answer") for one in answers], [one.get("rank") for one in answers]
         else:
             texts = items(row, "responses", str)
             ranks = list(range(len(texts))) if row.get("ranks") is None else row["ranks"]
-        ranked = [number(rank) for rank in ranks] if isinstance(ranks, list) else []
-        if len(ranked) != len(texts) or None in ranked:
-            raise BadRowError("the ranks are not a number for each response", repr(ranks)[:80])
-        scored = [(text, -rank) for text, rank in zip(texts, ranked, strict=True) if rank is not None]
-        return _examples(string(row, "prompt"), scored, self.pairs, self.chat)
+        return _examples(row, string(row, "prompt"), _zipped(texts, ranks, "ranks", -1), self.pairs)
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """An instruction, generations and a rating for each of them, the highest the best (distilabel's UltraFeedback).
+
+    Args:
+        pairs: `best_worst`, `best_random` or `all`.
+    """
+
+    pairs: Pairs = "best_worst"
+
+    def __post_init__(self) -> None:
+        _check_pairs(self)
+
+    def __call__(self, row: Row) -> list[Example]:
+        """Return the pairs of a row."""
+        rated = _zipped(items(row, "generations", str), value_of(row, "ratings"), "ratings", 1)
+        return _examples(row, string(row, "instruction"), rated, self.pairs)
 
 
 def _check_pairs(format: Any) -> None:
@@ -125,16 +135,28 @@ def _check_pairs(format: Any) -> None:
         raise UserError(f"{type(format).__name__}: pairs must be best_worst, best_random or all, not {format.pairs!r}")
 
 
-def _examples(prompt: str, rated: Rated, pairs: Pairs, chat: bool) -> list[Example]:
+def _zipped(texts: list[Any], numbers: Any, name: str, sign: int) -> list[tuple[Any, float | None]]:
+    if not isinstance(numbers, list) or len(numbers) != len(texts):
+        raise BadRowError(f"the {name} are not one for each response", repr(numbers)[:80])
+    known = [number(one) for one in numbers]
+    return [(text, None if one is None else sign * one) for text, one in zip(texts, known, strict=True)]
+
+
+def _examples(row: Row, prompt: str, rated: list[tuple[Any, float | None]], pairs: Pairs) -> list[Example]:
+    """Return an example for each pair that is asked for; what is empty or has no rating is left out."""
     if len(rated) > MOST_RESPONSES:
         raise BadRowError(f"more than {MOST_RESPONSES} responses", str(len(rated)))
-    if not all(text.strip() for text, _ in rated):
-        raise BadRowError("a response is empty")
-    down = sorted(rated, key=lambda one: -one[1])
+    if not all(text is None or isinstance(text, str) for text, _ in rated):
+        raise BadRowError("a response is not text")
+    known: Rated = [(text, score) for text, score in rated if score is not None and text and text.strip()]
+    if len(known) < 2:
+        raise BadRowError("fewer than two responses have text and a rating", f"{len(known)} of {len(rated)}")
+    down = sorted(known, key=lambda one: -one[1])
     candidates = [(a, b) for a, b in combinations(down, 2) if a[1] > b[1] and a[0] != b[0]]
     if not candidates:
         raise BadRowError("no response is rated above another one")
-    return [_example(prompt, a, b, chat) for a, b in _picked(candidates, pairs, repr((prompt, rated)))]
+    picked = _picked(candidates, pairs, repr((prompt, known)))
+    return [example(row, prompt, a[0], b[0], margin=a[1] - b[1]) for a, b in picked]
 
 
 def _picked(candidates: list[Any], pairs: Pairs, seed: str) -> list[Any]:
@@ -145,9 +167,3 @@ def _picked(candidates: list[Any], pairs: Pairs, seed: str) -> list[Any]:
         return [max(candidates, key=lambda pair: pair[0][1] - pair[1][1])]
     with_best = [pair for pair in candidates if pair[0] is candidates[0][0]]
     return [random.Random(seed).choice(with_best)]
-
-
-def _example(prompt: str, one: tuple[str, float], other: tuple[str, float], chat: bool) -> Example:
-    texts = prompt, one[0], other[0]
-    ask, chosen, rejected = as_chat(*texts) if chat else texts
-    return Example(ask, chosen, rejected, margin=one[1] - other[1])
