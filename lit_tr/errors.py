@@ -18,8 +18,9 @@ class BadRowError(UserError):
     Args:
         reason: what is wrong, in the same words for every such row, so that rows can be counted by reason.
         detail: what is particular to this row.
+        tokens: tokens of the prompt with the longer response, of a row that is too long.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", tokens: int | None = None) -> None:
         super().__init__(f"{reason} ({detail})" if detail else reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.tokens = reason, detail, tokens

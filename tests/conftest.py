@@ -6,7 +6,6 @@ import tempfile
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="lit_tr-tests-")
-atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 import json
 
@@ -18,6 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from lit_tr.embedded import TINY, resolve
 from lit_tr.embedded.task import SyntheticPairs
 
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_tr.data import Collator
-from lit_tr.data.formats.detect import explicit_prompt
+from lit_tr.data.formats import explicit_prompt
 from lit_tr.data.tokenization import tokenize
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import KTO, Scores

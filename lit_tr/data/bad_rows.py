@@ -20,16 +20,18 @@ class BadRow(NamedTuple):
         location: names the file and the row.
         reason: what is wrong, in words that many rows may share.
         detail: what is particular to this row.
+        tokens: tokens of the prompt with the longer response, of a row that is too long.
     """
 
     location: str
     reason: str
     detail: str = ""
+    tokens: int | None = None
 
     @classmethod
     def of(cls, location: str, error: BadRowError) -> "BadRow":
         """Return the row that an error was raised for."""
-        return cls(location, error.reason, error.detail or "")
+        return cls(location, error.reason, error.detail, error.tokens)
 
     def __str__(self) -> str:
         """Return the location, the reason and the detail."""
@@ -78,6 +80,6 @@ class BadRows:
         return "; ".join(f"{count} x {reason}" for reason, count in counts)
 
     def write(self, path: Path) -> None:
-        """Write the bad rows as JSON lines with `location`, `reason` and `detail`."""
+        """Write the bad rows as JSON lines with `location`, `reason`, `detail` and `tokens`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row._asdict()) + "\n" for row in self.found))

@@ -101,7 +101,7 @@ class RowProcessor:
             return whole
         left = self._truncate_prompt(example, whole)
         if len(left.prompt) >= self.max_length:
-            raise BadRowError(TOO_LONG, f"{len(left.prompt)} tokens, max_length {self.max_length}")
+            raise BadRowError(TOO_LONG, f"{len(left.prompt)} tokens, max_length {self.max_length}", _all(whole))
         left = replace(left, truncated=len(whole.prompt) - len(left.prompt))
         return truncate_responses(left, self.max_length - len(left.prompt))
 
@@ -118,15 +118,15 @@ class RowProcessor:
         if len(whole.prompt) <= room:
             return whole
         if room < 2:
-            raise BadRowError(NO_ROOM, f"{whole.longest} tokens, max_length {self.max_length}")
+            raise BadRowError(NO_ROOM, f"{whole.longest} tokens, max_length {self.max_length}", _all(whole))
         sizes = f"{len(whole.prompt)} tokens, room for {room} of {self.max_length}"
         if not self.truncate_prompts:
-            raise BadRowError(TOO_LONG, sizes)
+            raise BadRowError(TOO_LONG, sizes, _all(whole))
         if not is_chat(example):
             return replace(whole, prompt=cut_left(whole.prompt, room, self.tokenizer.bos_token_id))
         left = drop_messages(example, self._tokenize, lambda one: self._fits(one, most)) or whole
         if not self._fits(left, most) and not self.truncate_responses:
-            raise BadRowError(TOO_LONG, f"{sizes}; its last turn has {len(left.prompt)}")
+            raise BadRowError(TOO_LONG, f"{sizes}; its last turn has {len(left.prompt)}", _all(whole))
         return left
 
     def _most(self, whole: TokenizedExample) -> int:
@@ -144,6 +144,10 @@ class RowProcessor:
                 raise BadRowError(NO_ROOM, f"{len(text)} messages")
         if (characters := _characters([example.prompt, example.system, example.tools])) > MOST_CHARACTERS:
             raise BadRowError(TOO_LONG, f"{characters} characters, at most {MOST_CHARACTERS}")
+
+
+def _all(example: TokenizedExample) -> int:
+    return len(example.prompt) + example.longest
 
 
 def _characters(value: Any) -> int:

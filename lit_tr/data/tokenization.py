@@ -181,7 +181,7 @@ def _seam(prompt: list[int], wholes: list[list[int]], max_length: int | None, sh
         raise BadRowError("the prompt has no tokens of its own", repr(shown)[-80:])
     longest = max(map(len, wholes)) - seam
     if max_length is not None and longest > max_length:
-        raise BadRowError(NO_ROOM, f"{longest} tokens, max_length {max_length}")
+        raise BadRowError(NO_ROOM, f"{longest} tokens, max_length {max_length}", seam + longest)
     return seam
 
 

@@ -97,7 +97,7 @@ def read(args: argparse.Namespace) -> tuple[list, list[str]]:
     from transformers import AutoTokenizer
 
     from lit_tr.data import Rows
-    from lit_tr.data.formats.detect import implicit_prompt
+    from lit_tr.data.formats import implicit_prompt
     from lit_tr.data.tokenization import tokenize
     from lit_tr.errors import BadRowError
 

@@ -38,6 +38,6 @@ def test_rows_are_listed(tmp_path):
     bad_rows = BadRows(1, found=[BadRow.of("f, row 3", BadRowError("empty", "why")), EQUAL])
     bad_rows.write(tmp_path / "run" / "bad.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "run" / "bad.jsonl").read_text().splitlines()]
-    assert lines[0] == {"location": "f, row 3", "reason": "empty", "detail": "why"}
+    assert lines[0] == {"location": "f, row 3", "reason": "empty", "detail": "why", "tokens": None}
     assert str(bad_rows.found[0]) == "f, row 3: empty (why)"
     assert str(EQUAL) == "f, row 2: equal"

@@ -10,8 +10,7 @@ from jsonargparse import ArgumentParser
 from lit_tr import PreferenceDataModule
 from lit_tr.data import Rows
 from lit_tr.data.example import Example
-from lit_tr.data.formats.detect import chat
-from lit_tr.data.formats.rated import Ranking, UltraFeedback
+from lit_tr.data.formats import Ranking, UltraFeedback, orca
 from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.errors import UserError
 
@@ -226,7 +225,7 @@ def test_turns_are_scored_as_asked(write_rows, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("given", "format"),
     [
-        ("lit_tr.data.formats.detect.chat", chat),
+        ("lit_tr.data.formats.orca", orca),
         ("lit_tr.data.formats.rated.Ranking", Ranking()),
         (
             {"class_path": "lit_tr.data.formats.rated.UltraFeedback", "init_args": {"pairs": "all"}},
