@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lit_tr.data.build import BLOCK
 from lit_tr.data.cache import CacheBuilder
-from lit_tr.data.process import RowProcessor
+from lit_tr.data.process import Processed, RowProcessor
 from lit_tr.data.rows import Source
 from lit_tr.data.tokenization import Ahead, TokenizedExample
 from lit_tr.errors import BadRowError, UserError
@@ -34,14 +34,14 @@ class Given(Source):
 class AsGiven(RowProcessor):
     """Takes examples for rows."""
 
-    def __call__(self, record):
+    def process(self, record):
         if "bad" in record.row:
             raise BadRowError("bad", record.row["bad"])
         if "kill" in record.row:
             os.kill(os.getpid(), 9)
         if "wrong" in record.row:
             raise UserError("no such format")
-        return record.row["examples"]
+        return Processed(record.row["examples"], frozenset(record.row) - {"examples"})
 
 
 def example(*ids, **fields):
@@ -170,6 +170,11 @@ def test_a_selection_and_its_columns(build):
     assert some.column("truncated").tolist() == [7, 0]
     assert cache.location(2) == "given, row 3"
     assert len(set(cache.column("prompt_hash").tolist())) == 1
+
+
+def test_columns_that_no_format_reads_are_named(build):
+    rows = [example(3) | {"model": "a"}, example(4) | {"id": 1}]
+    assert build(rows).unread == build(rows).unread == ("id", "model")
 
 
 def test_precomputed_log_probs_are_attached(build):

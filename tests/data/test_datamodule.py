@@ -188,7 +188,7 @@ def test_nothing_left_is_an_error(write_rows):
 
 
 def test_unknown_format_names_file_and_keys(write_rows):
-    with pytest.raises(UserError, match=r"rows.jsonl, row 0: unknown format: the keys are \['question'\]"):
+    with pytest.raises(UserError, match=r"rows.jsonl, row 0: unknown format .the columns are question"):
         setup(write_rows([{"question": "a"}]))
 
 
