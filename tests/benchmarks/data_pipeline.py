@@ -1,14 +1,24 @@
-"""Speed, memory and resume of streams, beside datasets + tokenizer + padding collator.
+"""The token cache and streams: speed, memory and resume, beside the tokenizer, `datasets.map`, and TRL.
 
-usage: python tests/benchmarks/data_pipeline.py --model DIR --data FILE [--rows 1000000] [--repeats 3]
+usage: python tests/benchmarks/data_pipeline.py --model DIR --data FILE [--parts cache cache_memory stream
+           stream_memory] [--cache_rows 61000] [--rows 1000000] [--repeats 3]
 
-Three tables: rows and tokens a second with 0, 1 and 2 workers, ours and the plain pipeline in turn, on the rows of FILE
-(Anthropic HH) in two shards, and the share of a training step that a batch takes; resident memory while short rows
-stream by; seconds to the first batch after a resume, in a process of its own.
+cache: rows of UltraFeedback's lengths, made of the words of FILE (Anthropic HH), as prompt, chosen and rejected text.
+Seconds of the first start beside those of the tokenizer alone (Rust, all cores), of `datasets.map` with a process for
+each core, and of TRL's preparation; seconds from the start of reading to the first batch of the second start; bytes a
+token on disk, and private memory that an epoch of batches takes.
+
+cache_memory, stream_memory: private and resident memory with few short rows and with many; of streams also seconds to
+the first batch after a resume, in a process of its own.
+
+stream: rows and tokens a second with 0, 1 and 2 workers, ours and datasets + tokenizer + padding in turn, on the rows
+of FILE in two shards, and the share of a training step that a batch takes.
 """
 
 import argparse
 import json
+import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -30,8 +40,10 @@ from lit_tr import PreferenceDataModule
 from lit_tr.data import Rows
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.formats import implicit_prompt
+from lit_tr.embedded import TINY, resolve
 from lit_tr.policy import PretrainedPolicy, response_log_probs
 
+CORES = len(os.sched_getaffinity(0))
 PAIRS = 4
 LENGTH = 512
 
@@ -40,16 +52,155 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--parts", nargs="*", default=["cache", "cache_memory", "stream", "stream_memory"])
+    parser.add_argument("--cache_rows", type=int, default=61_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--resume", nargs=2, metavar=("FILE", "STATE"), help=argparse.SUPPRESS)
+    parser.add_argument("--of_cache", metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.of_cache:
+        print(json.dumps(memory_of_cache(args.model, args.of_cache)))
+        return
     if args.resume:
         print(json.dumps(first_batch(args.model, *args.resume)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        speed(args, Path(folder))
-        memory_and_resume(args, Path(folder))
+        parts = {"cache": cache, "cache_memory": cache_memory, "stream": speed, "stream_memory": memory_and_resume}
+        for part in args.parts:
+            parts[part](args, Path(folder))
+
+
+def cache(args: argparse.Namespace, folder: Path) -> None:
+    file = folder / "ultrafeedback.jsonl"
+    write_long_rows(file, args.data, args.cache_rows)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    texts = [text for _, row in Rows(str(file)).rows() for text in three_texts(row)]
+    alone = seconds(lambda: encode(tokenizer, texts))
+    tokens = sum(map(len, encode(tokenizer, texts[:3000]))) / 1000 * args.cache_rows
+    print(f"{args.cache_rows:,} rows, about {tokens / args.cache_rows:.0f} tokens of three texts each; {CORES} cores\n")
+    found = {"tokenizer alone": alone, "lit_tr, first start": seconds(lambda: cached(args.model, file, folder))}
+    found["datasets.map"] = seconds(lambda: mapped(tokenizer, file))
+    found["TRL"] = by_trl(tokenizer, file)
+    print("| | seconds | of the tokenizer alone |\n| --- | --- | --- |")
+    for name, taken in found.items():
+        print(f"| {name} | {taken:.1f} | {taken / alone:.2f} |", flush=True)
+    start = time.perf_counter()
+    data = cached(args.model, file, folder)
+    loader = data.train_dataloader()
+    next(iter(loader))
+    first, before = time.perf_counter() - start, private()
+    held = sum(data.examples["train"].column(name).clip(0).sum() for name in ("prompt", "chosen", "rejected"))
+    for _ in loader:
+        pass
+    disk = sum(path.stat().st_size for path in (folder / "cache").iterdir())
+    print(
+        f"\nSecond start: {first:.2f} s to the first batch. {disk / held:.2f} bytes a token on disk; private memory "
+        f"grows by {(private() - before) / 1e6:.0f} MB in an epoch, {(private() - before) / held:.2f} bytes a token.\n",
+        flush=True,
+    )
+
+
+def write_long_rows(path: Path, words_of: str, rows: int) -> None:
+    words = " ".join(str(row["chosen"]) for _, row in Rows(words_of).rows()).split()
+    draw = random.Random(0)
+
+    def text(mean: int) -> str:
+        start = draw.randrange(len(words) - 2000)
+        return " ".join(words[start : start + min(int(draw.lognormvariate(0, 0.6) * mean) + 1, 700)])
+
+    with path.open("w") as file:
+        for _ in range(rows):
+            file.write(json.dumps({"prompt": text(110), "chosen": " " + text(180), "rejected": " " + text(160)}) + "\n")
+
+
+def three_texts(row: Any) -> list[str]:
+    return [row["prompt"], row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
+
+
+def encode(tokenizer: Any, texts: list[str]) -> list[Any]:
+    """The tokenizer alone, on all cores."""
+    backend = tokenizer.backend_tokenizer
+    parts = (backend.encode_batch_fast(texts[i : i + 3000]) for i in range(0, len(texts), 3000))
+    return [found.ids for part in parts for found in part]
+
+
+def cached(model: str, file: Path, folder: Path, **options: Any) -> PreferenceDataModule:
+    rows, cache_dir = Rows(str(file), chat=False), str(folder / "cache")
+    data = PreferenceDataModule(model, rows, batch_size=PAIRS, max_length=2048, cache_dir=cache_dir, **options)
+    data.setup("fit")
+    return data
+
+
+def mapped(tokenizer: Any, file: Path) -> None:
+    def ids(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        columns = zip(
+            *(three_texts(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)), strict=True
+        )
+        return {name: tokenizer(list(texts))["input_ids"] for name, texts in zip(rows, columns, strict=True)}
+
+    rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(file.parent / "map"))
+    rows.map(ids, batched=True, num_proc=CORES)
+
+
+def by_trl(tokenizer: Any, file: Path) -> float:
+    """Seconds of TRL's preparation of the same rows."""
+    from trl import DPOConfig, DPOTrainer
+
+    taken = []
+
+    class Timed(DPOTrainer):
+        def _prepare_dataset(self, *args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            prepared = super()._prepare_dataset(*args, **kwargs)
+            taken.append(time.perf_counter() - start)
+            return prepared
+
+    start = time.perf_counter()
+    rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(file.parent / "trl"))
+    read = time.perf_counter() - start
+    config = DPOConfig(
+        tempfile.mkdtemp(), max_length=2048, dataset_num_proc=CORES, use_cpu=True, report_to="none", bf16=False
+    )
+    Timed(model=str(resolve(TINY)), args=config, train_dataset=rows, processing_class=tokenizer)
+    return read + sum(taken)
+
+
+def cache_memory(args: argparse.Namespace, folder: Path) -> None:
+    print(
+        "| short rows in the cache | private memory before, after setup, after 10,000 rows in batches |\n| --- | --- |"
+    )
+    for rows in (10_000, args.rows):
+        file = folder / f"{rows}.jsonl"
+        write_short_rows(file, rows)
+        command = [sys.executable, __file__, "--model", args.model, "--data", args.data, "--of_cache", str(file)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(run.stdout.splitlines()[-1])
+        print(f"| {rows:,} | {', '.join(f'{value / 1e6:.0f} MB' for value in found)} |", flush=True)
+    print()
+
+
+def memory_of_cache(model: str, file: str) -> list[int]:
+    AutoTokenizer.from_pretrained(model)
+    with tempfile.TemporaryDirectory() as folder:
+        found = [private()]
+        loader = cached(model, Path(file), Path(folder)).train_dataloader()
+        found.append(private())
+        for _, _ in zip(range(2500), loader, strict=False):
+            pass
+        return [*found, private()]
+
+
+def private() -> int:
+    """Bytes of memory that no file holds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def seconds(run: Any) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def speed(args: argparse.Namespace, folder: Path) -> None:
@@ -76,7 +227,7 @@ def speed(args: argparse.Namespace, folder: Path) -> None:
 
 def ours(model: str, pattern: str, workers: int, **options: Any) -> Any:
     options = {"batch_size": PAIRS, "max_length": LENGTH, "buffer": 512, **options}
-    data = PreferenceDataModule(model, Rows(pattern), num_workers=workers, **options)
+    data = PreferenceDataModule(model, Rows(pattern, chat=False), num_workers=workers, **options)
     data.setup("fit")
     return data.train_dataloader()
 
@@ -144,7 +295,6 @@ def memory_and_resume(args: argparse.Namespace, folder: Path) -> None:
         write_short_rows(folder / name, args.rows)
         loader, read, found = ours(args.model, str(folder / name), 0, batch_size=50), 0, []
         for batch in loader:
-            loader.trained(batch)
             read += len(batch)
             if read in marks:
                 found.append(psutil.Process().memory_info().rss / 1e6)
