@@ -130,6 +130,7 @@ def test_responses_without_a_prompt_show_the_line_that_names_its_column(column):
         ({"score_chosen": 8.5}, 0.0),
         ({"score_chosen": 8.5, "score_rejected": None}, 0.0),
         ({"score_chosen": "N/A", "score_rejected": 1}, 0.0),
+        ({"score_chosen": 10**400, "score_rejected": 1}, 0.0),
     ],
 )
 def test_the_difference_of_scores_is_the_margin(further, expected):
@@ -210,6 +211,9 @@ def test_nothing_is_changed_in_the_row():
             row([USER], [{"role": "assistant", "tool_calls": "time"}], [BAD]),
             "not a list of messages",
         ),
+        ("explicit_prompt", row([USER], [{**GOOD, "content": ["Hi"]}], [BAD]), "a part that is not text"),
+        ("explicit_prompt", row([USER], ["Hello!"], [BAD]), "not a list of messages"),
+        ("explicit_prompt", row([USER], "[{'role': 'user', x}]", [BAD]), "nor one that is written as text"),
         ("explicit_prompt", row([USER], [], [BAD]), "'chosen' is an empty response"),
         (
             "explicit_prompt",
