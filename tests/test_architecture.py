@@ -17,8 +17,8 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "step_mean": set(),
     "embedded": {"embedded", "data", "errors"},
     "data": {"data", "embedded.model", "errors"},
-    "loading": {"data.batches", "errors"},
-    "policy": {"policy", "embedded.model", "errors", "data.batches", "data.tokenization"},
+    "loading": {"data.batches", "errors", "progress"},
+    "policy": {"policy", "embedded.model", "errors", "data.batches", "data.collator", "data.tokenization"},
     "reference": {"reference", "policy", "loading", "errors", "data.batches", "data.tokenization"},
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
@@ -93,13 +93,30 @@ def test_kinds_of_references_are_found_by_name():
     assert set(names(ROOT / "reference" / "__init__.py")) >= KINDS
 
 
-FORMATS = {"example": {"errors"}, "rated": {"errors", "data.example"}}
-FORMATS["formats"] = {"errors", "data.example", "data.rated"}
+DATA = {  # the same within data/, from the bottom to the top
+    "example": set(),
+    "formats": {"example", "formats"},
+    "rows": {"example", "formats", "rows"},
+    "chat": {"example"},
+    "tokenization": {"example", "chat"},
+    "truncation": {"example", "chat", "tokenization"},
+    "process": {"example", "chat", "formats", "rows", "tokenization", "truncation"},
+    "batches": set(),
+    "packing": set(),
+    "bad_rows": set(),
+    "collator": {"batches", "tokenization"},
+    "build": {"bad_rows", "process", "rows", "tokenization"},
+    "cache": {"bad_rows", "build", "collator", "process", "rows", "tokenization"},
+    "loading": {"batches", "cache", "collator"},
+    "stream": {"bad_rows", "batches", "collator", "packing", "process", "rows", "tokenization"},
+}
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats_know_but_each_other(name):
-    assert set(imports(ROOT / "data" / f"{name}.py")) == FORMATS[name]
+@pytest.mark.parametrize("room", DATA)
+def test_imports_within_the_data_point_one_way(room):
+    for file in files_of(f"data/{room}"):
+        for name in imports(file):
+            assert name == "errors" or name.split(".")[1] in DATA[room], f"{file.name}: {name}"
 
 
 def test_peft_and_bitsandbytes_are_known_to_those_who_load_and_hold():
