@@ -3,7 +3,6 @@
 import inspect as signatures
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 

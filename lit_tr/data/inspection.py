@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lit_tr.data.bad_rows import BadRow
 from lit_tr.data.cache import TokenCache
+from lit_tr.data.example import Row
 from lit_tr.data.formats import detect
 from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Cursor, Record, Source
@@ -83,17 +84,18 @@ def formats(source: Source, processor: RowProcessor) -> Counter[str]:
 
 
 def _format(record: Record, processor: RowProcessor) -> str:
-    conversion, row = record.conversion, record.row
-    format = conversion.format or detect({**row, **_renamed(row, conversion.columns or {})})  # type: ignore
+    conversion, row = record.conversion, cast(Row, record.row)
+    format = conversion.format or detect(_renamed(row, conversion.columns or {}))
     name = getattr(format, "__name__", type(format).__name__)
-    if any(isinstance(example.prompt, list) for example in conversion(row)):  # type: ignore
+    if any(isinstance(example.prompt, list) for example in conversion(row)):
         return f"{name}, chat messages"
     made = getattr(processor, "makes_chat", lambda _: False)(conversion)
     return f"{name}, {'text made chat messages' if made else 'plain text'}"
 
 
-def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    return {name: row.get(column.split(".")[0]) for name, column in columns.items()}
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    kept = {name: value for name, value in row.items() if name not in columns.values()}
+    return kept | {name: row.get(column.split(".")[0]) for name, column in columns.items()}
 
 
 class Lengths(NamedTuple):
@@ -248,15 +250,16 @@ class BatchTokens(NamedTuple):
     padded: int
 
 
-def batch_tokens(cache: TokenCache, batches: Sequence[Sequence[int]]) -> BatchTokens:
+def batch_tokens(cache: TokenCache, batches: Sequence[ArrayLike]) -> BatchTokens:
     """Count the tokens of batches, packed and padded.
 
     Args:
         cache: the examples.
         batches: the indices of the examples of each batch.
     """
-    sizes = np.asarray([len(batch) for batch in batches])
-    order, starts = np.concatenate([np.asarray(batch) for batch in batches]), np.cumsum(sizes) - sizes
+    arrays = [np.asarray(batch, dtype=np.int64) for batch in batches]
+    order, sizes = np.concatenate(arrays), np.asarray([len(batch) for batch in arrays])
+    starts = np.cumsum(sizes) - sizes
     prompt, chosen, rejected, hashes = (
         np.asarray(cache.column(name), dtype=np.int64)[order]
         for name in ("prompt", "chosen", "rejected", "prompt_hash")
