@@ -4,9 +4,11 @@ import inspect as signatures
 import json
 import math
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from jsonargparse import SUPPRESS, ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.console import Console
 from lit_tr.data import PreferenceDataModule, Rows
 from lit_tr.data.cache import TokenCache
 from lit_tr.data.datamodule import Data
+from lit_tr.data.formats import FORMATS
 from lit_tr.data.inspection import FirstRows
 from lit_tr.data.inspection_report import Report, draw
 from lit_tr.errors import UserError
@@ -22,6 +25,12 @@ from lit_tr.module import PreferenceModule
 
 Given = Rows | Data | None
 """What a set may be given as; `Rows` first, so that `--data.train.path` needs no class."""
+
+WIDTH = 80
+"""Columns of a terminal, or of a file."""
+
+MOST_CLOSING = 5
+"""Brackets and a comma that may follow a value in its line."""
 
 OF_A_STREAM = 10_000
 """Rows of a stream that are shown where nobody says how many: it may be endless."""
@@ -63,8 +72,10 @@ def parser() -> ArgumentParser:
     made = ArgumentParser(prog="lit-tr data inspect", description=DESCRIPTION, exit_on_error=False)
     made.add_argument("path", nargs="?", type=str, help="rows of training: a file, a folder, a hub id")
     made.add_argument("--tokenizer", type=str, help="folder or hub id; by default the one of model.policy.path")
-    made.add_argument("--rows", type=int, help=f"show the first so many; with data.buffer by default {OF_A_STREAM:,}")
-    made.add_argument("--examples", type=int, default=3, help="how many examples to show")
+    made.add_argument(
+        "--rows", type=PositiveInt, help=f"show the first so many; with data.buffer by default {OF_A_STREAM:,}"
+    )
+    made.add_argument("--examples", type=NonNegativeInt, default=3, help="how many examples to show")
     made.add_argument("--output", type=str, help="folder of the pictures; default: trainer.default_root_dir, or this")
     made.add_argument("--config", action=ActionConfigFile, help="options as YAML, those of `fit`")
     made.add_function_arguments(_data, "data", fail_untyped=False)
@@ -133,13 +144,33 @@ def _mismatched(model: Namespace | None) -> bool:
 
 def formats(args: list[str]) -> None:
     """List the formats of rows, with an example row of each."""
-    from lit_tr.data.formats import FORMATS
-
+    made = ArgumentParser(prog="lit-tr data formats", description=formats.__doc__, exit_on_error=False)
+    made.parse_args(args)
     for one in FORMATS:
-        print(f"{one.name}: {', '.join(one.columns)}")
-        print(f"    {one.meaning}")
-        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in one.row.items())
-        print("    {" + ",\n     ".join(lines) + "}\n")
+        print(fill(f"{one.name}: {', '.join(one.columns)}", WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+        print(fill(one.meaning, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+        print(f"  {_folded(dict(one.row), 2, 2)}\n")
+
+
+def _folded(value: Any, margin: int, used: int) -> str:
+    """Return JSON, one item to a line where a line would pass `WIDTH`.
+
+    Args:
+        value: plain data.
+        margin: where the line begins that it stands in.
+        used: characters before it in that line.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    if used + len(text) < WIDTH - MOST_CLOSING or not isinstance(value, list | dict):
+        return text
+    margin += 2
+    if isinstance(value, list):
+        parts = [_folded(item, margin, margin) for item in value]
+    else:
+        names = {name: f"{json.dumps(name, ensure_ascii=False)}: " for name in value}
+        parts = [before + _folded(value[name], margin, margin + len(before)) for name, before in names.items()]
+    line = "\n" + " " * margin
+    return text[0] + line + f",{line}".join(parts) + text[-1]
 
 
 VERBS = {"inspect": inspect, "formats": formats}

@@ -87,10 +87,10 @@ def _format(record: Record, processor: RowProcessor) -> str:
     conversion, row = record.conversion, cast(Row, record.row)
     format = conversion.format or detect(_renamed(row, conversion.columns or {}))
     name = getattr(format, "__name__", type(format).__name__)
-    if any(isinstance(example.prompt, list) for example in conversion(row)):
+    texts = (text for example in conversion(row) for text in (example.prompt, example.chosen, example.rejected))
+    if any(isinstance(text, list) for text in texts):
         return f"{name}, chat messages"
-    made = getattr(processor, "makes_chat", lambda _: False)(conversion)
-    return f"{name}, {'text made chat messages' if made else 'plain text'}"
+    return f"{name}, {'text made chat messages' if processor.makes_chat(conversion) else 'plain text'}"
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

@@ -1,3 +1,4 @@
+import copy
 import math
 from itertools import count
 
@@ -51,7 +52,11 @@ LENGTHS = arrays(prompt=[5, 20, 20, 3], chosen=[4, 4, 10, 30], rejected=[2, 10, 
         (25, {"truncate_prompts": False}, (5, 0, 11)),
         # half of 20 is for the prompt of 20 and for the response of 10; 31 have 17 after a prompt of 3
         (20, {"truncate_responses": True}, (2, 2, 11 + (10 + 4 + 10) + (10 + 10) + (3 + 17 + 17))),
-        (25, {"truncate_prompts": False, "truncate_responses": True}, (2, 0, 11 + (20 + 4 + 5) + (20 + 5) + 3 + 22 * 2)),
+        (
+            25,
+            {"truncate_prompts": False, "truncate_responses": True},
+            (2, 0, 11 + (20 + 4 + 5) + (20 + 5) + 3 + 22 * 2),
+        ),
     ],
 )
 def test_the_cost_of_a_max_length(max_length, options, expected):
@@ -132,15 +137,20 @@ def pairs(tmp_path_factory):
 
 
 def test_formats_are_named(write_rows, tokenizer):
-    processor = RowProcessor(tokenizer)
-    rows = [row("big", "icy", "hot"), {"prompt": None, "chosen": None, "rejected": " It is"}, row("old", "icy", "hot")]
-    assert formats(Rows(write_rows(rows)), processor) == {"explicit_prompt, plain text": 2}
-    renamed = [{"question": "Hi", "chosen": " Hello", "rejected": " No"}]
-    source = Rows(write_rows(renamed), columns={"prompt": "question"})
-    assert source.conversion.columns == {"prompt": "question"}
-    chat = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}]
-    rows = [{"prompt": chat[0], "chosen": chat[1], "rejected": chat[0]}]
-    assert list(formats(Rows(write_rows(rows)), processor)) == ["chat, chat messages"]
+    def named(rows, tokenizer=tokenizer, **options):
+        return formats(Rows(write_rows(rows), **options), RowProcessor(tokenizer))
+
+    rows = [row("big", "icy", "hot"), row("big", "icy", "hot") | {"chosen": None}, row("old", "icy", "hot")]
+    assert named(rows) == {"explicit_prompt, plain text": 2}
+    with_template = copy.copy(tokenizer)
+    with_template.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    assert named(rows, with_template) == {"explicit_prompt, text made chat messages": 2}
+    assert named(rows, with_template, chat=False) == {"explicit_prompt, plain text": 2}
+    renamed = [{"ask": "Hi", "chosen": " Hello", "rejected": " No"}]
+    assert named(renamed, columns={"prompt": "ask"}) == {"explicit_prompt, plain text": 1}
+    user, assistant = ([{"role": role, "content": "Hi"}] for role in ("user", "assistant"))
+    chat = [{"prompt": user, "completion": assistant, "label": True}]
+    assert named(chat) == {"unpaired, chat messages": 1}
 
 
 class Endless(Source):
