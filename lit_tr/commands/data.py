@@ -3,7 +3,10 @@
 import inspect as signatures
 import json
 import math
+import sys
+from io import TextIOWrapper
 from pathlib import Path
+from pkgutil import resolve_name
 from textwrap import fill
 from typing import Any
 
@@ -20,7 +23,6 @@ from lit_tr.data.formats import FORMATS
 from lit_tr.data.inspection import FirstRows
 from lit_tr.data.inspection_report import Report, draw
 from lit_tr.errors import UserError
-from lit_tr.losses import Loss
 from lit_tr.module import PreferenceModule
 
 Given = Rows | Data | None
@@ -44,6 +46,8 @@ def run(args: list[str]) -> None:
     verb, *args = args or [""]
     if verb not in VERBS:
         raise UserError(f"`lit-tr data` has no verb {verb!r}: take `lit-tr data inspect` or `lit-tr data formats`")
+    if isinstance(sys.stdout, TextIOWrapper):  # a character that cannot be written is written as its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     VERBS[verb](args)
 
 
@@ -73,10 +77,12 @@ def parser() -> ArgumentParser:
     made.add_argument("path", nargs="?", type=str, help="rows of training: a file, a folder, a hub id")
     made.add_argument("--tokenizer", type=str, help="folder or hub id; by default the one of model.policy.path")
     made.add_argument(
-        "--rows", type=PositiveInt, help=f"show the first so many; with data.buffer by default {OF_A_STREAM:,}"
+        "--rows",
+        type=PositiveInt,
+        help=f"show so many rows alone, the first; with data.buffer by default {OF_A_STREAM:,}",
     )
     made.add_argument("--examples", type=NonNegativeInt, default=3, help="how many examples to show")
-    made.add_argument("--output", type=str, help="folder of the pictures; default: trainer.default_root_dir, or this")
+    made.add_argument("--output", type=str, help="folder of the pictures; by default trainer.default_root_dir")
     made.add_argument("--config", action=ActionConfigFile, help="options as YAML, those of `fit`")
     made.add_function_arguments(_data, "data", fail_untyped=False)
     made.add_subclass_arguments(PreferenceModule, "model", required=False, instantiate=False, help=SUPPRESS)
@@ -116,7 +122,7 @@ def data_module(options: Namespace) -> PreferenceDataModule:
 def _data(
     train: Given = None, tokenizer: str | None = None, val: Given = None, test: Given = None, **options: Any
 ) -> PreferenceDataModule:
-    """Make the data module.
+    """Rows, tokenizer and options, as for `lit-tr fit`.
 
     Args:
         train: rows to train on: a path, a hub id, or a source by `class_path`.
@@ -134,12 +140,8 @@ def _policy_path(model: Namespace | None) -> str | None:
 
 
 def _mismatched(model: Namespace | None) -> bool:
-    loss = model and model.init_args.get("loss")
-    if not loss:
-        return False
-    made = ArgumentParser()
-    made.add_argument("--loss", type=Loss)
-    return made.instantiate(Namespace(loss=loss)).loss.mismatched
+    loss = model.init_args.get("loss") if model else None
+    return bool(loss and resolve_name(loss.class_path).mismatched)
 
 
 def formats(args: list[str]) -> None:

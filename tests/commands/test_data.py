@@ -1,4 +1,6 @@
+import io
 import json
+import sys
 
 import pytest
 import yaml
@@ -94,6 +96,14 @@ def test_the_first_rows_of_a_stream_are_shown(capsys, write_rows):
     assert made(*options).sources["train"].count == OF_A_STREAM
     assert f"the first {OF_A_STREAM:,} rows" in inspected(capsys, *options)
     assert "3: 3 kept, 0 left out" in inspected(capsys, *options, "--rows", 3)
+
+
+def test_where_marks_cannot_be_written_their_numbers_are(write_rows, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    main(["data", "inspect", write_rows(PAIRS[1:]), "--tokenizer", TINY, "--data.cache_dir", "cache"])
+    sys.stdout.flush()
+    assert b"\\u27e6" in written.getvalue()
 
 
 def test_mistakes_are_named(config, capsys):
