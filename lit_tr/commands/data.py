@@ -43,7 +43,10 @@ options of `fit`, `--config run.yaml`. All rows are tokenized, into the cache th
 
 def run(args: list[str]) -> None:
     """Run a verb of `lit-tr data`."""
-    verb, *args = args or [""]
+    verb, *args = args or ["--help"]
+    if verb in ("-h", "--help"):
+        print(__doc__)
+        return
     if verb not in VERBS:
         raise UserError(f"`lit-tr data` has no verb {verb!r}: take `lit-tr data inspect` or `lit-tr data formats`")
     if isinstance(sys.stdout, TextIOWrapper):  # a character that cannot be written is written as its number

@@ -73,14 +73,18 @@ class Report:
         self._say("rows", f"{bad.rows:,}: {bad.rows - count:,} kept, {count:,} left out{several}")
         too_large = self._too_large()
         self._bad_rows(bad.found + too_large)
-        try:
-            BadRows(self.data.max_bad_rows).add(bad.rows, bad.found + too_large)
-            stops = "" if len(self.cache) > len(too_large) else "no rows to train on"
-        except UserError:
-            stops = f"more rows are left out than data.max_bad_rows {self.data.max_bad_rows:g} allows"
-        self._say("fit", f"stops: {stops}" if stops else "takes these rows")
+        self._say("fit", self._verdict(too_large))
         if self.cache.unread:
             self._say("not read", f"columns that no format reads: {', '.join(self.cache.unread)}")
+
+    def _verdict(self, too_large: list[BadRow]) -> str:
+        """Return whether `fit` would take the rows, by what it counts itself."""
+        bad, most = self.cache.bad_rows, self.data.max_bad_rows
+        try:
+            BadRows(most).add(bad.rows, bad.found + too_large)
+        except UserError:
+            return f"stops: more rows are left out than data.max_bad_rows {most:g} allows"
+        return "takes these rows" if len(self.cache) > len(too_large) else "stops: no rows to train on"
 
     def _bad_rows(self, found: list[BadRow]) -> None:
         first: dict[str, BadRow] = {}
@@ -103,17 +107,11 @@ class Report:
         ]
 
     def _costs(self, lengths: Lengths) -> Table:
-        table = Table(
-            "max_length",
-            "examples lost",
-            "prompts truncated",
-            "tokens an epoch",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-        )
-        _right(table)
-        count, data = len(self.cache) + len(lengths.refused), self.data
+        table = _table("max_length", "examples lost", "prompts truncated", "tokens an epoch")
+        count, data, unknown = len(self.cache) + len(lengths.refused), self.data, int((lengths.refused < 0).sum())
+        notes = [f"{unknown:,} refused rows, of unknown length, count as lost"] * bool(unknown)
+        notes += ["responses count as they are truncated now"] * data.truncate_responses
+        table.caption, table.caption_justify = "; ".join(notes) or None, "left"
         for limit in sorted({*MAX_LENGTHS, data.max_length}):
             one = cost(lengths, limit, data.truncate_prompts, data.truncate_responses)
             shares = (f"{number:,} ({number / count:.1%})" for number in (one.lost, one.truncated))
@@ -178,15 +176,16 @@ def _detail(row: BadRow) -> str:
     return f" ({escaped(row.detail)})" if row.detail else ""
 
 
-def _right(table: Table) -> None:
-    for column in table.columns[1:]:
-        column.justify = "right"
+def _table(first: str, *heads: str) -> Table:
+    table = Table(first, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table
 
 
 def _percentiles(lengths: Lengths) -> Table:
     heads = (f"{percent} %" if percent < 100 else "most" for percent in PERCENTILES)
-    table = Table("tokens, whole", *heads, "mean", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    _right(table)
+    table = _table("tokens, whole", *heads, "mean")
     for name, values in lengths.by_name().items():
         found = np.percentile(values, PERCENTILES, method="inverted_cdf")
         table.add_row(name, *(f"{value:.0f}" for value in found), f"{np.mean(values):.0f}")

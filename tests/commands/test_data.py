@@ -108,7 +108,6 @@ def test_where_marks_cannot_be_written_their_numbers_are(write_rows, monkeypatch
 
 def test_mistakes_are_named(config, capsys):
     assert "`lit-tr data inspect` or `lit-tr data formats`" in fails(capsys, "data", "look")
-    assert "no verb ''" in fails(capsys, "data")
     assert "no rows are given" in fails(capsys, "data", "inspect", "--tokenizer", TINY)
     assert "no tokenizer is given: `--tokenizer DIR`" in fails(capsys, "data", "inspect", "rows.jsonl")
     assert "--data.max_lenght" in fails(capsys, "data", "inspect", "--config", config, "--data.max_lenght", "3")
@@ -124,3 +123,10 @@ def test_formats_are_listed_with_rows_that_have_them(capsys):
         head, _, row = text.partition("\n  {")
         assert " ".join(head.split()) == f"{one.name}: {', '.join(one.columns)} {one.meaning}"
         assert json.loads("{" + row) == one.row
+
+
+def test_the_verbs_are_listed(capsys):
+    main(["data", "--help"])
+    assert "`lit-tr data inspect`" in capsys.readouterr().out
+    main(["data"])
+    assert "`lit-tr data formats`" in capsys.readouterr().out

@@ -6,9 +6,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lit_tr.data import PreferenceDataModule
+from lit_tr.data.bad_rows import BadRow, BadRows
 from lit_tr.data.cache import TokenCache
 from lit_tr.data.inspection import WHOLE, Lengths
 from lit_tr.data.inspection_report import Report, draw
+from lit_tr.data.tokenization import NO_ROOM
 from lit_tr.embedded import TINY
 
 ROWS = [
@@ -78,3 +80,13 @@ def test_the_picture_hides_nothing(tmp_path, monkeypatch):
     assert "tokens" in axes.get_xlabel()
     assert "%" in axes.get_ylabel()
     assert len({(line.get_linestyle(), str(line.get_color())) for line in axes.lines}) == len(axes.lines) == 4
+
+
+def test_what_the_costs_cannot_tell_is_said(tmp_path):
+    data = PreferenceDataModule(TINY, ROWS, cache_dir=str(tmp_path), truncate_responses=True)
+    cache = data.cached("train")
+    bad = BadRows(math.inf, 6, [BadRow("a", NO_ROOM), BadRow("b", NO_ROOM), BadRow("c", "no 'chosen'")])
+    console = Console(file=io.StringIO(), width=80)
+    Report("train", data, data.sources["train"], TokenCache(cache._data, bad), console).print()
+    said = " ".join(console.file.getvalue().split())
+    assert "2 refused rows, of unknown length, count as lost; responses count as they are truncated now" in said
