@@ -1,255 +1,271 @@
-"""A report of a data set: rows kept and left out, lengths, duplicates, packs, and some examples as they are scored."""
+"""What is in a token cache: formats, lengths, what a max_length costs, repeats, overlap, padding."""
 
-from array import array
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from itertools import groupby
-from pathlib import Path
-from typing import Any, cast
+from itertools import islice
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from numpy.typing import ArrayLike, NDArray
 
-from lit_tr.data.intake import BadRows, Intake, Layout
-from lit_tr.data.packing import fill
-from lit_tr.data.rows import Source
-from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.data.bad_rows import BadRow
+from lit_tr.data.cache import TokenCache
+from lit_tr.data.example import Row
+from lit_tr.data.formats import detect
+from lit_tr.data.process import RowProcessor
+from lit_tr.data.rows import Cursor, Record, Source
+from lit_tr.data.tokenization import NO_ROOM, TokenizedExample
 from lit_tr.errors import BadRowError
 
-PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
-OPEN, CLOSE = "⟦", "⟧"
-WHOLE = "prompt and longer response"
-CONTEXT = 4
-"""Tokens before one that are decoded with it, for its spaces."""
+Integers = NDArray[np.int64]
+
+WHOLE = "prompt + longer"
+TOO_LONG = (NO_ROOM, "the prompt is too long")
+"""Reasons of the rows that another max_length could keep."""
+LOOKED_AT = 100
+"""Rows whose formats are named."""
+AT_A_TIME = 1000
+"""Examples whose tokens are compared at a time."""
+ODD = 0x9E3779B97F4A7C15
+"""Multiplies hashes to mix them; Fibonacci hashing's number for 64 bits."""
 
 
-@dataclass
-class Tally(BadRows):
-    """Counts bad rows, whatever is done with them in training.
-
-    Args:
-        first: where the first one of each reason stands, and what is particular to it.
-    """
-
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, where: str, error: BadRowError) -> None:
-        """Count one."""
-        self.counts[error.reason] += 1
-        self.first.setdefault(error.reason, f"{where}{f' ({error.detail})' if error.detail else ''}")
-
-
-@dataclass
-class Inspection:
-    """What was found in the rows of a source.
+class FirstRows(Source):
+    """The first records of a source, which may be endless.
 
     Args:
-        name: `train`, `val` or `test`.
-        layout: how batches are made.
-        bad: the rows that are left out.
-        rows: rows that are kept.
-        lengths: tokens of each example's prompt, chosen and rejected response, of the prompt with the longer one, and
-            of the example in a pack.
-        duplicates: where examples are that repeat an earlier one.
-        conflicts: where examples are whose responses an earlier one has in the other order.
-        cut: examples whose prompt was cut.
-        weighed: examples with a margin, or a label confidence below 1.
-        packed: tokens of batches of `batch_size` in packs.
-        padded: tokens of the same batches, padded.
-        shown: the first examples.
+        source: the source.
+        count: how many.
     """
 
-    name: str
-    layout: Layout
-    bad: Tally
-    rows: int = 0
-    lengths: dict[str, array] = field(
-        default_factory=lambda: {name: array("l") for name in ("prompt", "chosen", "rejected", WHOLE, "example")}
-    )
-    duplicates: list[str] = field(default_factory=list)
-    conflicts: list[str] = field(default_factory=list)
-    cut: int = 0
-    weighed: int = 0
-    packed: int = 0
-    padded: int = 0
-    shown: list[TokenizedExample] = field(default_factory=list)
+    def __init__(self, source: Source, count: int) -> None:
+        self.source, self.count, self.conversion = source, count, source.conversion
 
-    @property
-    def examples(self) -> int:
-        """How many examples there are."""
-        return len(self.lengths["example"])
+    def __str__(self) -> str:
+        """Return the source and how many rows of it."""
+        return f"{self.source}, the first {self.count:,} rows"
 
-    def packs(self) -> list[list[int]]:
-        """Return the examples of each batch where batches are filled by tokens."""
-        return fill(self.lengths["example"], self.layout.max_tokens) if self.layout.max_tokens else []
+    def records(self, order: int | None = None, state: Any = None) -> Cursor:
+        """Return a cursor that ends after so many records."""
+        inner, left = state or (None, self.count)
+        return _FirstCursor(self.source.records(order, inner), left)
 
 
-def inspect(name: str, source: Source, intake: Intake, show: int, order: int | None = None) -> Inspection:
-    """Go through the rows of a source once; of the texts, hashes are held.
+class _FirstCursor(Cursor):
+    def __init__(self, cursor: Cursor, left: int) -> None:
+        self._cursor, self._left = cursor, left
 
-    Args:
-        name: `train`, `val` or `test`.
-        source: where the rows come from.
-        intake: what becomes of them in training.
-        show: how many examples to keep.
-        order: as for `Source.read`.
-    """
-    found = Inspection(name, intake.layout, Tally(True))
-    intake = replace(intake, bad_rows=found.bad)
-    seen: set[bytes] = set()
-    batch: list[TokenizedExample] = []
-    for record in source.records(order):
-        examples = intake(record)
-        found.rows += bool(examples)
-        for example in examples:
-            _count(found, record.location, example, seen)
-            if len(found.shown) < show:
-                found.shown.append(example)
-            batch.append(example)
-            if len(batch) == intake.layout.batch_size:
-                _lay_out(found, batch)
-                batch = []
-    if batch and intake.layout.batch_size:
-        _lay_out(found, batch)
+    def __next__(self) -> Record:
+        if not self._left:
+            raise StopIteration
+        self._left -= 1
+        return next(self._cursor)
+
+    def skip(self, count: int) -> int:
+        passed = self._cursor.skip(min(count, self._left))
+        self._left -= passed
+        return passed
+
+    def state(self) -> Any:
+        return self._cursor.state(), self._left
+
+
+def formats(source: Source, processor: RowProcessor) -> Counter[str]:
+    """Return the formats of the first good rows of a source, and whether their text becomes chat messages."""
+    found: Counter[str] = Counter()
+    for record in islice(source.records(), LOOKED_AT):
+        if isinstance(record.row, Mapping):
+            try:
+                found[_format(record, processor)] += 1
+            except BadRowError:
+                continue
     return found
 
 
-def _count(found: Inspection, where: str, example: TokenizedExample, seen: set[bytes]) -> None:
-    for name, ids in (("prompt", example.prompt), ("chosen", example.chosen), ("rejected", example.rejected)):
-        if ids is not None:
-            found.lengths[name].append(len(ids))
-    found.lengths[WHOLE].append(len(example.prompt) + max(map(len, example.responses)))
-    found.lengths["example"].append(found.layout.collator.tokens(example))
-    own, exchanged = (_hash(example.prompt, *pair) for pair in _orders(example))
-    if own in seen:
-        found.duplicates.append(where)
-    if exchanged in seen:
-        found.conflicts.append(where)
-    seen.add(own)
-    found.cut += example.cut > 0
-    found.weighed += example.margin != 0 or example.confidence != 1
+def _format(record: Record, processor: RowProcessor) -> str:
+    conversion, row = record.conversion, cast(Row, record.row)
+    format = conversion.format or detect(_renamed(row, conversion.columns or {}))
+    name = getattr(format, "__name__", type(format).__name__)
+    texts = (text for example in conversion(row) for text in (example.prompt, example.chosen, example.rejected))
+    if any(isinstance(text, list) for text in texts):
+        return f"{name}, chat messages"
+    return f"{name}, {'text made chat messages' if processor.makes_chat(conversion) else 'plain text'}"
 
 
-def _orders(example: TokenizedExample) -> Any:
-    return (example.chosen, example.rejected), (example.rejected, example.chosen)
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    kept = {name: value for name, value in row.items() if name not in columns.values()}
+    return kept | {name: row.get(column.split(".")[0]) for name, column in columns.items()}
 
 
-def _hash(*parts: list[int] | None) -> bytes:
-    return blake2b(repr(parts).encode(), digest_size=8).digest()
-
-
-def _lay_out(found: Inspection, batch: list[TokenizedExample]) -> None:
-    packed, padded = (cast(Any, replace(found.layout.collator, packed=one)(batch)) for one in (True, False))
-    found.packed += packed.input_ids.numel()
-    found.padded += padded.input_ids.numel()
-
-
-def report(found: Inspection, source: Source, tokenizer: Any, raises: bool, console: Console) -> None:
-    """Print what was found.
+class Lengths(NamedTuple):
+    """Tokens of examples before their prompts were truncated, and of the rows that were refused as too long.
 
     Args:
-        found: what was found.
-        source: where it was found.
-        tokenizer: the tokenizer of the examples.
-        raises: training would stop at a bad row.
-        console: where to print.
+        prompt: tokens of each prompt, `(examples,)`.
+        chosen: tokens of each chosen response, `(examples,)`; -1 where there is none.
+        rejected: the same of the other response.
+        refused: tokens of prompt and longer response of each row that was refused, `(rows,)`; -1 where nobody counted.
     """
-    console.rule(f"data.{found.name}")
-    print_line = _plain(console)
-    print_line(f"{source}")
-    several = f", {found.examples} examples" if found.examples != found.rows else ""
-    print_line(
-        f"{found.rows + found.bad.counts.total()} rows: {found.rows} kept{several}, {found.bad.counts.total()} bad"
+
+    prompt: Integers
+    chosen: Integers
+    rejected: Integers
+    refused: Integers
+
+    @classmethod
+    def of(cls, cache: TokenCache) -> "Lengths":
+        """Return the lengths in a cache."""
+        prompt, truncated, chosen, rejected = (
+            np.asarray(cache.column(name), dtype=np.int64) for name in ("prompt", "truncated", "chosen", "rejected")
+        )
+        refused = [_tokens(row) for row in cache.bad_rows.found if row.reason in TOO_LONG]
+        return cls(prompt + truncated, chosen, rejected, np.asarray(refused, dtype=np.int64))
+
+    @property
+    def longer(self) -> Integers:
+        """Tokens of the longer response, `(examples,)`."""
+        return np.maximum(self.chosen, self.rejected)
+
+    def by_name(self) -> dict[str, Integers]:
+        """Return all of them by name, without those that are not there."""
+        whole = np.concatenate([self.prompt + self.longer, self.refused])
+        named = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected, WHOLE: whole}
+        there = {name: values[values >= 0] for name, values in named.items()}
+        return {name: values for name, values in there.items() if len(values)}
+
+
+def _tokens(row: BadRow) -> int:
+    tokens = getattr(row, "tokens", None)
+    return -1 if tokens is None else tokens
+
+
+class Cost(NamedTuple):
+    """What a max_length costs.
+
+    Args:
+        max_length: most tokens of a prompt and one response.
+        lost: examples, and rows refused already, that are too long.
+        truncated: examples whose prompt is truncated.
+        tokens: tokens of an epoch, each prompt once with its responses; a row that is refused now and would be kept
+            counts with its longer response alone.
+    """
+
+    max_length: int
+    lost: int
+    truncated: int
+    tokens: int
+
+
+def cost(lengths: Lengths, max_length: int, truncate_prompts: bool = True, truncate_responses: bool = False) -> Cost:
+    """Return what another max_length would cost, as far as lengths tell.
+
+    A chat, which is truncated by whole messages, may lose a little more. A row that was refused is kept if it fits
+    whole, and one whose tokens nobody counted is not.
+
+    Args:
+        lengths: lengths of the examples.
+        max_length: most tokens of a prompt and one response.
+        truncate_prompts: as for `PreferenceDataModule`.
+        truncate_responses: as for `PreferenceDataModule`.
+    """
+    prompt, longer = lengths.prompt, lengths.longer
+    if truncate_responses:
+        least = max_length // 2 if truncate_prompts else 0
+        longer = np.minimum(longer, np.maximum(max_length - prompt, least))
+    room = max_length - longer
+    over = prompt > room
+    lost = (over & ((room < 2) | (not truncate_prompts))) | (np.minimum(prompt, room) >= max_length)
+    responses = sum(np.minimum(side, longer).clip(0) for side in (lengths.chosen, lengths.rejected))
+    tokens = np.where(lost, 0, np.minimum(prompt, room) + responses)
+    kept = (lengths.refused >= 0) & (lengths.refused <= max_length)
+    return Cost(
+        max_length,
+        int(lost.sum() + (~kept).sum()),
+        int((over & ~lost).sum()),
+        int(tokens.sum() + lengths.refused[kept].sum()),
     )
-    for reason, count in found.bad.counts.most_common():
-        print_line(f"  {count} x {reason}; first: {found.bad.first[reason]}")
-    if raises and found.bad.counts:
-        print_line("  fit stops at the first of them, but for data.on_bad_row: skip")
-    if not found.examples:
-        return
-    console.print(_percentiles(found))
-    print_line(f"{found.cut} prompts cut")
-    for title, places in (("duplicates", found.duplicates), ("conflicts: one before, exchanged", found.conflicts)):
-        print_line(f"{len(places)} {title}{f'; first: {places[0]}' if places else ''}")
-    if found.weighed:
-        print_line(f"{found.weighed} examples have a margin or a label confidence below 1")
-    if packs := found.packs():
-        share = sum(found.lengths["example"]) / (len(packs) * (found.layout.max_tokens or 1))
-        print_line(f"{len(packs)} packs of up to {found.layout.max_tokens} tokens, {share:.1%} full")
-    if found.padded:
-        batches, times = f"batches of {found.layout.batch_size}", found.padded / found.packed
-        print_line(f"{batches}: {found.packed:,} tokens in packs; padded {found.padded:,}, {times:.2f} times as many")
-    for number, example in enumerate(found.shown):
-        console.rule(f"example {number}", style="dim")
-        print_line(_printable(tokenizer.decode(example.prompt)))
-        pair = (
-            ("chosen", example.chosen, example.chosen_scored),
-            ("rejected", example.rejected, example.rejected_scored),
-        )
-        for title, ids, scored in pair:
-            if ids is not None:
-                print_line(f"[{title}] {rendered(example.prompt, ids, scored, tokenizer)}")
 
 
-def rendered(prompt: list[int], response: list[int], scored: list[bool] | None, tokenizer: Any) -> str:
-    """Return a response as the model reads it; scored tokens stand in brackets, separated by bars."""
-    marks = [True] * len(response) if scored is None else scored
-    text, before = "", prompt[-CONTEXT:]
-    for is_scored, group in groupby(zip(response, marks, strict=True), key=lambda pair: pair[1]):
-        ids = [token for token, _ in group]
-        text += f"{OPEN}{_parted(before, ids, tokenizer)}{CLOSE}" if is_scored else _behind(before, ids, tokenizer)
-        before = (before + ids)[-CONTEXT:]
-    return _printable(text)
+class Repeats(NamedTuple):
+    """Examples that say again, or deny, what an earlier one says.
+
+    Args:
+        duplicates: examples with the prompt and the responses of an earlier one, `(duplicates,)`.
+        conflicts: examples with those of an earlier one, chosen and rejected exchanged, `(conflicts,)`.
+    """
+
+    duplicates: Integers
+    conflicts: Integers
 
 
-def _parted(before: list[int], ids: list[int], tokenizer: Any) -> str:
-    whole = before + ids
-    pieces = [
-        _behind(whole[max(i - CONTEXT, 0) : i], whole[i : i + 1], tokenizer) for i in range(len(before), len(whole))
-    ]
-    # a character of several tokens cannot be split
-    return _behind(before, ids, tokenizer) if any("\ufffd" in piece for piece in pieces) else "|".join(pieces)
+def repeats(cache: TokenCache) -> Repeats:
+    """Find the examples that repeat an earlier one; only what agrees in prompt and lengths is compared."""
+    seen: set[bytes] = set()
+    duplicates, conflicts = [], []
+    for index, example in _alike(cache):
+        prompt, sides = _hash(example.prompt), [_hash(example.chosen), _hash(example.rejected)]
+        own, exchanged = prompt + sides[0] + sides[1], prompt + sides[1] + sides[0]
+        if own in seen:
+            duplicates.append(index)
+        if exchanged in seen:
+            conflicts.append(index)
+        seen.add(own)
+    return Repeats(np.asarray(duplicates, dtype=np.int64), np.asarray(conflicts, dtype=np.int64))
 
 
-def _behind(before: list[int], ids: list[int], tokenizer: Any) -> str:
-    """Return the text of tokens after others: some tokenizers leave out the space before the first token."""
-    return tokenizer.decode(before + ids)[len(tokenizer.decode(before)) :]
+def _hash(ids: list[int] | None) -> bytes:
+    """Return a hash of token ids, 8 bytes."""
+    return blake2b(b"" if ids is None else np.asarray(ids, dtype=np.int64).tobytes(), digest_size=8).digest()
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+def _alike(cache: TokenCache) -> Iterator[tuple[int, TokenizedExample]]:
+    """Yield the examples that share prompt and lengths with another one."""
+    prompts, chosen, rejected = (
+        np.asarray(cache.column(name), dtype=np.int64) for name in ("prompt_hash", "chosen", "rejected")
+    )
+    pair = np.minimum(chosen, rejected) * 2**32 + np.maximum(chosen, rejected)
+    keys = prompts.view(np.uint64) ^ (pair.view(np.uint64) * np.uint64(ODD))
+    _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    indices = np.flatnonzero(counts[group] > 1)
+    for start in range(0, len(indices), AT_A_TIME):
+        some = indices[start : start + AT_A_TIME].tolist()
+        yield from zip(some, cache.__getitems__(some), strict=True)
 
 
-def _percentiles(found: Inspection) -> Table:
-    table = Table("tokens", *(f"{percent} %" if percent < 100 else "most" for percent in PERCENTILES), "mean")
-    for name, lengths in found.lengths.items():
-        if lengths:
-            values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
-            table.add_row(name, *(f"{value:.0f}" for value in values), f"{np.mean(lengths):.0f}")
-    return table
+def overlap(cache: TokenCache, other: TokenCache) -> Integers:
+    """Return the examples whose prompts are in another cache too, `(shared,)`."""
+    return np.flatnonzero(np.isin(cache.column("prompt_hash"), other.column("prompt_hash")))
 
 
-def _plain(console: Console) -> Any:
-    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+class BatchTokens(NamedTuple):
+    """Tokens of all batches of an epoch, without KTO's KL rows.
+
+    Args:
+        packed: in packs, where a prompt stands once for all its responses in the batch.
+        padded: with each response after a prompt of its own, filled up to the longest.
+    """
+
+    packed: int
+    padded: int
 
 
-def draw(found: Inspection, max_length: int, path: Path) -> None:
-    """Draw how long prompts and responses are, as a PNG file."""
-    from matplotlib.figure import Figure
+def batch_tokens(cache: TokenCache, batches: Sequence[ArrayLike]) -> BatchTokens:
+    """Count the tokens of batches, packed and padded.
 
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    lengths = {name: values for name, values in found.lengths.items() if values and name != "example"}
-    most = max(max(values) for values in lengths.values())
-    bins = np.linspace(0, most + 1, 60)
-    for name, values in lengths.items():
-        axes.hist(
-            values, bins.tolist(), histtype="step", linewidth=1.5, label=f"{name} (median {np.median(values):.0f})"
-        )
-    if most > max_length / 2:
-        axes.axvline(max_length, color="black", linestyle=":", label=f"max_length {max_length}")
-    axes.set(xlabel="tokens", ylabel="examples", title=f"data.{found.name}: {found.examples} examples", yscale="log")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    Args:
+        cache: the examples.
+        batches: the indices of the examples of each batch.
+    """
+    arrays = [np.asarray(batch, dtype=np.int64) for batch in batches]
+    order, sizes = np.concatenate(arrays), np.asarray([len(batch) for batch in arrays])
+    starts = np.cumsum(sizes) - sizes
+    prompt, chosen, rejected, hashes = (
+        np.asarray(cache.column(name), dtype=np.int64)[order]
+        for name in ("prompt", "chosen", "rejected", "prompt_hash")
+    )
+    responses = (chosen >= 0).astype(np.int64) + (rejected >= 0)
+    longest = np.maximum.reduceat(prompt + np.maximum(chosen, rejected), starts)
+    _, first = np.unique(np.stack([np.repeat(np.arange(len(sizes)), sizes), hashes]), axis=1, return_index=True)
+    packed = prompt[first].sum() + chosen.clip(0).sum() + rejected.clip(0).sum()
+    return BatchTokens(int(packed), int((np.add.reduceat(responses, starts) * longest).sum()))
