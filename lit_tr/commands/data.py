@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from lit_tr.data import PreferenceDataModule, Rows
+from lit_tr.data import PreferenceDataModule
 from lit_tr.data.cache import TokenCache
 from lit_tr.data.datamodule import Data
 from lit_tr.data.formats import FORMATS
@@ -24,9 +24,6 @@ from lit_tr.data.inspection import FirstRows
 from lit_tr.data.inspection_report import Report, draw
 from lit_tr.errors import UserError
 from lit_tr.module import PreferenceModule
-
-Given = Rows | Data | None
-"""What a set may be given as; `Rows` first, so that `--data.train.path` needs no class."""
 
 WIDTH = 80
 """Columns of a terminal, or of a file."""
@@ -123,7 +120,11 @@ def data_module(options: Namespace) -> PreferenceDataModule:
 
 
 def _data(
-    train: Given = None, tokenizer: str | None = None, val: Given = None, test: Given = None, **options: Any
+    train: Data | None = None,
+    tokenizer: str | None = None,
+    val: Data | None = None,
+    test: Data | None = None,
+    **options: Any,
 ) -> PreferenceDataModule:
     """Rows, tokenizer and options, as for `lit-tr fit`.
 

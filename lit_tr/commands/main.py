@@ -31,7 +31,7 @@ VERBS = {
     "validate": Verb("log the metrics of a checkpoint on the validation rows", partial(fit.run, "validate")),
     "test": Verb("log the metrics of a checkpoint on the test rows", partial(fit.run, "test")),
     "predict": Verb("write losses, rewards and log-probs of each example to a file", partial(fit.run, "predict")),
-    "data": Verb("`data inspect`: show what fit would train on, without a model", data.run),
+    "data": Verb("`data inspect` shows what fit would train on; `data formats` lists formats of rows", data.run),
     "plan": Verb("estimate memory and time of fit, without weights", plan.run),
     "export": Verb("write the policy or reference of a checkpoint as a Hugging Face folder", export.run),
 }

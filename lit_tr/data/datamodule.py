@@ -16,13 +16,13 @@ from lit_tr.data.collator import Collator
 from lit_tr.data.loading import EpochLoader
 from lit_tr.data.packing import TOO_LARGE, BatchLayout, fill
 from lit_tr.data.process import RowProcessor
-from lit_tr.data.rows import Source, as_source
+from lit_tr.data.rows import Rows, Source, as_source
 from lit_tr.data.stream import RankLoader, Stream
 from lit_tr.data.tokenization import Turns
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
 
-Data = Source | str | Path | list[dict[str, Any]]
+Data = Rows | Source | str | Path | list[dict[str, Any]]
 """Rows: a source, a path or hub id, a list of rows; in Python also a data set of `datasets` or a data frame."""
 
 

@@ -9,11 +9,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_tr.data.bad_rows import BadRow
 from lit_tr.data.cache import TokenCache
 from lit_tr.data.example import Row
-from lit_tr.data.formats import detect
-from lit_tr.data.process import RowProcessor
+from lit_tr.data.process import TOO_LONG, RowProcessor
 from lit_tr.data.rows import Cursor, Record, Source
 from lit_tr.data.tokenization import NO_ROOM, TokenizedExample
 from lit_tr.errors import BadRowError
@@ -21,7 +19,7 @@ from lit_tr.errors import BadRowError
 Integers = NDArray[np.int64]
 
 WHOLE = "prompt + longer"
-TOO_LONG = (NO_ROOM, "the prompt is too long")
+REFUSED = (NO_ROOM, TOO_LONG)
 """Reasons of the rows that another max_length could keep."""
 LOOKED_AT = 100
 """Rows whose formats are named."""
@@ -85,17 +83,12 @@ def formats(source: Source, processor: RowProcessor) -> Counter[str]:
 
 def _format(record: Record, processor: RowProcessor) -> str:
     conversion, row = record.conversion, cast(Row, record.row)
-    format = conversion.format or detect(_renamed(row, conversion.columns or {}))
+    format = conversion.format_of(row)
     name = getattr(format, "__name__", type(format).__name__)
     texts = (text for example in conversion(row) for text in (example.prompt, example.chosen, example.rejected))
     if any(isinstance(text, list) for text in texts):
         return f"{name}, chat messages"
     return f"{name}, {'text made chat messages' if processor.makes_chat(conversion) else 'plain text'}"
-
-
-def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    kept = {name: value for name, value in row.items() if name not in columns.values()}
-    return kept | {name: row.get(column.split(".")[0]) for name, column in columns.items()}
 
 
 class Lengths(NamedTuple):
@@ -119,7 +112,7 @@ class Lengths(NamedTuple):
         prompt, truncated, chosen, rejected = (
             np.asarray(cache.column(name), dtype=np.int64) for name in ("prompt", "truncated", "chosen", "rejected")
         )
-        refused = [_tokens(row) for row in cache.bad_rows.found if row.reason in TOO_LONG]
+        refused = [-1 if row.tokens is None else row.tokens for row in cache.bad_rows.found if row.reason in REFUSED]
         return cls(prompt + truncated, chosen, rejected, np.asarray(refused, dtype=np.int64))
 
     @property
@@ -133,11 +126,6 @@ class Lengths(NamedTuple):
         named = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected, WHOLE: whole}
         there = {name: values[values >= 0] for name, values in named.items()}
         return {name: values for name, values in there.items() if len(values)}
-
-
-def _tokens(row: BadRow) -> int:
-    tokens = getattr(row, "tokens", None)
-    return -1 if tokens is None else tokens
 
 
 class Cost(NamedTuple):

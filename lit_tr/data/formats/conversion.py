@@ -44,10 +44,9 @@ class Conversion:
         """
         if not isinstance(row, Mapping):
             raise BadRowError("the row is not an object with columns", type(row).__name__)
-        known = self._renamed(row) if self.columns else row
-        seen = _SeenRow(known)
+        seen = _SeenRow(self._renamed(row) if self.columns else row)
         try:
-            found = (self.format or detect(known))(seen)
+            found = self.format_of(row)(seen)
         except KeyError as error:  # of a function of the user's own
             raise BadRowError(f"no {str(error)[:80]}") from error
         except RecursionError as error:
@@ -57,6 +56,14 @@ class Conversion:
             if not isinstance(one, Example):
                 raise UserError(f"the format gave {type(one).__name__}, and not an Example or a list of them")
         return examples, self._unread(row, seen.seen)
+
+    def format_of(self, row: Row) -> Format:
+        """Return the format of a row.
+
+        Raises:
+            BadRowError: it is to be detected, and no format has its columns.
+        """
+        return self.format or detect(self._renamed(row) if self.columns else row)
 
     def _renamed(self, row: Row) -> dict[str, Any]:
         """Return a row with the format's names in the place of its own."""

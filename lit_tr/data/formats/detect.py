@@ -21,7 +21,8 @@ def known(row: Row) -> KnownFormat:
     found = _found(columns, frozenset(column for column in columns if row[column] is None))
     if isinstance(found, KnownFormat):
         return found
-    raise BadRowError(*found)
+    reason, detail = found
+    raise BadRowError(reason, detail)
 
 
 def detect(row: Row) -> Format:
@@ -34,12 +35,12 @@ def detect(row: Row) -> Format:
 
 
 @lru_cache(maxsize=1024)
-def _found(columns: frozenset[str], null: frozenset[str]) -> KnownFormat | tuple[str, ...]:
+def _found(columns: frozenset[str], null: frozenset[str]) -> KnownFormat | tuple[str, str]:
     """Return the format of rows with these columns, or why there is none, and more of it."""
     fitting = [one for one in FORMATS if columns.issuperset(one.columns) and columns.isdisjoint(one.without)]
     for one in fitting:
         if null.isdisjoint(one.columns):
             return one
     if fitting:
-        return (f"no {next(column for column in fitting[0].columns if column in null)!r}",)
+        return f"no {next(column for column in fitting[0].columns if column in null)!r}", ""
     return "unknown format", hint(sorted(map(str, columns)))
