@@ -49,12 +49,14 @@ class Block(NamedTuple):
         rows: number of rows, bad ones too.
         bad: the bad rows.
         unread: columns that no format read.
+        made_chat: rows whose text became chat messages.
     """
 
     table: pa.Table
     rows: int
     bad: list[BadRow]
     unread: frozenset[str]
+    made_chat: int
 
 
 def blocks(source: Source, processor: RowProcessor, processes: int) -> Iterator[Block]:
@@ -85,19 +87,21 @@ def process_block(records: list[Record], processor: RowProcessor) -> Block:
     locations: list[str] = []
     bad: list[BadRow] = []
     unread: frozenset[str] = frozenset()
+    made_chat = 0
     for record in records:
         try:
-            found, ignored = processor.process(record)
+            found, ignored, chat = processor.process(record)
         except BadRowError as error:
             bad.append(BadRow.of(record.location, error))
         except UserError as error:
             raise UserError(f"{record.location}: {error}") from error
         else:
             unread |= ignored
+            made_chat += chat
             examples += found
             locations += [record.location] * len(found)
     rows = sum(record.row is not None for record in records)
-    return Block(_table(examples, locations), rows, bad, unread)
+    return Block(_table(examples, locations), rows, bad, unread, made_chat)
 
 
 def _table(examples: list[TokenizedExample], locations: list[str]) -> pa.Table:

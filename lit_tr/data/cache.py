@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import datasets
 import numpy as np
@@ -37,19 +37,28 @@ class TokenCache(Dataset[TokenizedExample]):
         data: the examples, columns as in `lit_tr.data.build.SCHEMA`.
         bad_rows: the rows that were left out.
         unread: columns that no format read.
+        made_chat: rows whose text became chat messages.
     """
 
-    def __init__(self, data: datasets.Dataset, bad_rows: BadRows, unread: Sequence[str] = ()) -> None:
+    def __init__(
+        self, data: datasets.Dataset, bad_rows: BadRows, unread: Sequence[str] = (), made_chat: int = 0
+    ) -> None:
         self._data, self._rows = data, data.with_format("arrow")
-        self.bad_rows, self.unread = bad_rows, tuple(unread)
+        self.bad_rows, self.unread, self.made_chat = bad_rows, tuple(unread), made_chat
         self._ahead: list[Ahead] | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
         return len(self._data)
 
-    def __getitem__(self, index: int) -> TokenizedExample:
-        """Return an example."""
+    @overload
+    def __getitem__(self, index: int) -> TokenizedExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
+        """Return an example, or some."""
+        if isinstance(index, slice):
+            return self.__getitems__(range(len(self))[index])
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.__getitems__([index])[0]
@@ -83,7 +92,7 @@ class TokenCache(Dataset[TokenizedExample]):
 
     def select(self, indices: NDArray[np.int64]) -> Self:
         """Return some of the examples."""
-        return type(self)(self._data.select(indices), self.bad_rows, self.unread)
+        return type(self)(self._data.select(indices), self.bad_rows, self.unread, self.made_chat)
 
     def attach(self, ahead: list[Ahead]) -> None:
         """Hold precomputed reference log-probs, one of each example."""
@@ -166,11 +175,12 @@ class CacheBuilder:
             return None
         bad_rows = BadRows(self.max_bad_rows)
         bad_rows.add(summary["rows"], [BadRow(*row) for row in summary["bad_rows"]])
-        return TokenCache(data, bad_rows, summary["unread"])
+        return TokenCache(data, bad_rows, summary["unread"], summary["made_chat"])
 
     def _made(self, source: Source, name: str, path: Path) -> TokenCache:
         bad_rows = BadRows(self.max_bad_rows)
         unread: set[str] = set()
+        made_chat = 0
         partial = path.with_suffix(f".{os.getpid()}.partial")
         features = datasets.Features.from_arrow_schema(SCHEMA)
         bar = tqdm(desc=f"data.{name}: tokenizing", unit=" rows", disable=None)
@@ -180,9 +190,11 @@ class CacheBuilder:
                     writer.write_table(block.table)
                     bad_rows.add(block.rows, block.bad, judge=False)
                     unread |= block.unread
+                    made_chat += block.made_chat
                     bar.update(block.rows)
                 writer.finalize()
-            summary = {"bytes": partial.stat().st_size, "rows": bad_rows.rows, "unread": sorted(unread)}
+            summary: dict[str, Any] = {"bytes": partial.stat().st_size, "rows": bad_rows.rows}
+            summary |= {"unread": sorted(unread), "made_chat": made_chat}
             partial.replace(path)
             path.with_suffix(".json").write_text(json.dumps({**summary, "bad_rows": bad_rows.found}))
         finally:

@@ -213,6 +213,11 @@ class PreferenceDataModule(LightningDataModule):
         if self.max_tokens:
             cache = self._without_too_large(cache, self.max_tokens)
         self._name_bad_rows(name, cache.bad_rows)
+        if cache.made_chat:
+            rank_zero_info(
+                f"data.{name}: the text of {cache.made_chat} rows becomes chat messages, for the tokenizer has a chat "
+                f"template; data.{name}.chat: false leaves it as it is"
+            )
         if cache.unread:
             rank_zero_info(f"data.{name}: columns that no format reads: {', '.join(cache.unread)}")
         if truncated := int((cache.column("truncated") > 0).sum()) if len(cache) else 0:

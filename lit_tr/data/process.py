@@ -26,10 +26,12 @@ class Processed(NamedTuple):
     Args:
         examples: its examples.
         unread: the columns of its row that its format does not read.
+        made_chat: whether text became chat messages.
     """
 
     examples: list[TokenizedExample]
-    unread: frozenset[str]
+    unread: frozenset[str] = frozenset()
+    made_chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,13 @@ class RowProcessor:
         if isinstance(record.row, BadRowError):
             raise record.row
         if record.row is None:
-            return Processed([], frozenset())
+            return Processed([])
         chat = self.makes_chat(record.conversion)
         try:
             examples, unread = record.conversion.convert(record.row)
-            return Processed([self._tokenized(one.as_messages() if chat else one) for one in examples], unread)
+            shown = [one.as_messages() if chat else one for one in examples]
+            made_chat = any(one is not other for one, other in zip(shown, examples, strict=True))
+            return Processed(list(map(self._tokenized, shown)), unread, made_chat)
         except RecursionError as error:
             raise BadRowError("the row is nested too deeply") from error
 
