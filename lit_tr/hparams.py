@@ -149,24 +149,15 @@ def _plain(value: Any) -> Any:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return [_plain(item) for item in sorted(value)]
-    return _callable(value) if callable(value) and _names_code(value) else _object(value)
-
-
-def _names_code(value: Any) -> bool:
-    return isinstance(value, type | partial) or inspect.isroutine(value)
-
-
-def _callable(value: Any) -> Any:
-    """Return a class, a function, or a `functools.partial` of one with keywords only, by its path."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, partial):
         if value.args:
             raise _NotPlain("a functools.partial with positional arguments cannot be saved")
         return {"class_path": _path(value.func), "init_args": _plain(value.keywords)}
-    return {"class_path": _path(value)} if isinstance(value, type) else _path(value)
+    if isinstance(value, type):
+        return {"class_path": _path(value)}
+    return _path(value) if inspect.isroutine(value) else _object(value)
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def export(
 
     def write(partial: Path) -> None:
         if adapter:
-            save_adapter(model, adapter, _base(run.policy.path), partial)
+            base = Path(resolve(run.policy.path))  # a folder, or a hub id
+            save_adapter(model, adapter, str(base.absolute()) if base.is_dir() else run.policy.path, partial)
         else:
             cast(Any, model).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -69,22 +70,11 @@ def export(
 
 @dataclass(frozen=True)
 class _Run:
-    """The hyper-parameters of a run that are needed to load its weights.
-
-    Args:
-        policy: the policy that training began with.
-        adapter: configuration of the adapter of a policy that was a model in memory.
-        reference: the reference, if it is to be exported.
-    """
+    """The hyper-parameters of a run that are needed to load its weights."""
 
     policy: PretrainedPolicy
-    adapter: dict[str, Any] | None = None
-    reference: Reference | None = None
-
-    def load(self) -> nn.Module:
-        """Return the policy that training began with."""
-        policy = self.policy.load()
-        return with_adapter(policy, self.adapter) if self.adapter else policy
+    adapter: dict[str, Any] | None = None  # that of a policy that was a model in memory
+    reference: Reference | None = None  # if it is to be exported
 
 
 def _unused(folder: Path) -> Path:
@@ -142,7 +132,9 @@ def _check(run: _Run, merge: bool, which: str, state: dict[str, Tensor]) -> None
 
 def _restored(run: _Run, which: str, path: str | Path, state: dict[str, Tensor]) -> tuple[nn.Module, str | None]:
     """Return the model with the checkpoint's weights, and the name of the adapter to export, if any."""
-    policy, prefix, adapter = run.load(), "policy.", None
+    policy, prefix, adapter = run.policy.load(), "policy.", None
+    if run.adapter:
+        policy = with_adapter(policy, run.adapter)
     if has_adapter(policy):
         adapter = POLICY_ADAPTER
         if run.reference is not None:
@@ -165,12 +157,6 @@ def _load_weights(weights: dict[str, Tensor], model: nn.Module, both: str) -> No
         raise UserError(f"{both} do not go together ({error})") from error
 
 
-def _base(path: str) -> str:
-    """Return the path of an adapter's base to save with it: a folder's absolute path, or a hub id."""
-    folder = Path(resolve(path))
-    return str(folder.absolute()) if folder.is_dir() else path
-
-
 def _write_complete(folder: Path, write: Callable[[Path], None]) -> None:
     """Write a folder under a temporary name first, so that a failure leaves no incomplete one."""
     try:
@@ -186,9 +172,8 @@ def _write_complete(folder: Path, write: Callable[[Path], None]) -> None:
 
 def run(args: list[str]) -> None:
     """Export as the options say."""
-    parser = ArgumentParser(
-        exit_on_error=False, prog="lit-tr export", description=(export.__doc__ or "").partition("\n")[0]
-    )
+    description = (export.__doc__ or "").partition("\n")[0]
+    parser = ArgumentParser(exit_on_error=False, prog="lit-tr export", description=description)
     parser.add_function_arguments(export, as_group=False, skip={"merge"})
     parser.add_argument("--merge", action="store_true", help="add the adapter to its base and write a full model")
     folder = export(**parser.parse_args(args))
