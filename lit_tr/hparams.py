@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.core import saving
 from torch import nn
 
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 
 INSTANTIATOR = "lit_tr.hparams.instantiate"
 saving._ALLOWED_INSTANTIATORS.add(INSTANTIATOR)  # where Lightning wants such functions listed
@@ -75,19 +75,13 @@ def instantiate(module_class: type, given: dict[str, Any]) -> Any:
         check_kept(name, value)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(module_class, "module", fail_untyped=False, skip={*objects}, instantiate=False)
-    try:
+    with explained("the checkpoint's hyper-parameters cannot be read", ArgumentError):
         made = parser.instantiate(parser.parse_object({"module": plain})).module
-    except ArgumentError as error:
-        raise UserError(f"the checkpoint's hyper-parameters cannot be read ({error})") from error
     return module_class(**objects, **vars(made))
 
 
 def check_kept(name: str, value: Any) -> None:
-    """Check that an argument was saved.
-
-    Raises:
-        UserError: it was not.
-    """
+    """Raise a `UserError` if an argument was not saved."""
     if name == "policy" and value is None:
         raise UserError(
             "the checkpoint names no policy, for it was a model in memory: give it to load_from_checkpoint(..., "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_tr.commands.checkpoints import read
 from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded.model import resolve
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 from lit_tr.hparams import ADAPTER_KEY, check_kept
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter, with_adapter
 from lit_tr.policy.loading import PretrainedPolicy
@@ -108,10 +108,8 @@ def _run(path: str | Path, kept: dict[str, Any], base: str | None, which: str) -
     if which == "reference":
         check_kept("reference", kept.get("reference", {}))
         wanted["reference"] = kept.get("reference")
-    try:
+    with explained(f"checkpoint {path}: its hyper-parameters cannot be read", ArgumentError):
         return instantiate_module(cast(Any, _Run), wanted)
-    except ArgumentError as error:
-        raise UserError(f"checkpoint {path}: its hyper-parameters cannot be read ({error})") from error
 
 
 def _check(run: _Run, merge: bool, which: str, state: dict[str, Tensor]) -> None:
@@ -151,23 +149,19 @@ def _load_weights(weights: dict[str, Tensor], model: nn.Module, both: str) -> No
     missing = model.state_dict().keys() - base_state_keys(model) - weights.keys()
     if missing:
         raise UserError(f"{both} do not go together: {len(missing)} tensors are missing, such as {min(missing)}")
-    try:
+    with explained(f"{both} do not go together", RuntimeError):
         model.load_state_dict(weights, strict=False, assign=True)  # in the saved precision
-    except RuntimeError as error:
-        raise UserError(f"{both} do not go together ({error})") from error
 
 
 def _write_complete(folder: Path, write: Callable[[Path], None]) -> None:
     """Write a folder under a temporary name first, so that a failure leaves no incomplete one."""
-    try:
+    with explained(f"output {folder}: it cannot be written", OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             partial = Path(temporary) / folder.name
             partial.mkdir()
             write(partial)
             partial.replace(folder)
-    except OSError as error:
-        raise UserError(f"output {folder}: it cannot be written ({error})") from error
 
 
 def run(args: list[str]) -> None:

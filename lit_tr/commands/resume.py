@@ -16,7 +16,7 @@ from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 
 from lit_tr.commands.checkpoints import complete_checkpoints, is_complete, read
 from lit_tr.commands.mistakes import say
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 from lit_tr.hparams import TRAINING_ONLY, is_unsaved, parameters
 
 MODULE = "lit_tr.module.PreferenceModule"
@@ -104,10 +104,8 @@ def _newest(parser: LightningArgumentParser, config: Namespace, verb: str) -> _C
 def _compared(parser: LightningArgumentParser, config: Namespace, verb: str, path: Path) -> _Candidate:
     checkpoint = read(path, weights_only=config.get("weights_only") is not False)
     saved = _saved(checkpoint, config, verb)
-    try:
+    with explained(f"checkpoint {path}: its configuration cannot be read", ArgumentError):
         merged = parser.parse_object(saved, deepcopy(config), defaults=False)
-    except ArgumentError as error:
-        raise UserError(f"checkpoint {path}: its configuration cannot be read ({error})") from error
     return _Candidate(path, merged, list(_differences(config.as_dict(), merged.as_dict())))
 
 
