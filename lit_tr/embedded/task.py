@@ -135,7 +135,8 @@ class SyntheticPairs(Source):
             margin = reward(instruction, first) - reward(instruction, second)
             if draw.random() > _sigmoid(margin, self.temperature):
                 first, second = second, first
-            yield f"synthetic pairs of seed {self.seed}, row {number}", _row(instruction, first, second)
+            row = {"prompt": instruction, "chosen": first, "rejected": second}
+            yield f"synthetic pairs of seed {self.seed}, row {number}", row
 
 
 def sample_instruction(draw: random.Random, held_out: bool | None = None) -> str:
@@ -161,10 +162,6 @@ def sample_response(instruction: str, draw: random.Random) -> str:
             word, other = draw.sample(side, 2)
             sentences.append(draw.choice(SENTENCES).format(subject=subject, word=word, other=other))
     return " " + " ".join(sentences)
-
-
-def _row(instruction: str, chosen: str, rejected: str) -> Row:
-    return {"prompt": instruction, "chosen": chosen, "rejected": rejected}
 
 
 def _two_responses(instruction: str, draw: random.Random) -> tuple[str, str]:
