@@ -36,11 +36,7 @@ def save(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def load(module: Any, checkpoint: dict[str, Any]) -> None:
-    """Take what the ranks hold, and check that the weights are those of such a model.
-
-    Raises:
-        UserError: the checkpoint is of another policy or kind of reference.
-    """
+    """Take what the ranks hold; a checkpoint of another policy or kind of reference is a `UserError`."""
     states = checkpoint.get(RANKS, [])
     if states and module.reference is not None:
         module.reference.load_rank_state([state["reference"] for state in states], module.global_rank)

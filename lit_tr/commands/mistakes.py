@@ -42,12 +42,7 @@ def message(error: BaseException) -> str | None:
 
 
 def unwritable(error: BaseException, folder: str | None = None) -> str | None:
-    """Return the message for an error from a full disk or a folder that cannot be written; None for others.
-
-    Args:
-        error: the error.
-        folder: where the run writes, if the error names no path; None for no message then.
-    """
+    """Return the message for a full disk or a folder that cannot be written: the error's, or else `folder`."""
     for one in _chain(error):
         if isinstance(one, OSError) and one.errno in CANNOT_WRITE and (path := one.filename2 or one.filename or folder):
             return (

@@ -62,11 +62,7 @@ class Features:
 
     @classmethod
     def of(cls, instruction: str, response: str) -> "Features":
-        """Return the features of a response.
-
-        Raises:
-            UserError: the instruction is not one of this task.
-        """
+        """Return the features of a response; an instruction that is not one of this task is a `UserError`."""
         asked, (consistent, opposite) = _asked(instruction)
         words = re.findall(r"[a-z]+", response.lower())
         sentences = [

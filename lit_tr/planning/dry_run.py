@@ -176,14 +176,9 @@ class Step:
 def run_step(
     policy: nn.Module, batch: PairBatch, ledger: Ledger, context: AbstractContextManager, accumulated: bool
 ) -> Step:
-    """Run forward and backward pass of a policy without values.
+    """Run forward and backward pass of a policy, whose parameters are fake tensors made under the ledger.
 
-    Args:
-        policy: its parameters are fake tensors, made under the ledger.
-        batch: the batch to score.
-        ledger: counts.
-        context: that of the forward pass, for its precision.
-        accumulated: gradients of another batch are in memory already.
+    The context sets the forward pass's precision; `accumulated`: gradients of another batch are in memory already.
     """
     trained = [param for param in policy.parameters() if param.requires_grad]
     if accumulated:
@@ -213,11 +208,7 @@ def run_step(
 
 
 def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool) -> tuple[float, float, float]:
-    """Measure the memory of an optimizer by steps on small parameters.
-
-    Args:
-        make: makes the optimizer.
-        foreach: it steps on all parameters at once if it can, as on a GPU.
+    """Measure the memory of an optimizer by steps on small parameters, `foreach` on all at once if it can, as on a GPU.
 
     Returns:
         State, per byte of the parameters; temporary memory of a step, per byte of all parameters and of the largest.

@@ -230,11 +230,7 @@ class Plan:
 
 
 def parse_bytes(text: str) -> int:
-    """Return the bytes of a size such as `80GiB`.
-
-    Raises:
-        UserError: the text is not a size.
-    """
+    """Return the bytes of a size such as `80GiB`, or raise a `UserError`."""
     match = re.fullmatch(r"([\d.]+)\s*([KMGT]i?|)B?", text.strip())
     if not match:
         raise UserError(f"--memory: {text!r} is not a size, such as 80GiB or 24GB")

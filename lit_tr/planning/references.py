@@ -19,16 +19,9 @@ UPDATES = 64
 def reference_bytes(
     reference: Reference | None, source: PretrainedPolicy, alpha: float | None, precision: str, device: str
 ) -> tuple[int, int]:
-    """Return the peak bytes of a reference while it is prepared, and its bytes after updates.
+    """Return the peak bytes of a copy of a reference while it is prepared, and its bytes after updates by `alpha`.
 
-    Tensors on other devices than the policy's are not counted, nor is the policy itself.
-
-    Args:
-        reference: is copied, prepared and updated; None takes no memory.
-        source: the policy.
-        alpha: weight of the policy in the updates; None for no updates.
-        precision: the trainer's.
-        device: type of the policy's device.
+    Only tensors on the policy's type of device are counted, and not the policy itself.
 
     Raises:
         UserError: it does not work with the policy or the updates, or it reads values of weights, which a plan does not

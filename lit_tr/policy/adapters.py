@@ -188,14 +188,7 @@ def with_adapter(model: Any, config: dict[str, Any]) -> PeftModel:
 
 
 def save_adapter(policy: Any, name: str, base: str, folder: Path) -> None:
-    """Save an adapter as a folder that PEFT loads under its default name.
-
-    Args:
-        policy: the policy that holds the adapter.
-        name: the adapter's name.
-        base: path of the base, as saved in the folder.
-        folder: the folder.
-    """
+    """Save a policy's adapter, with the path of its base, as a folder that PEFT loads under its default name."""
     config = deepcopy(policy.peft_config[name])
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(folder)

@@ -170,11 +170,7 @@ class GivenPolicy:
     model: nn.Module
 
     def load(self, device: torch.device | str = "cpu", in_shards: bool = False) -> nn.Module:
-        """Return the model, in training mode, on a device.
-
-        Raises:
-            UserError: none of its parameters is trained.
-        """
+        """Return the model, in training mode, on a device; one without trained parameters is a `UserError`."""
         if not any(param.requires_grad for param in self.model.parameters()):
             raise UserError(
                 "PreferenceModule: no parameter of the policy requires a gradient, so none would be trained"
@@ -184,11 +180,7 @@ class GivenPolicy:
 
 
 def source_of(policy: Any) -> PretrainedPolicy | GivenPolicy:
-    """Return the source of a policy given as a path, a `PretrainedPolicy` or a model.
-
-    Raises:
-        UserError: it is none of them.
-    """
+    """Return the source of a policy given as a path, a `PretrainedPolicy` or a model; else raise a `UserError`."""
     if isinstance(policy, str | Path):
         return PretrainedPolicy(str(policy))
     if isinstance(policy, nn.Module):

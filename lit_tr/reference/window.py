@@ -132,11 +132,7 @@ class WindowReference(Reference):
 
 
 def hard_update(trainer: Any) -> Any:
-    """Return the one callback that moves the module's reference, which makes hard updates.
-
-    Raises:
-        UserError: there is none, there are several, or it is not hard; or the next update's step is not certain.
-    """
+    """Return the one callback that moves the reference by hard updates at certain steps, or raise a `UserError`."""
     updates = updates_of(trainer)
     if len(updates) != 1 or not (updates[0].hard and updates[0].scheduled):
         given = (
