@@ -1,7 +1,8 @@
 """Checkpoint -> Hugging Face folder: a full model, an adapter, or an adapter merged into its base."""
 
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,16 +56,13 @@ def export(
     model, adapter = _restored(run, which, checkpoint, saved["state_dict"])
     if adapter and merge:
         model, adapter = merged(model, adapter), None
-
-    def write(partial: Path) -> None:
+    with _written(folder) as partial:
         if adapter:
-            base = Path(resolve(run.policy.path))  # a folder, or a hub id
-            save_adapter(model, adapter, str(base.absolute()) if base.is_dir() else run.policy.path, partial)
+            start = Path(resolve(run.policy.path))  # a folder, or a hub id
+            save_adapter(model, adapter, str(start.absolute()) if start.is_dir() else run.policy.path, partial)
         else:
             cast(Any, model).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-
-    _write_complete(folder, write)
     return folder
 
 
@@ -153,14 +151,15 @@ def _load_weights(weights: dict[str, Tensor], model: nn.Module, both: str) -> No
         model.load_state_dict(weights, strict=False, assign=True)  # in the saved precision
 
 
-def _write_complete(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder under a temporary name first, so that a failure leaves no incomplete one."""
+@contextmanager
+def _written(folder: Path) -> Iterator[Path]:
+    """Yield a folder that becomes this one at the end, so that a failure leaves no incomplete one."""
     with explained(f"output {folder}: it cannot be written", OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             partial = Path(temporary) / folder.name
             partial.mkdir()
-            write(partial)
+            yield partial
             partial.replace(folder)
 
 
