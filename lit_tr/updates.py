@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_tr.errors import DriftError, UserError
+from lit_tr.errors import DriftError, UserError, explained
 from lit_tr.reference.averaging import Alpha, Buffers, ModuleReference, check_alpha, check_models, checksum, parameters
 from lit_tr.reference.precision import LowOrderBits
 
@@ -177,13 +177,10 @@ class ReferenceUpdate(Callback, ABC):
         self._averaged.kept = SimpleNamespace(**state_dict["averaged"])
 
     def _modules(self, pl_module: LightningModule) -> list[Any]:
-        modules = []
+        modules, own, kind = [], type(self).__name__, type(pl_module).__name__
         for role, path in (("policy", self.policy), ("reference", self.reference)):
-            try:
+            with explained(f"{own}: {role}={path!r}, but {kind} has no such attribute", AttributeError):
                 modules.append(attrgetter(path)(pl_module))
-            except AttributeError as error:
-                own, kind = type(self).__name__, type(pl_module).__name__
-                raise UserError(f"{own}: {role}={path!r}, but {kind} has no such attribute") from error
         return modules
 
     def _check(self, reference: Any, pl_module: LightningModule) -> None:

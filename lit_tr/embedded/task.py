@@ -127,7 +127,9 @@ class SyntheticPairs(Source):
         draw, reward = random.Random(self.seed), GoldReward()
         for number in range(self.size):
             instruction = sample_instruction(draw, self.held_out)
-            first, second = _two_responses(instruction, draw)
+            first = second = sample_response(instruction, draw)
+            while second == first:
+                second = sample_response(instruction, draw)
             margin = reward(instruction, first) - reward(instruction, second)
             if draw.random() > _sigmoid(margin, self.temperature):
                 first, second = second, first
@@ -158,13 +160,6 @@ def sample_response(instruction: str, draw: random.Random) -> str:
             word, other = draw.sample(side, 2)
             sentences.append(draw.choice(SENTENCES).format(subject=subject, word=word, other=other))
     return " " + " ".join(sentences)
-
-
-def _two_responses(instruction: str, draw: random.Random) -> tuple[str, str]:
-    first = second = sample_response(instruction, draw)
-    while second == first:
-        second = sample_response(instruction, draw)
-    return first, second
 
 
 def _sigmoid(margin: float, temperature: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_tr.errors import UserError
+from lit_tr.errors import explained
 from lit_tr.planning.dry_run import Ledger
 from lit_tr.policy.loading import CAST_PRECISIONS, PretrainedPolicy
 from lit_tr.reference import Reference
@@ -30,13 +30,10 @@ def reference_bytes(
     if reference is None:
         return 0, 0
     gc.freeze()  # or each collection would go through all modules that are imported
+    said = "cannot be planned: its prepare or update asks for the values of weights, and a plan has none"
     try:
-        return _run(deepcopy(reference), source, alpha, precision, device)
-    except NotImplementedError as error:
-        raise UserError(
-            f"{type(reference).__name__} cannot be planned: its prepare or update asks for the values of weights, and "
-            f"a plan has none ({error})"
-        ) from error
+        with explained(f"{type(reference).__name__} {said}", NotImplementedError):
+            return _run(deepcopy(reference), source, alpha, precision, device)
     finally:
         gc.unfreeze()
 
