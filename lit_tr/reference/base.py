@@ -125,7 +125,7 @@ class Reference(ABC):
             self.model._apply(fn)
 
     def token_log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the reference log-probs of the scored tokens, `(scored tokens,)`: precomputed ones if known."""
+        """Return the log-probs of scored tokens, `(scored tokens,)`: precomputed, or without gradient and dropout."""
         if batch.reference_log_probs is not None:
             return batch.reference_log_probs
         with self.active(policy) as model, scoring(model):
