@@ -16,11 +16,7 @@ from lit_tr.reference.base import updates_of
 
 
 def check_arguments(reference: Any, loss: Any) -> None:
-    """Check that a reference and a loss are such.
-
-    Raises:
-        UserError: they are not, or there is no reference and the loss needs one.
-    """
+    """Raise a `UserError` where a reference or a loss is none, or there is no reference and the loss needs one."""
     for name, value, kind in (("loss", loss, Loss), ("reference", reference, Reference)):
         if not isinstance(value, kind | None if name == "reference" else kind):
             raise UserError(
@@ -32,11 +28,7 @@ def check_arguments(reference: Any, loss: Any) -> None:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Check strategy and callbacks.
-
-    Raises:
-        UserError: the strategy hides weights, or a callback averages what it cannot.
-    """
+    """Raise a `UserError` where the strategy hides weights, or a callback averages what it cannot."""
     strategy = trainer.strategy
     if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
         raise UserError(
@@ -53,11 +45,7 @@ def check_trainer(trainer: Any) -> None:
 
 
 def check_precision(policy: nn.Module, precision: Any) -> None:
-    """Check that the trainer's precision does not spoil the policy's weights.
-
-    Raises:
-        UserError: it would cast 4-bit codes.
-    """
+    """Raise a `UserError` where the trainer's precision would cast 4-bit codes; warn where it spoils adapters."""
     cast = CAST_PRECISIONS.get(str(precision))
     if cast is None:
         return

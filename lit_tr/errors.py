@@ -1,11 +1,23 @@
 """Errors that a user sees."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """A mistake in a file, a row or an argument that the user gave.
 
     The message names it and says what to do; `lit-tr` prints the message without a traceback.
     """
+
+
+@contextmanager
+def explained(message: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of some kinds as a `UserError`: the message, and theirs in brackets."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(f"{message} ({error})") from error
 
 
 class DriftError(RuntimeError):

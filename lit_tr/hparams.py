@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.core import saving
 from torch import nn
 
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 
 INSTANTIATOR = "lit_tr.hparams.instantiate"
 saving._ALLOWED_INSTANTIATORS.add(INSTANTIATOR)  # where Lightning wants such functions listed
@@ -75,19 +75,13 @@ def instantiate(module_class: type, given: dict[str, Any]) -> Any:
         check_kept(name, value)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(module_class, "module", fail_untyped=False, skip={*objects}, instantiate=False)
-    try:
+    with explained("the checkpoint's hyper-parameters cannot be read", ArgumentError):
         made = parser.instantiate(parser.parse_object({"module": plain})).module
-    except ArgumentError as error:
-        raise UserError(f"the checkpoint's hyper-parameters cannot be read ({error})") from error
     return module_class(**objects, **vars(made))
 
 
 def check_kept(name: str, value: Any) -> None:
-    """Check that an argument was saved.
-
-    Raises:
-        UserError: it was not.
-    """
+    """Raise a `UserError` if an argument was not saved."""
     if name == "policy" and value is None:
         raise UserError(
             "the checkpoint names no policy, for it was a model in memory: give it to load_from_checkpoint(..., "
@@ -149,24 +143,15 @@ def _plain(value: Any) -> Any:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return [_plain(item) for item in sorted(value)]
-    return _callable(value) if callable(value) and _names_code(value) else _object(value)
-
-
-def _names_code(value: Any) -> bool:
-    return isinstance(value, type | partial) or inspect.isroutine(value)
-
-
-def _callable(value: Any) -> Any:
-    """Return a class, a function, or a `functools.partial` of one with keywords only, by its path."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, partial):
         if value.args:
             raise _NotPlain("a functools.partial with positional arguments cannot be saved")
         return {"class_path": _path(value.func), "init_args": _plain(value.keywords)}
-    return {"class_path": _path(value)} if isinstance(value, type) else _path(value)
+    if isinstance(value, type):
+        return {"class_path": _path(value)}
+    return _path(value) if inspect.isroutine(value) else _object(value)
 
 
 def _object(value: Any) -> dict[str, Any]:

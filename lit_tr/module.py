@@ -71,20 +71,12 @@ class PreferenceModule(ReferenceHolder):
         self._examples = 0
 
     def configure_callbacks(self) -> list[Any]:
-        """Check the trainer before a callback asks for weights; no callback is added.
-
-        Raises:
-            UserError: the strategy hides weights, or a callback averages what it cannot.
-        """
+        """Check the trainer before a callback asks for weights; no callback is added."""
         checks.check_trainer(self.trainer)
         return []
 
     def setup(self, stage: str) -> None:
-        """Check what goes with the reference before weights are loaded, and draw the training batches by steps.
-
-        Raises:
-            UserError: the trainer, its callbacks or its rows do not go with the reference.
-        """
+        """Check what goes with the reference before weights are loaded, and draw the training batches by steps."""
         self.scorer.longest = getattr(self.trainer.datamodule, "max_length", None)  # type: ignore[attr-defined]
         for held in self.held:
             held.setup(self.trainer, self)
@@ -94,11 +86,7 @@ class PreferenceModule(ReferenceHolder):
             draw_from(self.trainer.fit_loop, self._by_steps)
 
     def configure_model(self) -> None:
-        """Load the policy and build the references from it, once.
-
-        Raises:
-            UserError: there is no such policy, or it does not go with this kind of reference, strategy or precision.
-        """
+        """Load the policy and build the references from it, once; what does not go together is a `UserError`."""
         if hasattr(self, "policy"):
             return
         mesh = data_mesh(self.device_mesh)

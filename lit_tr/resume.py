@@ -36,11 +36,7 @@ def save(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def load(module: Any, checkpoint: dict[str, Any]) -> None:
-    """Take what the ranks hold, and check that the weights are those of such a model.
-
-    Raises:
-        UserError: the checkpoint is of another policy or kind of reference.
-    """
+    """Take what the ranks hold; a checkpoint of another policy or kind of reference is a `UserError`."""
     states = checkpoint.get(RANKS, [])
     if states and module.reference is not None:
         module.reference.load_rank_state([state["reference"] for state in states], module.global_rank)
@@ -48,7 +44,10 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
         module.saved = states
         module.trainer.num_sanity_val_steps = 0  # Lightning leaves it out for most resumes, and not for all
     if "state_dict" not in checkpoint:  # the strategy has read it: all of a folder of shards, of a file the module tree
-        _load_from_file(module, Path(module.trainer.ckpt_path or ""))
+        path = Path(module.trainer.ckpt_path or "")
+        if module.reference is not None and path.is_file():
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+            take_reference(module, state, "", None, True, [])
         return
     optional = tuple(f"reference.{start}" for start in getattr(module.reference, "optional", ()))
     states = (module.state_dict(), checkpoint["state_dict"])
@@ -59,12 +58,6 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
             f"the checkpoint is of another policy or kind of reference: {len(missing)} tensors are not in it, "
             f"{len(unknown)} are not in the model, such as {min(missing | unknown)}"
         )
-
-
-def _load_from_file(module: Any, path: Path) -> None:
-    if module.reference is not None and path.is_file():
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
-        take_reference(module, state, "", None, True, [])
 
 
 def restore(module: Any, states: list[dict[str, Any]]) -> None:

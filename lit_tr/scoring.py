@@ -92,11 +92,7 @@ class Scorer:
         return (self.loss.rewards(chosen) - self.loss.rewards(rejected)).mean().item()
 
     def check(self, batch: PairBatch) -> None:
-        """Check that the loss takes a batch.
-
-        Raises:
-            UserError: the loss does not take such a batch.
-        """
+        """Raise a `UserError` if the loss does not take such a batch."""
         kind = type(self.loss).__name__
         if self.loss.paired and not batch.paired:
             raise UserError(f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO or SFT")

@@ -14,16 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_tr.errors import DriftError, UserError
-from lit_tr.reference.averaging import (
-    Alpha,
-    Buffers,
-    ModuleReference,
-    check_alpha,
-    check_models,
-    checksum,
-    parameters,
-)
+from lit_tr.errors import DriftError, UserError, explained
+from lit_tr.reference.averaging import Alpha, Buffers, ModuleReference, check_alpha, check_models, checksum, parameters
 from lit_tr.reference.precision import LowOrderBits
 
 
@@ -71,22 +63,17 @@ class ReferenceUpdate(Callback, ABC):
         reference: str = "reference",
         buffers: Buffers = "copy",
     ) -> None:
+        self.every_n_steps, self.start_step, self.layers = every_n_steps, start_step, dict(layers or {})
+        self.compare_every, self.policy, self.reference, self.buffers = compare_every, policy, reference, buffers
         name = type(self).__name__
-        for argument, value, least in (
-            ("every_n_steps", every_n_steps, 1),
-            ("start_step", start_step, 0),
-            ("compare_every", compare_every, 0),
-        ):
-            if value < least:
+        for argument, least in {"every_n_steps": 1, "start_step": 0, "compare_every": 0}.items():
+            if (value := getattr(self, argument)) < least:
                 raise UserError(f"{name}: {argument} must be at least {least}, not {value}")
         if buffers not in get_args(Buffers):
             raise UserError(f"{name}: buffers must be copy, average or leave, not {buffers!r}")
-        self.every_n_steps, self.start_step, self.layers = every_n_steps, start_step, dict(layers or {})
-        self.compare_every, self.buffers = compare_every, buffers
         for pattern, factor in self.layers.items():
             if factor < 0:
                 raise UserError(f"{name}: the factor of layers {pattern!r} must not be negative, and is {factor}")
-        self.policy, self.reference = policy, reference
         self.hard = self.hard and not self.layers
         self._reset()
 
@@ -124,11 +111,7 @@ class ReferenceUpdate(Callback, ABC):
         return weight
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reset for a new run, and check the reference if it exists before weights are loaded.
-
-        Raises:
-            UserError: the reference cannot follow the policy.
-        """
+        """Reset for a new run, and check the reference if it exists before weights are loaded."""
         if stage != TrainerFn.FITTING:
             return
         if trainer.global_step == 0:  # a checkpoint is restored later
@@ -137,11 +120,7 @@ class ReferenceUpdate(Callback, ABC):
             self._check(attrgetter(self.reference)(pl_module), pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find both modules.
-
-        Raises:
-            UserError: one of them is missing, the reference cannot follow the policy, or `layers` matches no parameter.
-        """
+        """Check that both models are there, one can follow the other, and all `layers` match a parameter."""
         policy, reference = self._modules(pl_module)
         self._check(reference, pl_module)
         if is_module := isinstance(reference, nn.Module):
@@ -198,13 +177,10 @@ class ReferenceUpdate(Callback, ABC):
         self._averaged.kept = SimpleNamespace(**state_dict["averaged"])
 
     def _modules(self, pl_module: LightningModule) -> list[Any]:
-        modules = []
+        modules, own, kind = [], type(self).__name__, type(pl_module).__name__
         for role, path in (("policy", self.policy), ("reference", self.reference)):
-            try:
+            with explained(f"{own}: {role}={path!r}, but {kind} has no such attribute", AttributeError):
                 modules.append(attrgetter(path)(pl_module))
-            except AttributeError as error:
-                own, kind = type(self).__name__, type(pl_module).__name__
-                raise UserError(f"{own}: {role}={path!r}, but {kind} has no such attribute") from error
         return modules
 
     def _check(self, reference: Any, pl_module: LightningModule) -> None:
@@ -373,11 +349,7 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
         self.max_kl, self.hard = max_kl, alpha == 1 and not self.layers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reset for a new run, and check that the LightningModule measures a divergence.
-
-        Raises:
-            UserError: it does not, or the reference cannot follow the policy.
-        """
+        """Reset for a new run, and check that the LightningModule measures a divergence."""
         super().setup(trainer, pl_module, stage)
         if stage == TrainerFn.FITTING and not hasattr(pl_module, "kl_to_reference"):
             raise UserError(f"AdaptiveReferenceUpdate: {type(pl_module).__name__} has no method kl_to_reference(batch)")

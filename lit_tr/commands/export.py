@@ -1,7 +1,8 @@
 """Checkpoint -> Hugging Face folder: a full model, an adapter, or an adapter merged into its base."""
 
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from lit_tr.commands.checkpoints import read
 from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded.model import resolve
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 from lit_tr.hparams import ADAPTER_KEY, check_kept
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, merged, save_adapter, with_adapter
 from lit_tr.policy.loading import PretrainedPolicy
@@ -55,36 +56,23 @@ def export(
     model, adapter = _restored(run, which, checkpoint, saved["state_dict"])
     if adapter and merge:
         model, adapter = merged(model, adapter), None
-
-    def write(partial: Path) -> None:
+    with _written(folder) as partial:
         if adapter:
-            save_adapter(model, adapter, _base(run.policy.path), partial)
+            start = Path(resolve(run.policy.path))  # a folder, or a hub id
+            save_adapter(model, adapter, str(start.absolute()) if start.is_dir() else run.policy.path, partial)
         else:
             cast(Any, model).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-
-    _write_complete(folder, write)
     return folder
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The hyper-parameters of a run that are needed to load its weights.
-
-    Args:
-        policy: the policy that training began with.
-        adapter: configuration of the adapter of a policy that was a model in memory.
-        reference: the reference, if it is to be exported.
-    """
+    """The hyper-parameters of a run that are needed to load its weights."""
 
     policy: PretrainedPolicy
-    adapter: dict[str, Any] | None = None
-    reference: Reference | None = None
-
-    def load(self) -> nn.Module:
-        """Return the policy that training began with."""
-        policy = self.policy.load()
-        return with_adapter(policy, self.adapter) if self.adapter else policy
+    adapter: dict[str, Any] | None = None  # that of a policy that was a model in memory
+    reference: Reference | None = None  # if it is to be exported
 
 
 def _unused(folder: Path) -> Path:
@@ -118,10 +106,8 @@ def _run(path: str | Path, kept: dict[str, Any], base: str | None, which: str) -
     if which == "reference":
         check_kept("reference", kept.get("reference", {}))
         wanted["reference"] = kept.get("reference")
-    try:
+    with explained(f"checkpoint {path}: its hyper-parameters cannot be read", ArgumentError):
         return instantiate_module(cast(Any, _Run), wanted)
-    except ArgumentError as error:
-        raise UserError(f"checkpoint {path}: its hyper-parameters cannot be read ({error})") from error
 
 
 def _check(run: _Run, merge: bool, which: str, state: dict[str, Tensor]) -> None:
@@ -142,7 +128,9 @@ def _check(run: _Run, merge: bool, which: str, state: dict[str, Tensor]) -> None
 
 def _restored(run: _Run, which: str, path: str | Path, state: dict[str, Tensor]) -> tuple[nn.Module, str | None]:
     """Return the model with the checkpoint's weights, and the name of the adapter to export, if any."""
-    policy, prefix, adapter = run.load(), "policy.", None
+    policy, prefix, adapter = run.policy.load(), "policy.", None
+    if run.adapter:
+        policy = with_adapter(policy, run.adapter)
     if has_adapter(policy):
         adapter = POLICY_ADAPTER
         if run.reference is not None:
@@ -159,36 +147,26 @@ def _load_weights(weights: dict[str, Tensor], model: nn.Module, both: str) -> No
     missing = model.state_dict().keys() - base_state_keys(model) - weights.keys()
     if missing:
         raise UserError(f"{both} do not go together: {len(missing)} tensors are missing, such as {min(missing)}")
-    try:
+    with explained(f"{both} do not go together", RuntimeError):
         model.load_state_dict(weights, strict=False, assign=True)  # in the saved precision
-    except RuntimeError as error:
-        raise UserError(f"{both} do not go together ({error})") from error
 
 
-def _base(path: str) -> str:
-    """Return the path of an adapter's base to save with it: a folder's absolute path, or a hub id."""
-    folder = Path(resolve(path))
-    return str(folder.absolute()) if folder.is_dir() else path
-
-
-def _write_complete(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder under a temporary name first, so that a failure leaves no incomplete one."""
-    try:
+@contextmanager
+def _written(folder: Path) -> Iterator[Path]:
+    """Yield a folder that becomes this one at the end, so that a failure leaves no incomplete one."""
+    with explained(f"output {folder}: it cannot be written", OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             partial = Path(temporary) / folder.name
             partial.mkdir()
-            write(partial)
+            yield partial
             partial.replace(folder)
-    except OSError as error:
-        raise UserError(f"output {folder}: it cannot be written ({error})") from error
 
 
 def run(args: list[str]) -> None:
     """Export as the options say."""
-    parser = ArgumentParser(
-        exit_on_error=False, prog="lit-tr export", description=(export.__doc__ or "").partition("\n")[0]
-    )
+    description = (export.__doc__ or "").partition("\n")[0]
+    parser = ArgumentParser(exit_on_error=False, prog="lit-tr export", description=description)
     parser.add_function_arguments(export, as_group=False, skip={"merge"})
     parser.add_argument("--merge", action="store_true", help="add the adapter to its base and write a full model")
     folder = export(**parser.parse_args(args))

@@ -1,7 +1,6 @@
 """`lit-tr fit`, `validate`, `test`, `predict`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,14 +29,9 @@ ON_CONFLICT = (
 class SaveConfig(SaveConfigCallback):
     """Saves the configuration in the run's folder and in its checkpoints."""
 
-    @cached_property
-    def plain(self) -> dict[str, Any]:
-        """The configuration as plain data."""
-        return json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the configuration into a checkpoint."""
-        checkpoint["config"] = self.plain
+        """Put the configuration into a checkpoint, as plain data."""
+        checkpoint["config"] = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
 
 
 class LitTRCLI(LightningCLI):
@@ -47,16 +41,10 @@ class LitTRCLI(LightningCLI):
     """
 
     def __init__(self, *classes: Any, **options: Any) -> None:
-        defaults = {
-            "auto_configure_optimizers": False,
-            "save_config_callback": SaveConfig,
-            "save_config_kwargs": {"overwrite": True},
-        }
+        defaults = {"save_config_callback": SaveConfig, "save_config_kwargs": {"overwrite": True}}
+        options = {"auto_configure_optimizers": False, **defaults, **options, "subclass_mode_model": True}
         self._follow_config = False
-        super().__init__(
-            *(classes or (PreferenceModule, PreferenceDataModule)),
-            **{**defaults, **options, "subclass_mode_model": True},
-        )
+        super().__init__(*(classes or (PreferenceModule, PreferenceDataModule)), **options)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that raises its errors; `lit-tr` prints them in one message."""
@@ -66,7 +54,7 @@ class LitTRCLI(LightningCLI):
         """Add `update`, the callback that moves the reference, and link the data to the model."""
         parser.add_lightning_class_args(ReferenceUpdate, "update", subclass_mode=True, required=False)
         parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
-        parser.link_arguments("model", "data.mismatched", compute_fn=_needs_mismatched, apply_on="instantiate")
+        parser.link_arguments("model", "data.mismatched", lambda model: model.loss.mismatched, apply_on="instantiate")
         parser.add_argument(
             "--on_conflict", type=Literal["error", "config", "checkpoint"], default="error", help=ON_CONFLICT
         )
@@ -112,7 +100,8 @@ class LitTRCLI(LightningCLI):
         if config["logger"] in (None, True):  # Lightning's own choice depends on what else is installed
             config["logger"] = CSVLogger(config["default_root_dir"] or ".", name="lightning_logs")
         given = [callback for callback in callbacks if callback is not None]  # `update: null`
-        if config["enable_checkpointing"] is not False and not _has_checkpoint(config["callbacks"]):
+        listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        if config["enable_checkpointing"] is not False and not any(isinstance(one, Checkpoint) for one in listed):
             given.append(ModelCheckpoint(save_last=True, save_on_exception=True))
         if self._follow_config:
             given.append(ConfiguredOptimizer())
@@ -148,14 +137,5 @@ def configured(args: list[str]) -> DataCLI:
     return DataCLI(run=False, save_config_callback=None, args=args)
 
 
-def _has_checkpoint(callbacks: Any) -> bool:
-    listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(isinstance(callback, Checkpoint) for callback in listed)
-
-
 def _tokenizer(model: PreferenceModule) -> str:
     return cast(PretrainedPolicy, model.source).path
-
-
-def _needs_mismatched(model: PreferenceModule) -> bool:
-    return model.loss.mismatched

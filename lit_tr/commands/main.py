@@ -50,12 +50,10 @@ def main(args: list[str] | None = None) -> None:
     sys.path.append(os.getcwd())  # for class_path
     try:
         _run(sys.argv[1:] if args is None else args)
-    except KeyboardInterrupt:
-        sys.exit(_of_rank_zero(INTERRUPTED))
     except SIGTERMException:
         sys.exit(_of_rank_zero(TERMINATED))
-    except SystemExit as stopped:  # Lightning's answer to Ctrl-C
-        if not isinstance(stopped.__context__, KeyboardInterrupt):
+    except (KeyboardInterrupt, SystemExit) as stopped:  # the latter is Lightning's answer to the former
+        if not isinstance(stopped, KeyboardInterrupt) and not isinstance(stopped.__context__, KeyboardInterrupt):
             raise
         sys.exit(_of_rank_zero(INTERRUPTED))
     except Exception as error:

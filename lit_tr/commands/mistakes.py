@@ -32,8 +32,8 @@ def message(error: BaseException) -> str | None:
     for one in _chain(error):
         if isinstance(one, (UserError, MisconfigurationException)):
             return str(one)
-        if isinstance(one, OSError) and one.errno in CANNOT_WRITE and _path(one):
-            return _unwritable(one, str(_path(one)))
+    if text := unwritable(error):
+        return text
     if isinstance(error, ArgumentError):
         return _parser_message(str(error))
     if isinstance(error, (ValueError, ImportError)):
@@ -41,16 +41,14 @@ def message(error: BaseException) -> str | None:
     return None
 
 
-def unwritable(error: BaseException, folder: str) -> str | None:
-    """Return the message for an error from a full disk or a folder that cannot be written; None for others.
-
-    Args:
-        error: the error.
-        folder: where the run writes, if the error names no path.
-    """
+def unwritable(error: BaseException, folder: str | None = None) -> str | None:
+    """Return the message for a full disk or a folder that cannot be written: the error's, or else `folder`."""
     for one in _chain(error):
-        if isinstance(one, OSError) and one.errno in CANNOT_WRITE:
-            return _unwritable(one, _path(one) or folder)
+        if isinstance(one, OSError) and one.errno in CANNOT_WRITE and (path := one.filename2 or one.filename or folder):
+            return (
+                f"{path}: {one.strerror}; make room, or give another folder (trainer.default_root_dir), and the run "
+                "goes on from its last complete checkpoint with --ckpt_path last"
+            )
     return None
 
 
@@ -60,18 +58,6 @@ def _parser_message(text: str) -> str:
     lines = [line.strip(" -") for line in re.sub(KEY, "\n", text).splitlines()]
     reasons = [line for line in lines if line and not PARENT_LINES.match(line)]
     return "\n  ".join([f"--{'.'.join(keys)}:", *reasons] if keys else reasons)
-
-
-def _unwritable(error: OSError, path: str) -> str:
-    return (
-        f"{path}: {error.strerror}; make room, or give another folder (trainer.default_root_dir), and the run goes on "
-        "from its last complete checkpoint with --ckpt_path last"
-    )
-
-
-def _path(error: OSError) -> str | None:
-    path = error.filename2 or error.filename
-    return None if path is None else str(path)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -5,10 +5,9 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from pydoc import locate
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,7 +16,7 @@ from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 
 from lit_tr.commands.checkpoints import complete_checkpoints, is_complete, read
 from lit_tr.commands.mistakes import say
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 from lit_tr.hparams import TRAINING_ONLY, is_unsaved, parameters
 
 MODULE = "lit_tr.module.PreferenceModule"
@@ -28,16 +27,7 @@ EXPERIMENT = re.compile(
 """Options that identify an experiment; the others may change within one."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """An option with different values in the configuration and the checkpoint.
-
-    Args:
-        option: its name on the command line.
-        configured: the configuration's value.
-        saved: the checkpoint's.
-    """
-
+class _Difference(NamedTuple):
     option: str
     configured: Any
     saved: Any
@@ -45,23 +35,12 @@ class Difference:
     def __str__(self) -> str:
         return f"{self.option}: {self.configured} in the configuration, {self.saved} in the checkpoint"
 
-    @property
-    def is_of_experiment(self) -> bool:
-        """Whether the option identifies the experiment."""
-        return EXPERIMENT.fullmatch(self.option) is not None
 
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A checkpoint, the configuration with its values, and the differences."""
-
+class _Candidate(NamedTuple):
     path: Path
     config: Namespace
-    differences: list[Difference]
-
-    @property
-    def is_of_experiment(self) -> bool:
-        return not any(one.is_of_experiment for one in self.differences)
+    """The configuration with the checkpoint's values."""
+    differences: list[_Difference]
 
 
 def resumed(parser: LightningArgumentParser, config: Namespace, verb: str, on_conflict: str) -> tuple[Namespace, bool]:
@@ -109,11 +88,10 @@ def _newest(parser: LightningArgumentParser, config: Namespace, verb: str) -> _C
         if not candidate.differences:
             say(f"--ckpt_path last: {path}")
             return candidate
-        if candidate.is_of_experiment:
-            others.append(candidate)
+        if differs := [one for one in candidate.differences if EXPERIMENT.fullmatch(one.option)]:
+            say(f"--ckpt_path last: {path} is skipped, for it is of another experiment ({differs[0]})")
         else:
-            differs = next(one for one in candidate.differences if one.is_of_experiment)
-            say(f"--ckpt_path last: {path} is skipped, for it is of another experiment ({differs})")
+            others.append(candidate)
     if not others:
         raise UserError(
             f"--ckpt_path last: there is no complete checkpoint of this experiment below {root} "
@@ -126,10 +104,8 @@ def _newest(parser: LightningArgumentParser, config: Namespace, verb: str) -> _C
 def _compared(parser: LightningArgumentParser, config: Namespace, verb: str, path: Path) -> _Candidate:
     checkpoint = read(path, weights_only=config.get("weights_only") is not False)
     saved = _saved(checkpoint, config, verb)
-    try:
+    with explained(f"checkpoint {path}: its configuration cannot be read", ArgumentError):
         merged = parser.parse_object(saved, deepcopy(config), defaults=False)
-    except ArgumentError as error:
-        raise UserError(f"checkpoint {path}: its configuration cannot be read ({error})") from error
     return _Candidate(path, merged, list(_differences(config.as_dict(), merged.as_dict())))
 
 
@@ -144,28 +120,22 @@ def _saved(checkpoint: dict[str, Any], config: Namespace, verb: str) -> dict[str
     accepted = {*parameters(cast(type, locate(class_path) or object))} - {*(() if verb == "fit" else TRAINING_ONLY)}
     init_args = {name: value for name, value in kept.items() if name in accepted and not is_unsaved(value)}
     saved: dict[str, Any] = {"model": {"class_path": class_path, "init_args": init_args}}
-    if verb == "fit":
-        saved |= _of_run(checkpoint.get("config") or {}, config)
+    run = (checkpoint.get("config") or {}) if verb == "fit" else {}
+    saved |= {name: run[name] for name in ("update", "data") if name in run}
+    if "data" in run:  # rows of validation and test may change
+        saved["data"] = {name: value for name, value in run["data"].items() if name not in ("val", "test")}
+    if "seed_everything" in run and config.seed_everything is not True:  # a seed that was asked for
+        saved["seed_everything"] = run["seed_everything"]
     return saved
 
 
-def _of_run(saved: dict[str, Any], config: Namespace) -> dict[str, Any]:
-    """Return the options of training beside the module's; those of validation and test rows may change."""
-    run: dict[str, Any] = {name: saved[name] for name in ("update", "data") if name in saved}
-    if "data" in run:
-        run["data"] = {name: value for name, value in run["data"].items() if name not in ("val", "test")}
-    if "seed_everything" in saved and config.seed_everything is not True:  # a seed that was asked for
-        run["seed_everything"] = saved["seed_everything"]
-    return run
-
-
-def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[Difference]:
+def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[_Difference]:
     """Yield the differences by option; the arguments of different classes are not compared."""
     if not (isinstance(configured, dict) and isinstance(saved, dict)):
         if configured != saved:
-            yield Difference(option, configured, saved)
+            yield _Difference(option, configured, saved)
     elif configured.get("class_path") != saved.get("class_path"):
-        yield Difference(option, configured.get("class_path"), saved.get("class_path"))
+        yield _Difference(option, configured.get("class_path"), saved.get("class_path"))
     else:
         for name in sorted({*configured, *saved}):
             inner = option if name == "init_args" else f"{option}.{name}".lstrip(".")
@@ -180,11 +150,7 @@ class ConfiguredOptimizer(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace the restored values by the configured ones.
-
-        Raises:
-            UserError: the schedule depends on a metric.
-        """
+        """Replace the restored values by the configured ones; a schedule that goes by a metric is a `UserError`."""
         optimizers, schedules = _init_optimizers_and_lr_schedulers(pl_module)
         if any(one.reduce_on_plateau for one in schedules):
             raise UserError(

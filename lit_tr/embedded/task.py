@@ -62,11 +62,7 @@ class Features:
 
     @classmethod
     def of(cls, instruction: str, response: str) -> "Features":
-        """Return the features of a response.
-
-        Raises:
-            UserError: the instruction is not one of this task.
-        """
+        """Return the features of a response; an instruction that is not one of this task is a `UserError`."""
         asked, (consistent, opposite) = _asked(instruction)
         words = re.findall(r"[a-z]+", response.lower())
         sentences = [
@@ -135,11 +131,14 @@ class SyntheticPairs(Source):
         draw, reward = random.Random(self.seed), GoldReward()
         for number in range(self.size):
             instruction = sample_instruction(draw, self.held_out)
-            first, second = _two_responses(instruction, draw)
+            first = second = sample_response(instruction, draw)
+            while second == first:
+                second = sample_response(instruction, draw)
             margin = reward(instruction, first) - reward(instruction, second)
             if draw.random() > _sigmoid(margin, self.temperature):
                 first, second = second, first
-            yield f"synthetic pairs of seed {self.seed}, row {number}", _row(instruction, first, second)
+            row = {"prompt": instruction, "chosen": first, "rejected": second}
+            yield f"synthetic pairs of seed {self.seed}, row {number}", row
 
 
 def sample_instruction(draw: random.Random, held_out: bool | None = None) -> str:
@@ -165,17 +164,6 @@ def sample_response(instruction: str, draw: random.Random) -> str:
             word, other = draw.sample(side, 2)
             sentences.append(draw.choice(SENTENCES).format(subject=subject, word=word, other=other))
     return " " + " ".join(sentences)
-
-
-def _row(instruction: str, chosen: str, rejected: str) -> Row:
-    return {"prompt": instruction, "chosen": chosen, "rejected": rejected}
-
-
-def _two_responses(instruction: str, draw: random.Random) -> tuple[str, str]:
-    first = second = sample_response(instruction, draw)
-    while second == first:
-        second = sample_response(instruction, draw)
-    return first, second
 
 
 def _sigmoid(margin: float, temperature: float) -> float:

@@ -6,7 +6,7 @@ The step is run by the training code. Nothing is allocated or computed, so a mod
 import gc
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -125,23 +125,18 @@ AttentionInterface.register(FUSED, fused_attention)
 def give_fake_tensors(model: nn.Module, ledger: Ledger) -> None:
     """Replace the tensors of a model on the meta device by fake ones on the CPU."""
     with FakeTensorMode(allow_non_fake_inputs=True), ledger:
-        made: dict[int, Any] = {}
-        for module in model.modules():
-            for named in (module._parameters, module._buffers):
-                for name, tensor in named.items():
-                    if tensor is not None:
-                        if id(tensor) not in made:
-                            made[id(tensor)] = _faked(tensor)
-                        named[name] = made[id(tensor)]
+        tensors = [*model.parameters(), *model.buffers()]
+        made = {id(tensor): _faked(tensor) for tensor in tensors}
+        for named in (named for module in model.modules() for named in (module._parameters, module._buffers)):
+            named.update({name: made[id(tensor)] for name, tensor in named.items() if tensor is not None})
 
 
 def _faked(tensor: Tensor) -> Any:
-    fake = torch.empty_like(tensor, device="cpu")
-    if not isinstance(tensor, nn.Parameter):
-        return fake
-    fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+    fake: Any = torch.empty_like(tensor, device="cpu")
+    if isinstance(tensor, nn.Parameter):
+        fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
     if (state := getattr(tensor, "quant_state", None)) is not None:
-        fake.quant_state = _faked_state(state)  # type: ignore[attr-defined]
+        fake.quant_state = _faked_state(state)
     return fake
 
 
@@ -179,21 +174,11 @@ class Step:
 
 
 def run_step(
-    policy: nn.Module,
-    batch: PairBatch,
-    ledger: Ledger,
-    *,
-    precision: Callable[[], AbstractContextManager] = nullcontext,
-    accumulated: bool = False,
+    policy: nn.Module, batch: PairBatch, ledger: Ledger, context: AbstractContextManager, accumulated: bool
 ) -> Step:
-    """Run forward and backward pass of a policy without values.
+    """Run forward and backward pass of a policy, whose parameters are fake tensors made under the ledger.
 
-    Args:
-        policy: its parameters are fake tensors, made under the ledger.
-        batch: the batch to score.
-        ledger: counts.
-        precision: makes the context of the forward pass.
-        accumulated: gradients of another batch are in memory already.
+    The context sets the forward pass's precision; `accumulated`: gradients of another batch are in memory already.
     """
     trained = [param for param in policy.parameters() if param.requires_grad]
     if accumulated:
@@ -208,7 +193,7 @@ def run_step(
     ledger.reset_peak()
     before = ledger.live - ledger.gradients
     with ledger:
-        with precision():
+        with context:
             loss = response_log_probs(policy, batch).sum()
         forward = ledger.flops
         loss.backward()
@@ -223,11 +208,7 @@ def run_step(
 
 
 def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool) -> tuple[float, float, float]:
-    """Measure the memory of an optimizer by steps on small parameters.
-
-    Args:
-        make: makes the optimizer.
-        foreach: it steps on all parameters at once if it can, as on a GPU.
+    """Measure the memory of an optimizer by steps on small parameters, `foreach` on all at once if it can, as on a GPU.
 
     Returns:
         State, per byte of the parameters; temporary memory of a step, per byte of all parameters and of the largest.

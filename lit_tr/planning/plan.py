@@ -70,10 +70,8 @@ class Lengths:
 
     def examples(self, count: int) -> list[TokenizedExample]:
         """Return `count` examples with different prompts."""
-        return [
-            TokenizedExample([1 + i % 2**10, *[0] * (self.prompt - 1)], [0] * self.response, [0] * self.response)
-            for i in range(count)
-        ]
+        rest, response = [0] * (self.prompt - 1), [0] * self.response
+        return [TokenizedExample([1 + i % 2**10, *rest], response, response) for i in range(count)]
 
     def pack(self, tokens: int, collator: Collator) -> list[TokenizedExample]:
         """Return examples that fill a pack of this many tokens."""
@@ -120,11 +118,7 @@ class Run:
 
 
 class Plan:
-    """The memory and FLOPs of a run.
-
-    Args:
-        run: the run.
-    """
+    """The memory and FLOPs of a run."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -140,27 +134,18 @@ class Plan:
         self.optimizer = optimizer_costs(run.optimizer, foreach=not run.cpu)
         self._found: dict[int, tuple[Reference | None, tuple[int, int]]] = {}
 
-    def held_by(self, reference: Reference | None) -> int:
-        """Return the bytes that a reference takes on the policy's device after updates.
+    def between_steps(self, reference: Reference | None, initial: Reference | None = None) -> Memory:
+        """Return the memory between steps on one device, with a reference and an initial policy to log against.
 
         Raises:
             UserError: as `reference_bytes` does.
-        """
-        return self._bytes_of(reference)[1]
-
-    def between_steps(self, reference: Reference | None, initial: Reference | None = None) -> Memory:
-        """Return the memory between steps on one device.
-
-        Args:
-            reference: the reference.
-            initial: the initial policy to log against.
         """
         run, adapters = self.run, self.trained if has_adapter(self.policy) else 0
         held = Memory(
             weights=self.weights - adapters,
             adapters=adapters,
-            reference=self.held_by(reference),
-            initial=self.held_by(initial),
+            reference=self._bytes_of(reference)[1],
+            initial=self._bytes_of(initial)[1],
             optimizer=round(self.optimizer[0] * self.trained),
         )
         if run.sharded and run.devices > 1:
@@ -190,32 +175,19 @@ class Plan:
         return max(backward, stepping, key=lambda memory: memory.total)
 
     def step(self, batch: PairBatch, fused: bool | None = None) -> Step:
-        """Return memory and FLOPs of a training step on a batch.
-
-        Args:
-            batch: the batch.
-            fused: attention as on a GPU; None takes that of the run's device.
-        """
+        """Return memory and FLOPs of a training step; `fused` attention is a GPU's; None takes the run's device's."""
         policy, ledger = self._fake
         causal, fused = causal_model(policy), not self.run.cpu if fused is None else fused
         own = causal.config._attn_implementation
         if fused and causal._supports_attention_backend:
             causal.set_attn_implementation(FUSED)
         try:
-            accumulated = self.run.accumulate > 1
-            return run_step(policy, batch, ledger, precision=self.run.context, accumulated=accumulated)
+            return run_step(policy, batch, ledger, self.run.context(), accumulated=self.run.accumulate > 1)
         finally:
             causal.set_attn_implementation(own)
 
     def largest_pack(self, held: Memory, lengths: Lengths, collator: Collator, memory: int) -> int:
-        """Return the tokens of the largest pack that fits; 0 if none does.
-
-        Args:
-            held: the memory between steps.
-            lengths: lengths of the examples in a pack.
-            collator: makes packs.
-            memory: bytes of a device.
-        """
+        """Return the tokens of the largest pack that fits into a device's `memory` beside `held`; 0 if none does."""
 
         def peak(tokens: int) -> int:
             return self.at_peak(held, self.step(collator(lengths.pack(tokens, collator)))).total
@@ -249,18 +221,16 @@ class Plan:
     @cached_property
     def _gathered(self) -> int:
         """Bytes of the largest layer and of what is in none, with gradients: what is gathered at a time."""
-        layers = [module for module in self.policy.modules() if isinstance(module, GradientCheckpointingLayer)]
-        sizes = [sum(param.nbytes * (1 + param.requires_grad) for param in layer.parameters()) for layer in layers]
-        total = sum(param.nbytes * (1 + param.requires_grad) for param in self.policy.parameters())
-        return total - sum(sizes) + max(sizes, default=0)
+
+        def size(module: Any) -> int:
+            return sum(param.nbytes * (1 + param.requires_grad) for param in module.parameters())
+
+        layers = [size(module) for module in self.policy.modules() if isinstance(module, GradientCheckpointingLayer)]
+        return size(self.policy) - sum(layers) + max(layers, default=0)
 
 
 def parse_bytes(text: str) -> int:
-    """Return the bytes of a size such as `80GiB`.
-
-    Raises:
-        UserError: the text is not a size.
-    """
+    """Return the bytes of a size such as `80GiB`, or raise a `UserError`."""
     match = re.fullmatch(r"([\d.]+)\s*([KMGT]i?|)B?", text.strip())
     if not match:
         raise UserError(f"--memory: {text!r} is not a size, such as 80GiB or 24GB")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_tr.errors import UserError
+from lit_tr.errors import explained
 from lit_tr.planning.dry_run import Ledger
 from lit_tr.policy.loading import CAST_PRECISIONS, PretrainedPolicy
 from lit_tr.reference import Reference
@@ -19,16 +19,9 @@ UPDATES = 64
 def reference_bytes(
     reference: Reference | None, source: PretrainedPolicy, alpha: float | None, precision: str, device: str
 ) -> tuple[int, int]:
-    """Return the peak bytes of a reference while it is prepared, and its bytes after updates.
+    """Return the peak bytes of a copy of a reference while it is prepared, and its bytes after updates by `alpha`.
 
-    Tensors on other devices than the policy's are not counted, nor is the policy itself.
-
-    Args:
-        reference: is copied, prepared and updated; None takes no memory.
-        source: the policy.
-        alpha: weight of the policy in the updates; None for no updates.
-        precision: the trainer's.
-        device: type of the policy's device.
+    Only tensors on the policy's type of device are counted, and not the policy itself.
 
     Raises:
         UserError: it does not work with the policy or the updates, or it reads values of weights, which a plan does not
@@ -37,13 +30,10 @@ def reference_bytes(
     if reference is None:
         return 0, 0
     gc.freeze()  # or each collection would go through all modules that are imported
+    said = "cannot be planned: its prepare or update asks for the values of weights, and a plan has none"
     try:
-        return _run(deepcopy(reference), source, alpha, precision, device)
-    except NotImplementedError as error:
-        raise UserError(
-            f"{type(reference).__name__} cannot be planned: its prepare or update asks for the values of weights, and "
-            f"a plan has none ({error})"
-        ) from error
+        with explained(f"{type(reference).__name__} {said}", NotImplementedError):
+            return _run(deepcopy(reference), source, alpha, precision, device)
     finally:
         gc.unfreeze()
 

@@ -158,16 +158,16 @@ def saved_modules(policy: Any, adapter: str) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def adapter_switched(policy: Any, name: str | None) -> Iterator[None]:
-    """Activate another adapter, or none for name None, and restore what was active and trainable."""
+def adapter_switched(policy: Any, name: str | None) -> Iterator[Any]:
+    """Yield the policy with another adapter, or none for name None; restore what was active and trainable."""
     trainable = [param for param in policy.parameters() if param.requires_grad]
     try:
         if name is None:
             with policy.disable_adapter():
-                yield
+                yield policy
         else:
             policy.base_model.set_adapter(name, inference_mode=True)
-            yield
+            yield policy
     finally:
         policy.base_model.set_adapter(POLICY_ADAPTER, inference_mode=True)
         for param in trainable:
@@ -188,14 +188,7 @@ def with_adapter(model: Any, config: dict[str, Any]) -> PeftModel:
 
 
 def save_adapter(policy: Any, name: str, base: str, folder: Path) -> None:
-    """Save an adapter as a folder that PEFT loads under its default name.
-
-    Args:
-        policy: the policy that holds the adapter.
-        name: the adapter's name.
-        base: path of the base, as saved in the folder.
-        folder: the folder.
-    """
+    """Save a policy's adapter, with the path of its base, as a folder that PEFT loads under its default name."""
     config = deepcopy(policy.peft_config[name])
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(folder)
@@ -208,10 +201,8 @@ def merged(policy: Any, name: str) -> PreTrainedModel:
     A 4-bit base is dequantized first: the sum is not rounded to 4 bits again.
     """
     config, weights = deepcopy(policy.peft_config[name]), _adapter_state(policy, name)
-    config.base_model_name_or_path, config.init_lora_weights = (
-        None,
-        True,
-    )  # others would change the base again
+    config.base_model_name_or_path = None
+    config.init_lora_weights = True  # others would change the base again
     base = policy.unload()
     if getattr(base, "is_quantized", False):
         base = base.dequantize()

@@ -56,18 +56,10 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend within each group of a pack.
+    """Attend within each group of a pack, by the model's own attention and its options.
 
-    Args:
-        own: the model's own attention.
-        module: the layer that calls.
-        query: `(1, heads, tokens, dim)`.
-        key: `(1, key heads, tokens, dim)`.
-        value: `(1, key heads, tokens, dim)`.
-        attention_mask: the placeholder that the model was called with.
-        packing: the groups, and who sees whom.
-        sliding_window: tokens this many positions back, or more, are not seen.
-        kwargs: options of the model's own attention.
+    Queries are `(1, heads, tokens, dim)`, keys and values `(1, key heads, tokens, dim)`, the mask the placeholder.
+    Tokens `sliding_window` positions back, or more, are not seen.
 
     Returns:
         The output, `(1, tokens, heads, dim)`, and no weights.

@@ -12,7 +12,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.embedded.model import resolve
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -89,7 +89,9 @@ class PretrainedPolicy:
         if self.lora:
             model = self._add_adapter(model, self.lora)
         if self.adapter:
-            model = self._load_adapter(model, self.adapter)
+            said = f"{self.adapter}: no adapter for {self.path} could be loaded"
+            with explained(said, OSError, ValueError, RuntimeError):
+                model = PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
         return model.train()
 
     def load_meta(self) -> nn.Module:
@@ -98,7 +100,8 @@ class PretrainedPolicy:
         Raises:
             UserError: the configuration of the model or adapter cannot be loaded.
         """
-        try:
+        said = f"{self.path}: no configuration of a causal language model in this folder or hub id"
+        with explained(said, OSError, ValueError, ImportError):
             config = AutoConfig.from_pretrained(resolve(self.path), trust_remote_code=self.trust_remote_code)
             with torch.device("meta"), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
@@ -107,10 +110,6 @@ class PretrainedPolicy:
                     attn_implementation=self.attention,
                     trust_remote_code=self.trust_remote_code,
                 )
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(
-                f"{self.path}: no configuration of a causal language model in this folder or hub id ({error})"
-            ) from error
         model.tie_weights()
         with torch.device("meta"):
             if self.quantize:
@@ -119,16 +118,11 @@ class PretrainedPolicy:
             if self.lora:
                 model = self._add_adapter(model, self.lora)
             if self.adapter:
-                model = get_peft_model(model, self._adapter_config(self.adapter))
+                with explained(f"{self.adapter}: no configuration of an adapter", OSError, ValueError):
+                    adapter = PeftConfig.from_pretrained(self.adapter)
+                adapter.inference_mode = False
+                model = get_peft_model(model, adapter)
         return model.train()
-
-    def _adapter_config(self, adapter: str) -> PeftConfig:
-        try:
-            config = PeftConfig.from_pretrained(adapter)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{adapter}: no configuration of an adapter ({error})") from error
-        config.inference_mode = False
-        return config
 
     def _prepared(self, model: PreTrainedModel) -> Any:
         keep_layout(model)
@@ -142,7 +136,8 @@ class PretrainedPolicy:
 
     def _load_base(self, device: torch.device | str, in_shards: bool = False) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)
-        try:
+        said = f"{self.path}: no causal language model could be loaded from this folder or hub id"
+        with explained(said, OSError, ValueError, ImportError):
             return AutoModelForCausalLM.from_pretrained(
                 resolve(self.path),
                 dtype=dtype,
@@ -151,10 +146,6 @@ class PretrainedPolicy:
                 device_map={"": device},
                 trust_remote_code=self.trust_remote_code,
             )
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(
-                f"{self.path}: no causal language model could be loaded from this folder or hub id ({error})"
-            ) from error
 
     def _add_adapter(self, model: PreTrainedModel, lora: LoRA) -> nn.Module:
         config = LoraConfig(
@@ -164,16 +155,8 @@ class PretrainedPolicy:
             target_modules=lora.targets,
             task_type="CAUSAL_LM",
         )
-        try:
+        with explained(f"{self.path}: no adapter on the layers {lora.targets!r}", ValueError):
             return get_peft_model(model, config)
-        except ValueError as error:
-            raise UserError(f"{self.path}: no adapter on the layers {lora.targets!r} ({error})") from error
-
-    def _load_adapter(self, model: PreTrainedModel, adapter: str) -> PeftModel:
-        try:
-            return PeftModel.from_pretrained(model, adapter, is_trainable=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"{adapter}: no adapter for {self.path} could be loaded ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -187,11 +170,7 @@ class GivenPolicy:
     model: nn.Module
 
     def load(self, device: torch.device | str = "cpu", in_shards: bool = False) -> nn.Module:
-        """Return the model, in training mode, on a device.
-
-        Raises:
-            UserError: none of its parameters is trained.
-        """
+        """Return the model, in training mode, on a device; one without trained parameters is a `UserError`."""
         if not any(param.requires_grad for param in self.model.parameters()):
             raise UserError(
                 "PreferenceModule: no parameter of the policy requires a gradient, so none would be trained"
@@ -201,11 +180,7 @@ class GivenPolicy:
 
 
 def source_of(policy: Any) -> PretrainedPolicy | GivenPolicy:
-    """Return the source of a policy given as a path, a `PretrainedPolicy` or a model.
-
-    Raises:
-        UserError: it is none of them.
-    """
+    """Return the source of a policy given as a path, a `PretrainedPolicy` or a model; else raise a `UserError`."""
     if isinstance(policy, str | Path):
         return PretrainedPolicy(str(policy))
     if isinstance(policy, nn.Module):

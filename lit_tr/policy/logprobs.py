@@ -42,7 +42,10 @@ def token_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
         model: a causal language model of Hugging Face's interface; for a packed batch one that passes `why_not_packed`.
         batch: prompts and responses.
     """
-    return _packed(model, batch) if isinstance(batch, PackedBatch) else _padded(model, batch)
+    if isinstance(batch, PackedBatch):
+        return _packed(model, batch)
+    logits, targets = _padded_logits(model, batch)
+    return -F.cross_entropy(logits, targets, reduction="none")
 
 
 def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
@@ -68,12 +71,6 @@ def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> 
         causal = causal_model(model)
         return _logits(causal, _hidden(causal, batch)[batch.predictors[tokens]]).log_softmax(dim=-1)
     return _padded_logits(model, batch)[0][tokens].log_softmax(dim=-1)
-
-
-def _padded(model: nn.Module, batch: Any) -> Tensor:
-    """Return the log-prob of each response token by the model's own logits, `(response tokens,)`."""
-    logits, targets = _padded_logits(model, batch)
-    return -F.cross_entropy(logits, targets, reduction="none")
 
 
 def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:

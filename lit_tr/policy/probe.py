@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -134,10 +134,8 @@ def _pairs(model: nn.Module, length: int) -> tuple[list[TokenizedExample], list[
         TokenizedExample(ids(prompt), ids(RESPONSE_LENGTHS[i]), ids(RESPONSE_LENGTHS[i + 2]))
         for i, prompt in enumerate((1, length))
     )
-    return [first, last], [
-        replace(first, rejected=ids(RESPONSE_LENGTHS[2])),
-        replace(last, chosen=ids(RESPONSE_LENGTHS[1])),
-    ]
+    others = [replace(first, rejected=ids(RESPONSE_LENGTHS[2])), replace(last, chosen=ids(RESPONSE_LENGTHS[1]))]
+    return [first, last], others
 
 
 def _log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
@@ -177,16 +175,10 @@ def _round_off(model: nn.Module, pairs: Sequence[TokenizedExample]) -> float:
 
 def _depends(model: nn.Module) -> bool:
     """Return whether the log-probs of the unchanged responses depend on the embeddings of the others."""
-    pairs, others = _pairs(model, MARGIN)
-    batch, other = Collator()(pairs), Collator()(others)
-    assert isinstance(batch, PackedBatch)
-    assert isinstance(other, PackedBatch)
+    batch, other = (cast(PackedBatch, Collator()(pairs)) for pairs in _pairs(model, MARGIN))
     embedded: list[Tensor] = []
-    hook = (
-        causal_model(model)
-        .get_input_embeddings()
-        .register_forward_hook(lambda module, args, output: embedded.append(output.requires_grad_()))
-    )
+    embeddings = causal_model(model).get_input_embeddings()
+    hook = embeddings.register_forward_hook(lambda module, args, output: embedded.append(output.requires_grad_()))
     try:
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(_log_probs(model, batch)[UNCHANGED].sum(), embedded)

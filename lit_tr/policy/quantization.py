@@ -66,9 +66,7 @@ def quantized_copy(model: Any) -> Any:
 def nf4(compute_dtype: torch.dtype, in_shards: bool = False) -> BitsAndBytesConfig:
     """Return the configuration of a 4-bit base for transformers.
 
-    Args:
-        compute_dtype: precision that the layers compute in.
-        in_shards: store the codes as numbers of that precision, since FSDP2 shards floating-point weights only.
+    With `in_shards` codes are stored as numbers of the computing precision: FSDP2 shards floating-point weights only.
     """
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -98,9 +96,8 @@ def make_nf4(model: Any) -> None:
 
 def _meta_state(shape: torch.Size, dtype: torch.dtype) -> QuantState:
     blocks = -(-shape.numel() // BLOCK)
-    scales = QuantState(
-        torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32
-    )  # scales are 8 bits wide, and 256 of them share one of their own
+    # scales are 8 bits wide, and 256 of them share one of their own
+    scales = QuantState(torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32)
     return QuantState(
         torch.empty(blocks, dtype=torch.uint8),
         shape=shape,

@@ -14,11 +14,7 @@ from lit_tr.errors import UserError
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard a model's weights, layer by layer, in place.
-
-    Args:
-        model: a causal language model, with an adapter or without.
-        mesh: the devices that each weight is sharded over.
+    """Shard the weights of a causal language model over some devices, layer by layer, in place.
 
     Raises:
         UserError: some weights are not floating-point numbers.
@@ -43,11 +39,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def data_mesh(mesh: DeviceMesh | None) -> DeviceMesh | None:
-    """Return the devices that the weights are sharded over, if they are.
-
-    Raises:
-        UserError: tensor parallelism is configured, too.
-    """
+    """Return the devices that the weights are sharded over, if they are; tensor parallelism is a `UserError`."""
     if mesh is None:
         return None
     if mesh["tensor_parallel"].size() > 1:

@@ -11,12 +11,7 @@ __all__ = ["AdapterReference", "CopyReference", "FrozenReference", "Reference", 
 
 
 def alternatives(source: PretrainedPolicy, soft: bool) -> dict[str, Reference]:
-    """Return the references that work with a policy, by a short description.
-
-    Args:
-        source: the policy.
-        soft: whether they take soft updates.
-    """
+    """Return the references that work with a policy, and with `soft` updates, by a short description."""
     if source.lora or source.adapter:
         return {"Frozen": FrozenReference(), "Adapter": AdapterReference()}
     kinds: dict[str, Reference] = {"Frozen": FrozenReference(), "Copy": CopyReference()}

@@ -1,7 +1,6 @@
 """AdapterReference: a reference that is a second LoRA adapter on the policy's own base."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +12,6 @@ from lit_tr.errors import UserError
 from lit_tr.policy.adapters import (
     POLICY_ADAPTER,
     adapter_parameters,
-    adapter_switched,
     add_adapter_copy,
     has_adapter,
     lora_factors,
@@ -66,11 +64,7 @@ class AdapterReference(Reference):
         self.average, self.rank, self.dtype, self.log_error = average, rank, dtype, log_error
 
     def setup(self, trainer: Any, module: Any) -> None:
-        """Check that the trainer does not cast an adapter that has a `dtype` of its own.
-
-        Raises:
-            UserError: it does.
-        """
+        """Check that the trainer does not cast an adapter that has a `dtype` of its own."""
         if self.dtype and str(trainer.precision) in CAST_PRECISIONS:
             raise UserError(
                 f"trainer.precision {trainer.precision} would cast the reference that is to stay in {self.dtype}: take "
@@ -79,11 +73,7 @@ class AdapterReference(Reference):
             )
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become a copy of the policy.
-
-        Raises:
-            UserError: the policy trains no adapter, or one that is no plain LoRA.
-        """
+        """Become a copy of the policy, which must train a plain LoRA adapter."""
         if not has_adapter(policy):
             raise UserError(
                 "AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference"
@@ -93,29 +83,16 @@ class AdapterReference(Reference):
         add_adapter_copy(policy, self.adapter, rank=self.rank, growth=growth, dtype=dtype)
         self._copy(policy)
 
-    @contextmanager
-    def active(self, policy: nn.Module) -> Iterator[nn.Module]:
-        """Return a context whose value is the policy with the reference's adapter."""
-        with adapter_switched(policy, self.adapter):
-            yield policy
-
     def on_fit_start(self, trainer: Any, module: Any) -> None:
-        """Check the alpha that each update gives to each layer.
-
-        Raises:
-            UserError: the A and B of a layer have different ones, in weight space.
-        """
+        """Check that each update gives the A and B of a layer one alpha, in weight space."""
         for update in updates_of(trainer) if self.average == "weight_space" else []:
             self._alphas(module.policy, update.weights(SMALL_ALPHA))
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Move the reference's adapter towards the policy's.
+        """Move the reference's adapter towards the policy's, which must not have diverged.
 
         Returns:
             `relative_error`: of the adapter's new weights to the average of the weights.
-
-        Raises:
-            UserError: alpha is not in [0, 1], A and B of a layer have different ones, or the policy has diverged.
         """
         if alpha == 0:
             return {}
@@ -137,8 +114,7 @@ class AdapterReference(Reference):
     @torch.no_grad()
     def distance(self, policy: nn.Module) -> float:
         """Return the Frobenius norm of the difference between what the two adapters add to the weights."""
-        squares = [_squared_distance(*pair) for pair in self._pairs(policy).values()]
-        return torch.stack(squares).sum().sqrt().item()
+        return torch.stack([_squared_distance(*pair) for pair in self._pairs(policy).values()]).sum().sqrt().item()
 
     def _pairs(self, policy: nn.Module) -> dict[str, tuple[LowRank, ...]]:
         """Return the factors of the policy and of the reference, by layer."""

@@ -18,11 +18,7 @@ Buffers = Literal["copy", "average", "leave"]
 
 
 def check_alpha(alpha: float, zero: bool = False) -> float:
-    """Return alpha if it lies in (0, 1], or with `zero` in [0, 1].
-
-    Raises:
-        UserError: it does not.
-    """
+    """Return alpha if it lies in (0, 1], or with `zero` in [0, 1]; else raise a `UserError`."""
     if 0 < alpha <= 1 or (zero and alpha == 0):
         return alpha
     interval, never = ("[0, 1]", "leaves") if zero else ("(0, 1]", "would never move")
@@ -30,11 +26,7 @@ def check_alpha(alpha: float, zero: bool = False) -> float:
 
 
 def alpha_of(alpha: Alpha, name: str) -> float:
-    """Return the alpha of a parameter.
-
-    Raises:
-        UserError: it is not in [0, 1].
-    """
+    """Return the alpha of a parameter, or raise a `UserError` if it is not in [0, 1]."""
     return check_alpha(alpha(name) if callable(alpha) else alpha, zero=True)
 
 
@@ -171,11 +163,7 @@ class ModuleReference:
 
 
 def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
-    """Check that a reference has a tensor of the same shape for each of the policy's.
-
-    Raises:
-        UserError: it does not; the message names the first one.
-    """
+    """Raise a `UserError` that names the first tensor of the policy without one of its shape in the reference."""
     for name, param in policy.items():
         if name not in reference:
             raise UserError(
@@ -187,11 +175,7 @@ def check_match(policy: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -
 
 
 def check_models(policy: nn.Module, reference: nn.Module) -> None:
-    """Check that one model can follow another: the same names and shapes, and a policy with trained parameters.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Raise a `UserError` unless a model can follow the policy: the same names and shapes, and some are trained."""
     ours, theirs = parameters(policy), parameters(reference)
     check_match(ours, theirs)
     check_match(theirs, ours)

@@ -7,7 +7,7 @@ argument of each method.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
+from lit_tr.policy.adapters import adapter_switched
 from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, vocabulary_log_probs
-from lit_tr.policy.sharding import write
+from lit_tr.policy.sharding import shard, write
 from lit_tr.reference.averaging import Alpha
 
 KL_TOKENS = 256
@@ -29,7 +30,8 @@ class Reference(ABC):
     """The model that a policy is compared with. Subclasses keep their arguments as attributes of the same names.
 
     `PreferenceModule` calls `setup`, `prepare`, `shard`, `on_fit_start`, `on_train_start` and `on_train_batch_start` in
-    this order; a callback calls `update`. Subclasses must override `prepare`, `active` and `update`.
+    this order; a callback calls `update`. Each of them raises a `UserError` where the run does not go with this
+    reference. Subclasses must override `prepare` and `update`, and `active` if they have neither `model` nor `adapter`.
 
     Attributes:
         moves: it can follow the policy.
@@ -50,22 +52,16 @@ class Reference(ABC):
     optional: tuple[str, ...] = ()
 
     def setup(self, trainer: Any, module: Any) -> None:
-        """Check that it works with a trainer, its callbacks and a module; no weights are loaded yet.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Check that it works with a trainer, its callbacks and a module; no weights are loaded yet."""
 
     @abstractmethod
     def prepare(self, policy: nn.Module) -> None:
-        """Become a copy of the policy.
-
-        Raises:
-            UserError: this kind of reference does not work with this kind of policy.
-        """
+        """Become a copy of the policy."""
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Shard the weights of the second model, if there is one."""
+        if self.model is not None:
+            shard(self.model, mesh)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Prepare for training: weights have their final precision and device, and the rows are loaded."""
@@ -80,9 +76,9 @@ class Reference(ABC):
     def on_train_batch_start(self, module: Any, batch: PairBatch) -> None:
         """Handle a batch before the policy is trained on it; `batch.drawn` is the chunk that it was drawn in."""
 
-    @abstractmethod
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
-        """Return a context whose value is the reference's model."""
+        """Return a context whose value is the reference's model: the second model, or the policy with its adapter."""
+        return adapter_switched(policy, self.adapter) if self.model is None else nullcontext(self.model)
 
     @abstractmethod
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
@@ -104,10 +100,7 @@ class Reference(ABC):
         return self.state_dict().values()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors to save by attribute path: those of a second model that moves.
-
-        An adapter's are in the policy.
-        """
+        """Return the tensors to save by attribute path: a moving second model's. An adapter's are in the policy."""
         weights = self.model.state_dict() if self.moves and self.model is not None else {}
         return {f"model.{name}": value for name, value in weights.items()}
 
@@ -132,10 +125,7 @@ class Reference(ABC):
             self.model._apply(fn)
 
     def token_log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
-        """Return the reference log-probs of the scored tokens, `(scored tokens,)`, without gradient and dropout.
-
-        Precomputed ones are taken from the batch.
-        """
+        """Return the log-probs of scored tokens, `(scored tokens,)`: precomputed, or without gradient and dropout."""
         if batch.reference_log_probs is not None:
             return batch.reference_log_probs
         with self.active(policy) as model, scoring(model):

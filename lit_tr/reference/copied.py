@@ -1,7 +1,6 @@
 """CopyReference: a reference that is a second model."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -13,7 +12,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import has_adapter
 from lit_tr.policy.quantization import NF4Linear, quantized_copy
-from lit_tr.policy.sharding import shard
 from lit_tr.reference.averaging import Alpha, distance, parameters, soft_update
 from lit_tr.reference.base import Reference, frozen_copy, updates_of
 from lit_tr.reference.precision import LowOrderBits, MasterWeights, PlainAverage, moved
@@ -61,28 +59,20 @@ class CopyReference(Reference):
         self.averaged = AVERAGES[average](average_device)
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become a copy of the policy.
-
-        Raises:
-            UserError: the policy trains an adapter.
-        """
+        """Become a copy of a policy without an adapter."""
         if has_adapter(policy):
             raise UserError("CopyReference would copy the whole base of an adapter: take AdapterReference")
         dtype = None if self.hard_only else getattr(torch, self.dtype or "", None)
         self.model = frozen_copy(policy, quantized_copy if self.hard_only else deepcopy).to(self.device, dtype)
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Shard the weights of the second model as those of the policy are.
-
-        Raises:
-            UserError: it is held in 4 bits, or on a device of its own.
-        """
+        """Shard the weights of the second model as those of the policy are."""
         if self.hard_only or self.device:
             raise UserError(
                 "CopyReference: a sharded second model is on the policy's devices and not in 4 bits: leave dtype nf4 "
                 "and device out"
             )
-        shard(self.model, mesh)
+        super().shard(mesh)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Start the average if an update will need it: the weights now have their final precision."""
@@ -91,16 +81,8 @@ class CopyReference(Reference):
         else:
             self.averaged.begin(parameters(self.model))
 
-    def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
-        """Return a context whose value is the second model."""
-        return nullcontext(self.model)
-
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Move the second model towards the policy.
-
-        Raises:
-            UserError: alpha is not in [0, 1], or the model is in 4 bits and alpha is not 1.
-        """
+        """Move the second model towards the policy; in 4 bits alpha must be 1."""
         if self.hard_only and alpha != 1:
             raise UserError("CopyReference: a model in 4 bits takes only hard updates of all layers")
         packed = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, NF4Linear)}
@@ -117,8 +99,8 @@ class CopyReference(Reference):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights of the second model and the tensors of their average."""
-        weights = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        return weights | {f"{AVERAGE_PREFIX}{path}": value for path, value in vars(self.averaged.kept).items()}
+        averaged = {f"{AVERAGE_PREFIX}{path}": value for path, value in vars(self.averaged.kept).items()}
+        return super().state_dict() | averaged
 
     def load_state_dict(self, state: dict[str, Tensor]) -> list[str]:
         """Load the weights, and the average if the checkpoint has one; else drop it."""

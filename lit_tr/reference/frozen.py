@@ -1,7 +1,6 @@
 """FrozenReference: the policy as it was at the start."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
-from lit_tr.policy.adapters import adapter_switched, add_adapter_copy, has_adapter, is_base
-from lit_tr.policy.sharding import of_ranks, shard
+from lit_tr.policy.adapters import add_adapter_copy, has_adapter, is_base
+from lit_tr.policy.sharding import of_ranks
 from lit_tr.reference import ahead
 from lit_tr.reference.averaging import Alpha, checksum
 from lit_tr.reference.base import Reference, frozen_copy
@@ -43,11 +41,7 @@ class FrozenReference(Reference):
         self._known: dict[str, str] = {}
 
     def setup(self, trainer: Any, module: Any) -> None:
-        """Check that the rows to precompute are known.
-
-        Raises:
-            UserError: the rows are not loaded before training.
-        """
+        """Check that the rows to precompute are loaded before training."""
         self._precomputes = self.precompute and trainer.state.fn == TrainerFn.FITTING
         if self._precomputes and "train" not in getattr(trainer.datamodule, "examples", {}):
             raise UserError(
@@ -56,11 +50,7 @@ class FrozenReference(Reference):
             )
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become a copy of the policy.
-
-        Raises:
-            UserError: `precompute` is set and the policy trains an adapter.
-        """
+        """Become a copy of the policy; `precompute` is for one without an adapter."""
         if self._precomputes and has_adapter(policy):
             raise UserError(
                 "FrozenReference: precompute saves a second model, and with an adapter there is none: leave it out"
@@ -71,17 +61,8 @@ class FrozenReference(Reference):
             self.adapter = "initial"
             add_adapter_copy(policy, self.adapter)
 
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Shard the weights of the second model."""
-        if self.model is not None:
-            shard(self.model, mesh)
-
     def on_fit_start(self, trainer: Any, module: Any) -> None:
-        """Precompute the log-probs of all rows, or load them.
-
-        Raises:
-            UserError: the run is resumed with other rows, or without the file.
-        """
+        """Precompute the log-probs of all rows, or load them; a resumed run needs the same rows and the files."""
         if not self._precomputes:
             return
         folder = Path(self.folder or Path(trainer.default_root_dir) / "reference_log_probs")
@@ -91,7 +72,8 @@ class FrozenReference(Reference):
             if name not in trainer.datamodule.examples:
                 continue
             rows = ahead.Rows(trainer.datamodule, name)
-            key = known.get(name) or _hash(rows.digest(), model, trainer.precision)
+            of = repr((rows.digest(), model, trainer.precision)).encode()
+            key = known.get(name) or blake2b(of, digest_size=16).hexdigest()
             path = folder / f"{key}.safetensors"
             exists = all(of_ranks(path.exists()))
             if known and not exists:
@@ -102,8 +84,7 @@ class FrozenReference(Reference):
             rows.attach(scored)
             self._known[name] = key
 
-    @contextmanager
-    def active(self, policy: nn.Module) -> Iterator[nn.Module]:
+    def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
         """Return a context whose value is the initial policy.
 
         Raises:
@@ -113,11 +94,7 @@ class FrozenReference(Reference):
             raise UserError(
                 "FrozenReference: with precompute it holds no model, and knows only the rows of train and val"
             )
-        if self.model is not None:
-            yield self.model
-            return
-        with adapter_switched(policy, self.adapter):
-            yield policy
+        return super().active(policy)
 
     def token_log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
         """Return the initial policy's log-probs of the scored tokens, `(scored tokens,)`."""
@@ -134,13 +111,5 @@ class FrozenReference(Reference):
         self._known = states[0] or {}
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Raise: it does not move.
-
-        Raises:
-            UserError: always.
-        """
+        """Raise a `UserError`: it does not move."""
         raise UserError("FrozenReference does not move: take CopyReference or AdapterReference, or no reference update")
-
-
-def _hash(*parts: Any) -> str:
-    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()

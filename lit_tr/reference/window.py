@@ -39,21 +39,13 @@ class WindowReference(Reference):
         self._is_policy = True
 
     def setup(self, trainer: Any, module: Any) -> None:
-        """Find the callback that moves it, and keep the validation batches.
-
-        Raises:
-            UserError: there is no such callback, or the batches of a window cannot be drawn as one chunk.
-        """
+        """Find the callback that moves it, and keep the validation batches."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._callback = hard_update(trainer)
             draw_from(trainer.fit_loop.epoch_loop.val_loop, KeptLoader)
 
     def prepare(self, policy: nn.Module) -> None:
-        """Become a copy of the policy.
-
-        Raises:
-            UserError: the policy trains an adapter.
-        """
+        """Check that the policy trains no adapter."""
         if has_adapter(policy):
             raise UserError(
                 "WindowReference saves a second model, and with an adapter there is none: take AdapterReference, whose "
@@ -65,11 +57,7 @@ class WindowReference(Reference):
         return self._callback.next_update(step) - step
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Find the validation batches; after a resume within a window, with their log-probs.
-
-        Raises:
-            UserError: the batches are not those that were scored, or the next update is at another step.
-        """
+        """Find the validation batches; after a resume within a window, which must be the same one, with log-probs."""
         self._validation = _validation_loader(trainer)
         if self._saved:
             self._check_window(trainer)
@@ -77,11 +65,7 @@ class WindowReference(Reference):
                 self._validation.log_probs = _matched(self._validation.batches, self._saved[self._rank]["validation"])
 
     def on_train_batch_start(self, module: Any, batch: PairBatch) -> None:
-        """Put the reference log-probs on a batch; before the first one of a window, score all batches of it.
-
-        Raises:
-            UserError: the batches are not those that were scored before a resume.
-        """
+        """Put the reference log-probs on a batch; before the first one of a window, score all batches of it."""
         drawn = batch.drawn
         if drawn.log_probs is None and self._saved:
             drawn.log_probs = _matched(drawn.batches, self._saved[self._rank]["train"])
@@ -107,11 +91,7 @@ class WindowReference(Reference):
         return nullcontext(policy)
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
-        """Become the policy, and drop the log-probs.
-
-        Raises:
-            UserError: alpha is not 1.
-        """
+        """Become the policy, and drop the log-probs; alpha must be 1."""
         if alpha != 1:
             raise UserError("WindowReference takes only hard updates of all layers: take CopyReference")
         if self._validation:
@@ -152,17 +132,11 @@ class WindowReference(Reference):
 
 
 def hard_update(trainer: Any) -> Any:
-    """Return the one callback that moves the module's reference, which makes hard updates.
-
-    Raises:
-        UserError: there is none, there are several, or it is not hard; or the next update's step is not certain.
-    """
+    """Return the one callback that moves the reference by hard updates at certain steps, or raise a `UserError`."""
     updates = updates_of(trainer)
     if len(updates) != 1 or not (updates[0].hard and updates[0].scheduled):
-        given = (
-            " and ".join(type(one).__name__ + " with layers" * bool(one.layers) for one in updates)
-            or "no update of the reference"
-        )
+        names = [type(one).__name__ + " with layers" * bool(one.layers) for one in updates]
+        given = " and ".join(names) or "no update of the reference"
         raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {given}: else take CopyReference")
     for obstacle, present in {
         "16-mixed precision, which skips steps: take bf16-mixed": getattr(trainer.precision_plugin, "scaler", None),

@@ -3,29 +3,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
-from lit_tr.data.collator import Collator
-from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
-from lit_tr.policy import LoRA, PretrainedPolicy, response_log_probs
+from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.policy.adapters import adapter_parameters
-from lit_tr.policy.logprobs import scoring
 from lit_tr.reference import AdapterReference
-
-BATCH = Collator(packed=False)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
-
-
-def moved(policy, seed=2):
-    """Train one step by hand."""
-    torch.manual_seed(seed)
-    for param in policy.parameters():
-        if param.requires_grad:
-            param.data += 0.1 * torch.randn_like(param)
-    return policy
-
-
-def policy_log_probs(policy):
-    with scoring(policy):
-        return response_log_probs(policy, BATCH)
+from tests.reference.by_hand import BATCH, moved, policy_log_probs
 
 
 def test_soft_update_of_factors_is_the_average_of_each(llama_dir):

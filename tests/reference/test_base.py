@@ -1,14 +1,11 @@
 import pytest
 import torch
 
-from lit_tr.data.collator import Collator
-from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.policy import LoRA, PretrainedPolicy, response_log_probs
-from lit_tr.policy.logprobs import scoring
 from lit_tr.reference import AdapterReference, CopyReference, FrozenReference
+from tests.reference.by_hand import BATCH, moved, policy_log_probs
 
-BATCH = Collator(packed=False)([TokenizedExample([5, 17], [300, 41, 0], [8, 0])])
 KINDS = {
     "copy": (CopyReference, {}),
     "adapter": (AdapterReference, {"lora": LoRA(r=4, dropout=0.3)}),
@@ -21,20 +18,6 @@ def prepared(kind, llama_dir):
     policy, reference = PretrainedPolicy(llama_dir, **options).load(), make()
     reference.prepare(policy)
     return policy, reference
-
-
-def moved(policy, seed=2):
-    """Train one step by hand."""
-    torch.manual_seed(seed)
-    for param in policy.parameters():
-        if param.requires_grad:
-            param.data += 0.1 * torch.randn_like(param)
-    return policy
-
-
-def policy_log_probs(policy):
-    with scoring(policy):
-        return response_log_probs(policy, BATCH)
 
 
 @pytest.mark.parametrize("kind", KINDS)
