@@ -17,7 +17,7 @@ from lit_tr import (
     PreferenceModule,
     SoftReferenceUpdate,
 )
-from lit_tr.data import Example, Rows
+from lit_tr.data import Example, Objects, Rows
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, IPO, KTO, SFT
@@ -172,7 +172,7 @@ def test_margins_and_confidences_reach_the_loss(llama_dir, packed):
         return Example(row["prompt"], row["chosen"], row["rejected"], margin=2.0, confidence=0.75)
 
     model = module(llama_dir, loss=DPO(beta=0.5, margin_scale=0.5))
-    rows = data(llama_dir, format=format, packed=packed)
+    rows = data(llama_dir, Objects([row for _, row in SyntheticPairs(16).rows()], format=format), packed=packed)
     Trainer(**QUIET, max_steps=1, enable_checkpointing=False).fit(model, rows)
     # at the start all rewards are 0, so that the loss is that of the offset -0.5 * 2
     expected = 0.75 * math.log(1 + math.exp(1)) + 0.25 * math.log(1 + math.exp(-1))

@@ -116,17 +116,17 @@ def test_bad_rows_of_a_stream_are_listed_and_logged(llama_dir, rows, write_rows,
     logger = CSVLogger(tmp_path)
     fit(llama_dir, Rows(path), [], logger=logger, data={"max_bad_rows": 99})
     listed = [json.loads(line) for line in (tmp_path / "lightning_logs/version_0/bad_rows.train.0.jsonl").open()]
-    assert [(row["where"], row["reason"]) for row in listed] == [
+    assert [(row["location"], row["reason"]) for row in listed] == [
         (f"{path}, row 0", "'rejected' is an empty response"),
         (f"{path}, row 2", "no 'chosen'"),
     ]
-    assert said[-1].startswith("data.train: skipped 2 rows: 1 x 'rejected' is an empty response; 1 x no 'chosen'")
+    assert said[-1].startswith("data.train: left out 2 rows: 1 x 'rejected' is an empty response; 1 x no 'chosen'")
     assert "lightning_logs" in said[-1]
 
 
-def test_a_bad_row_of_a_stream_ends_training_with_its_place(llama_dir, rows, write_rows):
+def test_a_bad_row_of_a_stream_ends_training_with_its_location(llama_dir, rows, write_rows):
     path = write_rows([*rows[:5], {**rows[5], "rejected": ""}])
-    with pytest.raises(UserError, match=f"^{path}, row 5: 'rejected' is an empty response; fix the row"):
+    with pytest.raises(UserError, match=f"first is {path}, row 5: 'rejected' is an empty response. Fix them"):
         fit(llama_dir, Rows(path), [], workers=1)
 
 

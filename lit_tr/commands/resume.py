@@ -22,7 +22,7 @@ from lit_tr.hparams import TRAINING_ONLY, is_unsaved, parameters
 MODULE = "lit_tr.module.PreferenceModule"
 EXPERIMENT = re.compile(
     r"seed_everything|model|model\.(reference|loss)|model\.policy(\.(path|adapter|quantize|lora).*)?|update"
-    r"|data\.(train|format).*"
+    r"|data\.train.*"
 )
 """Options that identify an experiment; the others may change within one."""
 

@@ -59,9 +59,7 @@ class TokenCache(Dataset[TokenizedExample]):
         """Return an example, or some."""
         if isinstance(index, slice):
             return self.__getitems__(range(len(self))[index])
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.__getitems__([index])[0]
+        return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[TokenizedExample]:
         """Return some examples, all of a batch at a time."""

@@ -22,7 +22,7 @@ def test_every_shipped_config_is_instantiated(path, monkeypatch):
         run=False,
         args=[*commanded(path), "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1"],
     )
-    assert cli.datamodule.tokenizer_path == cli.model.source.path
+    assert cli.datamodule.given_tokenizer == cli.model.source.path
 
 
 def commanded(path):
@@ -55,7 +55,7 @@ def test_overlays_say_what_they_are_named_after(monkeypatch):
 def test_hh_configs_train_another_model_on_a_file_by_overrides_alone(name, llama_dir, write_rows, tmp_path):
     start = "\n\nHuman: Tell me about a cold river.\n\nAssistant:"
     rows = [{"chosen": f"{start} It is icy {i}.", "rejected": f"{start} It is hot {i}."} for i in range(12)]
-    rows.append({"chosen": "no dialogue", "rejected": "none"})  # skipped
+    rows.append({"chosen": "no dialogue", "rejected": "none"})  # left out
     path = write_rows(rows)
     main(
         [
@@ -67,6 +67,7 @@ def test_hh_configs_train_another_model_on_a_file_by_overrides_alone(name, llama
             f"--data.val.path={path}",
             "--data.val.split=train[:4]",
             "--data.max_length=128",
+            "--data.max_bad_rows=1",
             "--update.every_n_steps=1",
             "--trainer.max_steps=2",
             "--trainer.val_check_interval=2",
@@ -207,14 +208,14 @@ def test_the_saved_config_takes_dotted_options_and_overlays_without_a_class_path
     args = [f"--config={saved}", f"--config={overlay}", "--model.loss.beta=0.5", "--model.policy.path=elsewhere"]
     cli = configured(args)
     assert (cli.model.source.path, cli.model.source.lora.r, cli.model.loss.beta) == ("elsewhere", 3, 0.5)
-    assert cli.datamodule.tokenizer_path == "elsewhere"
+    assert cli.datamodule.given_tokenizer == "elsewhere"
 
 
 def test_kto_asks_for_kl_rows_whatever_class_the_module_is_of(own, config):
     for options in ([], ["--model=own_module.Mine"]):
         sys.path.append(".")
         cli = LitTRCLI(run=False, args=[f"--config={config}", *options, "--model.loss=KTO"])
-        assert cli.datamodule.intake("train").layout.collator.mismatched
+        assert cli.datamodule.collator.mismatched
 
 
 def test_a_schedule_that_goes_by_a_metric_names_it(config):

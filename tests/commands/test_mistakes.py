@@ -17,7 +17,10 @@ from tests.runs import fails, losses
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.train.class_path=lit_tr.data.Rows", "--data.train.path=none.jsonl"], "none.jsonl: no such file"),
+        (
+            ["--data.train.class_path=lit_tr.data.Rows", "--data.train.path=none.jsonl"],
+            "none.jsonl: there is no such file",
+        ),
         (["--model.policy.path=nobody/nothing"], "nobody/nothing: no"),
         (["--model.reference=lit_tr.reference.AdapterReference"], "AdapterReference needs a policy with an adapter"),
         (
@@ -31,9 +34,9 @@ from tests.runs import fails, losses
         (["--update.alpha=1.5"], "alpha must be in (0, 1]"),
         (["--update.every_n_steps=0"], "every_n_steps must be at least 1"),
         (["--model.loss.beta=-1"], "beta must be above 0"),
-        (["--data.format=lit_tr.data.formats.nothing"], "data.format"),
+        (["--data.train.format=lit_tr.data.formats.nothing"], "data.train"),
         (["--model.loss=nothing"], "model.loss"),
-        (["--data.on_bad_row=maybe"], "on_bad_row"),
+        (["--data.max_bad_rows=-1"], "max_bad_rows"),
         (["--data.max_length=8"], "leaves no room for a prompt"),
         (["--ckpt_path=last"], "there is no complete checkpoint of this experiment below"),
         (["--ckpt_path=none.ckpt"], "none.ckpt"),

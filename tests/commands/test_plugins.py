@@ -32,8 +32,8 @@ def fit(config, tmp_path, monkeypatch, write_rows):
         "factor": 3.0,
     }
     content["model"] = {"class_path": "own_parts.ScaledModule", "init_args": model}
-    content["data"] |= {"train": {"class_path": "lit_tr.data.Rows", "init_args": {"path": write_rows(rows)}}}
-    content["data"] |= {"val": None, "format": "own_parts.quiz"}
+    train = {"path": write_rows(rows), "format": "own_parts.quiz"}
+    content["data"] |= {"train": {"class_path": "lit_tr.data.Rows", "init_args": train}, "val": None}
     Path("own.yaml").write_text(yaml.dump(content))
 
     def run(name, steps, *options):

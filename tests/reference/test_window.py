@@ -238,7 +238,7 @@ def assert_equal_windows(ours, theirs):
 
 @pytest.mark.parametrize(("step", "message"), [(5, None), (7, "WindowReference holds no weights")])
 def test_a_checkpoint_of_two_ranks_is_loaded_on_one(llama_dir, tmp_path, step, message):
-    """At an update it is evaluated as any other; within a window it says why it cannot be."""
+    """At an update it is evaluated and goes on as any other; within a window it says why it cannot."""
     saved = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
     run(llama_dir, WindowReference(), steps=step, callbacks=[saved])
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -246,7 +246,8 @@ def test_a_checkpoint_of_two_ranks_is_loaded_on_one(llama_dir, tmp_path, step, m
     torch.save(checkpoint, tmp_path / "two.ckpt")
     with pytest.raises(UserError, match=message) if message else nullcontext():
         assert evaluate(llama_dir, "test", tmp_path / "two.ckpt")[0]["test/log_ratios"] == 0
-    with pytest.raises(UserError, match="saved on 2 ranks in the middle of an epoch"):
+    stops = pytest.raises(UserError, match="saved on 2 ranks in the middle of a window")
+    with stops if message else nullcontext():
         run(llama_dir, WindowReference(), ckpt_path=tmp_path / "two.ckpt")
 
 
