@@ -22,8 +22,8 @@ from lit_tr.data.tokenization import Turns
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
 
-Data = Rows | Source | str | Path | list[dict[str, Any]]
-"""Rows: a source, a path or hub id, a list of rows; in Python also a data set of `datasets` or a data frame."""
+Data = Rows | Source | str | Path
+"""Rows, as a configuration gives them; in Python what `as_source` takes as well, such as a list of dicts."""
 
 
 BAD_ROWS = "bad_rows"
