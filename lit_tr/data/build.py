@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -59,22 +60,27 @@ class Block(NamedTuple):
     made_chat: int
 
 
-def blocks(source: Source, processor: RowProcessor, processes: int) -> Iterator[Block]:
+def blocks(source: Source, processor: RowProcessor, processes: int | None = None) -> Iterator[Block]:
     """Yield all blocks of a source, in its order.
+
+    Args:
+        source: where the rows come from.
+        processor: makes examples of them.
+        processes: how many processes; None takes one for each core. Other systems than Linux have one.
 
     Raises:
         UserError: a file, a format or the tokenizer is not as it should be; or a process was killed.
     """
-    cursor, forks = source.records(), processes > 1 and "fork" in get_all_start_methods()
-    number = 0
-    while not forks or number < ALONE:
+    cursor, number = source.records(), 0
+    count = (processes or len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
+    while count == 1 or number < ALONE:
         records = list(islice(cursor, BLOCK))
         if records:
             yield process_block(records, processor)
         if len(records) < BLOCK:
             return
         number += 1
-    yield from _of_processes(source, processor, cursor.state(), processes)
+    yield from _of_processes(source, processor, cursor.state(), count)
 
 
 def process_block(records: list[Record], processor: RowProcessor) -> Block:

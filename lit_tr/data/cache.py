@@ -184,7 +184,7 @@ class CacheBuilder:
         bar = tqdm(desc=f"data.{name}: tokenizing", unit=" rows", disable=None)
         try:
             with bar, ArrowWriter(path=str(partial), features=features) as writer:
-                for block in blocks(source, self.processor, self.processes or len(os.sched_getaffinity(0))):
+                for block in blocks(source, self.processor, self.processes):
                     writer.write_table(block.table)
                     bad_rows.add(block.rows, block.bad, judge=False)
                     unread |= block.unread

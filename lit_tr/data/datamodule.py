@@ -98,18 +98,25 @@ class PreferenceDataModule(LightningDataModule):
         super().__init__()
         if batch_size is None and max_tokens is None:
             batch_size = 4
-        _check(
-            turns in ("last", "all") or f"turns must be 'last' or 'all', not {turns!r}",
-            not (batch_size and max_tokens) or "give batch_size or max_tokens, and null for the other one",
-            not (max_tokens and not packed) or "max_tokens counts packed tokens: leave packed true, or give batch_size",
-            not (bucket_by_length and not (buffer and batch_size))
-            or "bucket_by_length sorts what a buffer holds: give buffer and batch_size",
-            not (mismatched and batch_size == 1)
-            or "mismatched rows borrow from the batch: batch_size must be at least 2",
-            *_at_least(1, batch_size=batch_size, max_tokens=max_tokens, buffer=buffer, processes=processes),
-            *_at_least(0, num_workers=num_workers, max_bad_rows=max_bad_rows),
-            *_at_least(3, max_length=max_length),
+        at_least = (
+            *(("batch_size", batch_size, 1), ("max_tokens", max_tokens, 1), ("max_length", max_length, 3)),
+            *(("num_workers", num_workers, 0), ("max_bad_rows", max_bad_rows, 0)),
+            *(("buffer", buffer, 1), ("processes", processes, 1)),
         )
+        wrong = {
+            f"{name} must be at least {least}, not {value}": value is not None and value < least
+            for name, value, least in at_least
+        } | {
+            f"turns must be 'last' or 'all', not {turns!r}": turns not in ("last", "all"),
+            "give batch_size or max_tokens, and null for the other one": batch_size and max_tokens,
+            "max_tokens counts packed tokens: leave packed true, or give batch_size": max_tokens and not packed,
+            "mismatched rows borrow from the batch: batch_size must be at least 2": mismatched and batch_size == 1,
+            "bucket_by_length sorts what a buffer holds: give buffer and batch_size": bucket_by_length
+            and not (buffer and batch_size),
+        }
+        for message, is_wrong in wrong.items():
+            if is_wrong:
+                raise UserError(f"PreferenceDataModule: {message}")
         given = {"train": (train, "train"), "val": (val, "validation"), "test": (test, "test")}
         self.sources = {name: None if one[0] is None else as_source(*one) for name, one in given.items()}
         self.sources["test"] = self.sources["test"] or self.sources["val"]
@@ -249,7 +256,9 @@ class PreferenceDataModule(LightningDataModule):
         shared = np.flatnonzero(np.isin(val, train))
         if len(shared):
             first = self.examples["val"].location(int(shared[0]))
-            rank_zero_info(f"data.val: the prompts of {len(shared)} of {len(val)} rows are in data.train too: {first}")
+            rank_zero_info(
+                f"data.val: the prompts of {len(shared)} of {len(val)} examples are in data.train too, first {first}"
+            )
 
     def _streamed(self) -> RankLoader:
         source = self.sources["train"]
@@ -262,12 +271,12 @@ class PreferenceDataModule(LightningDataModule):
             self.layout,
             self.collator,
             self.buffer,
-            self.shuffle,
-            self.seed,
-            self._rank,
-            self._ranks,
-            self.max_bad_rows,
-            listed_in,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            rank=self._rank,
+            ranks=self._ranks,
+            max_bad_rows=self.max_bad_rows,
+            listed_in=listed_in,
         )
         return RankLoader(stream, self.num_workers, self.collator([]))
 
@@ -281,19 +290,6 @@ class PreferenceDataModule(LightningDataModule):
         return EpochLoader(
             examples, packs, batch_size, self.collator, self._rank, self._ranks, shuffle, self.seed, self.num_workers
         )
-
-
-def _check(*holds: bool | str) -> None:
-    for found in holds:
-        if found is not True:
-            raise UserError(f"PreferenceDataModule: {found}")
-
-
-def _at_least(least: int, **values: float | None) -> list[bool | str]:
-    return [
-        value is None or value >= least or f"{name} must be at least {least}, not {value}"
-        for name, value in values.items()
-    ]
 
 
 def load_tokenizer(given: str | Any) -> PreTrainedTokenizerBase:

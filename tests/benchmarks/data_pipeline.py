@@ -40,6 +40,7 @@ from lit_tr import PreferenceDataModule
 from lit_tr.data import Rows
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.formats import implicit_prompt
+from lit_tr.data.packing import fill
 from lit_tr.embedded import TINY, resolve
 from lit_tr.policy import PretrainedPolicy, response_log_probs
 
@@ -90,6 +91,10 @@ def cache(args: argparse.Namespace, folder: Path) -> None:
     loader = data.train_dataloader()
     next(iter(loader))
     first, before = time.perf_counter() - start, private()
+    sizes = data.examples["train"].sizes(data.collator)
+    filling = {budget: seconds(lambda budget=budget: fill(sizes, budget)) for budget in (2 * 2048, 16_384)}
+    filled = ", ".join(f"{taken:.2f} s for packs of {budget:,} tokens" for budget, taken in filling.items())
+    print(f"\nFilling: {filled}.")
     held = sum(data.examples["train"].column(name).clip(0).sum() for name in ("prompt", "chosen", "rejected"))
     for _ in loader:
         pass
