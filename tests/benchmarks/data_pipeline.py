@@ -1,11 +1,12 @@
 """The token cache and streams: speed, memory and resume, beside the tokenizer, `datasets.map`, and TRL.
 
 usage: python tests/benchmarks/data_pipeline.py --model DIR --data FILE [--parts cache cache_memory stream
-           stream_memory] [--cache_rows 61000] [--rows 1000000] [--repeats 3]
+           stream_memory] [--chat] [--cache_rows 61000] [--rows 1000000] [--repeats 3]
 
 cache: rows of UltraFeedback's lengths, made of the words of FILE (Anthropic HH), as prompt, chosen and rejected text.
 Seconds of the first start beside those of the tokenizer alone (Rust, all cores), of `datasets.map` with a process for
-each core, and of TRL's preparation; seconds from the start of reading to the first batch of the second start; bytes a
+each core, and of TRL's preparation (with --chat the rows are messages, which each puts into the chat template; the
+tokenizer alone is given the texts); seconds from the start of reading to the first batch of the second start; bytes a
 token on disk, and private memory that an epoch of batches takes.
 
 cache_memory, stream_memory: private and resident memory with few short rows and with many; of streams also seconds to
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--parts", nargs="*", default=["cache", "cache_memory", "stream", "stream_memory"])
+    parser.add_argument("--chat", action="store_true")
     parser.add_argument("--cache_rows", type=int, default=61_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -74,9 +76,9 @@ def main() -> None:
 
 def cache(args: argparse.Namespace, folder: Path) -> None:
     file = folder / "ultrafeedback.jsonl"
-    write_long_rows(file, args.data, args.cache_rows)
+    write_long_rows(file, args.data, args.cache_rows, args.chat)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    texts = [text for _, row in Rows(str(file)).rows() for text in three_texts(row)]
+    texts = [text for _, row in Rows(str(file)).rows() for text in three_texts(row, tokenizer)]
     alone = seconds(lambda: encode(tokenizer, texts))
     tokens = sum(map(len, encode(tokenizer, texts[:3000]))) / 1000 * args.cache_rows
     print(f"{args.cache_rows:,} rows, about {tokens / args.cache_rows:.0f} tokens of three texts each; {CORES} cores\n")
@@ -106,7 +108,7 @@ def cache(args: argparse.Namespace, folder: Path) -> None:
     )
 
 
-def write_long_rows(path: Path, words_of: str, rows: int) -> None:
+def write_long_rows(path: Path, words_of: str, rows: int, chat: bool) -> None:
     words = " ".join(str(row["chosen"]) for _, row in Rows(words_of).rows()).split()
     draw = random.Random(0)
 
@@ -116,10 +118,18 @@ def write_long_rows(path: Path, words_of: str, rows: int) -> None:
 
     with path.open("w") as file:
         for _ in range(rows):
-            file.write(json.dumps({"prompt": text(110), "chosen": " " + text(180), "rejected": " " + text(160)}) + "\n")
+            row: dict[str, Any] = {"prompt": text(110), "chosen": " " + text(180), "rejected": " " + text(160)}
+            if chat:
+                roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+                row = {name: [{"role": roles[name], "content": said.strip()}] for name, said in row.items()}
+            file.write(json.dumps(row) + "\n")
 
 
-def three_texts(row: Any) -> list[str]:
+def three_texts(row: Any, tokenizer: Any) -> list[str]:
+    if isinstance(row["prompt"], list):
+        prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        chats = (row["prompt"] + row[name] for name in ("chosen", "rejected"))
+        return [prompt, *(tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats)]
     return [row["prompt"], row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]]
 
 
@@ -138,11 +148,10 @@ def cached(model: str, file: Path, folder: Path, **options: Any) -> PreferenceDa
 
 
 def mapped(tokenizer: Any, file: Path) -> None:
-    def ids(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        columns = zip(
-            *(three_texts(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)), strict=True
-        )
-        return {name: tokenizer(list(texts))["input_ids"] for name, texts in zip(rows, columns, strict=True)}
+    def ids(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
+        each = (dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True))
+        columns = zip(*(three_texts(row, tokenizer) for row in each), strict=True)
+        return {f"{name}_ids": tokenizer(list(texts))["input_ids"] for name, texts in zip(rows, columns, strict=True)}
 
     rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(file.parent / "map"))
     rows.map(ids, batched=True, num_proc=CORES)
