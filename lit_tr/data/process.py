@@ -7,7 +7,7 @@ from lit_tr.data.chat import strings
 from lit_tr.data.example import Example
 from lit_tr.data.formats.conversion import Conversion
 from lit_tr.data.rows.source import Record
-from lit_tr.data.tokenization import NO_ROOM, TokenizedExample, Turns, cut_left, is_chat, tokenize
+from lit_tr.data.tokenization import NO_ROOM, TokenizedExample, Turns, truncate_left, is_chat, tokenize
 from lit_tr.data.truncation import drop_messages, truncate_responses
 from lit_tr.errors import BadRowError, UserError
 
@@ -127,7 +127,7 @@ class RowProcessor:
         if not self.truncate_prompts:
             raise BadRowError(TOO_LONG, sizes, _all(whole))
         if not is_chat(example):
-            return replace(whole, prompt=cut_left(whole.prompt, room, self.tokenizer.bos_token_id))
+            return replace(whole, prompt=truncate_left(whole.prompt, room, self.tokenizer.bos_token_id))
         left = drop_messages(example, self._tokenize, lambda one: self._fits(one, most)) or whole
         if not self._fits(left, most) and not self.truncate_responses:
             raise BadRowError(TOO_LONG, f"{sizes}; its last turn has {len(left.prompt)}", _all(whole))

@@ -190,7 +190,7 @@ class RankLoader(StatefulDataLoader):
         now, then = [self.stream.ranks, self.num_workers], state_dict["readers"]
         if now != then:
             raise UserError(
-                f"the checkpoint's place in the data is that of {then[0]} ranks with {then[1]} workers each, and now "
+                f"the checkpoint's state of the data is that of {then[0]} ranks with {then[1]} workers each, and now "
                 f"there are {now[0]} with {now[1]}: go on with as many, for rows would be repeated or left out; or "
                 "export the policy and start a new run from it"
             )

@@ -136,7 +136,7 @@ def is_chat(example: Example) -> bool:
     return any(isinstance(text, list) for text in (example.prompt, example.chosen, example.rejected))
 
 
-def cut_left(prompt: list[int], room: int, bos: int | None) -> list[int]:
+def truncate_left(prompt: list[int], room: int, bos: int | None) -> list[int]:
     """Return the last `room` ids of a prompt, its first BOS token among them."""
     if len(prompt) <= room:
         return prompt
@@ -170,7 +170,7 @@ def _encode(texts: list[str], tokenizer: Any, chat: bool) -> list[list[int]]:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = not chat
-    # ids alone: without the places in the text, which transformers asks for as well, a quarter faster
+    # ids alone: without the offsets in the text, which transformers asks for as well, a quarter faster
     return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=not chat)]
 
 

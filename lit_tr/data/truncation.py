@@ -50,7 +50,7 @@ def drop_messages(
 
 
 def truncate_responses(example: TokenizedExample, room: int) -> TokenizedExample:
-    """Return an example with the first `room` tokens of each response: one that is cut has no end token.
+    """Return an example with the first `room` tokens of each response; one that is truncated has no end token.
 
     Raises:
         BadRowError: what is left of both responses is equal, or nothing is left that is scored.
