@@ -7,7 +7,7 @@ from lit_tr.data.chat import strings
 from lit_tr.data.example import Example
 from lit_tr.data.formats.conversion import Conversion
 from lit_tr.data.rows.source import Record
-from lit_tr.data.tokenization import NO_ROOM, TokenizedExample, Turns, truncate_left, is_chat, tokenize
+from lit_tr.data.tokenization import NO_ROOM, TokenizedExample, Turns, is_chat, tokenize, truncate_left
 from lit_tr.data.truncation import drop_messages, truncate_responses
 from lit_tr.errors import BadRowError, UserError
 
