@@ -1,14 +1,15 @@
 """Records -> blocks of tokenized examples, in several processes."""
 
+import gc
 import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
-from itertools import islice
+from itertools import cycle, islice
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from queue import Empty
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +39,10 @@ SCHEMA = pa.schema(
 )
 BLOCK = 500
 """Records that are processed at a time."""
-ALONE = 2
+ALONE = 1
 """Blocks that are processed before it is worth starting processes."""
+AHEAD = 4
+"""Blocks of a process that may wait for those of others."""
 
 
 class Block(NamedTuple):
@@ -141,50 +144,57 @@ def _hash(ids: list[int]) -> int:
     return int.from_bytes(digest, signed=True)
 
 
-def _of_processes(source: Source, processor: RowProcessor, state: Any, processes: int) -> Iterator[Block]:
+def _of_processes(source: Source, processor: RowProcessor, state: Any, count: int) -> Iterator[Block]:
     """Yield the blocks from a state on: process k of n takes the blocks k, k + n, ... and skips the others."""
     context = get_context("fork")
-    pipes, started = [], []
-    for number in range(processes):
-        receiver, sender = context.Pipe(duplex=False)
-        target = context.Process(target=_work, args=(source, processor, state, number, processes, sender), daemon=True)
-        target.start()
-        sender.close()
-        pipes.append(receiver)
-        started.append(target)
+    queues = [context.Queue(AHEAD) for _ in range(count)]
+    processes = [
+        context.Process(target=_work, args=(source, processor, state, number, count, queue), daemon=True)
+        for number, queue in enumerate(queues)
+    ]
     try:
-        for number in _forever(processes):
-            try:
-                block = pipes[number].recv()
-            except EOFError:
-                raise UserError(
-                    "a process that tokenizes rows was killed, for want of memory perhaps: set data.processes lower"
-                ) from None
+        for process in processes:
+            process.start()
+        for number in cycle(range(count)):
+            block = _next(queues[number], processes[number])
             if block is None:
                 return
             if isinstance(block, Exception):
                 raise block
             yield block
     finally:
-        for process in started:
+        for process in processes:
             process.kill()
             process.join()
 
 
-def _work(source: Source, processor: RowProcessor, state: Any, number: int, processes: int, sender: Connection) -> None:
+def _next(queue: Any, process: Any) -> Any:
+    """Return what comes next from a process.
+
+    Raises:
+        UserError: it was killed.
+    """
+    while True:
+        is_alive = process.is_alive()
+        try:
+            return queue.get(timeout=1)
+        except Empty:
+            if not is_alive:
+                raise UserError(
+                    "a process that tokenizes rows was killed, for want of memory perhaps: set data.processes lower"
+                ) from None
+
+
+def _work(source: Source, processor: RowProcessor, state: Any, number: int, count: int, queue: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
+    gc.freeze()  # or each collection would go through what this process shares with that one, and copy it
     try:
         cursor = source.records(None, state)
         skipped = number * BLOCK
         while cursor.skip(skipped) == skipped and (records := list(islice(cursor, BLOCK))):
-            sender.send(process_block(records, processor))
-            skipped = (processes - 1) * BLOCK
-        sender.send(None)
+            queue.put(process_block(records, processor))
+            skipped = (count - 1) * BLOCK
+        queue.put(None)
     except Exception as error:
-        sender.send(error)
-
-
-def _forever(count: int) -> Iterator[int]:
-    while True:
-        yield from range(count)
+        queue.put(error)
