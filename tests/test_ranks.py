@@ -11,7 +11,7 @@ import torch
 from lit_tr.data import Collator
 from lit_tr.data.formats import explicit_prompt
 from lit_tr.data.tokenization import tokenize
-from lit_tr.embedded import SyntheticPairs
+from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.losses import KTO, Scores
 from lit_tr.policy import PretrainedPolicy, response_log_probs
 from lit_tr.reference import CopyReference
@@ -336,15 +336,15 @@ torch.save(resumed, f"{folder}/resumed.{trainer.global_rank}")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_run_goes_on_within_an_epoch_on_another_number_of_ranks_and_workers(llama_dir, tmp_path, way):
+def test_a_run_goes_on_within_an_epoch_on_another_number_of_ranks_and_workers(tmp_path, way):
     """Of 22 pairs in steps of 4, the last step of each epoch has 2: weights are those of one process throughout."""
     folder = tmp_path / way
     folder.mkdir()
-    run(tmp_path, RESHARD_SCRIPT, llama_dir, str(folder))
+    run(tmp_path, RESHARD_SCRIPT, TINY, str(folder))
     whole = folder / "whole"
     whole.mkdir()
     alone = RESHARD_SCRIPT.partition("before, now")[0]
-    run(tmp_path, f"{alone}torch.save(run(1, 9)[1], folder + '/whole')", llama_dir, str(whole))
+    run(tmp_path, f"{alone}torch.save(run(1, 9)[1], folder + '/whole')", TINY, str(whole))
     resumed, epoch = torch.load(folder / "resumed.0")
     expected, epochs = torch.load(whole / "whole")
     assert epoch == epochs
