@@ -79,15 +79,18 @@ def cache(args: argparse.Namespace, folder: Path) -> None:
     write_long_rows(file, args.data, args.cache_rows, args.chat)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     texts = [text for _, row in Rows(str(file)).rows() for text in three_texts(row, tokenizer)]
-    alone = seconds(lambda: encode(tokenizer, texts))
-    tokens = sum(map(len, encode(tokenizer, texts[:3000]))) / 1000 * args.cache_rows
-    print(f"{args.cache_rows:,} rows, about {tokens / args.cache_rows:.0f} tokens of three texts each; {CORES} cores\n")
-    found = {"tokenizer alone": alone, "lit_tr, first start": seconds(lambda: cached(args.model, file, folder))}
-    found["datasets.map"] = seconds(lambda: mapped(tokenizer, file))
-    found["TRL"] = by_trl(tokenizer, file)
+    tokens = sum(map(len, encode(tokenizer, texts[:3000]))) / 1000
+    print(f"{args.cache_rows:,} rows, about {tokens:.0f} tokens of three texts each; {CORES} cores; medians\n")
+    found: dict[str, list[float]] = {"tokenizer alone": [], "lit_tr, first start": [], "datasets.map": [], "TRL": []}
+    for number in range(args.repeats):
+        found["tokenizer alone"].append(seconds(lambda: encode(tokenizer, texts)))
+        found["lit_tr, first start"].append(seconds(lambda at=folder / str(number): cached(args.model, file, at)))
+    found["datasets.map"].append(seconds(lambda: mapped(tokenizer, file)))
+    found["TRL"].append(by_trl(tokenizer, file))
     print("| | seconds | of the tokenizer alone |\n| --- | --- | --- |")
     for name, taken in found.items():
-        print(f"| {name} | {taken:.1f} | {taken / alone:.2f} |", flush=True)
+        print(f"| {name} | {median(taken):.1f} | {median(taken) / median(found['tokenizer alone']):.2f} |", flush=True)
+    folder = folder / "0"
     start = time.perf_counter()
     data = cached(args.model, file, folder)
     loader = data.train_dataloader()
