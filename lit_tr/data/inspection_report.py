@@ -25,6 +25,9 @@ MAX_LENGTHS = (512, 1024, 2048, 4096)
 STYLES = {"prompt": ("0.6", "-"), "chosen": ("C0", "--"), "rejected": ("C1", ":"), WHOLE: ("black", "-")}
 """Color and line of each curve; they differ in grey too."""
 
+NAMED = 5
+"""Bad rows of each reason whose locations are printed."""
+
 
 class Report:
     """Prints what is in a token cache, and what `fit` would make of it.
@@ -87,14 +90,13 @@ class Report:
         return "takes these rows" if len(self.cache) > len(too_large) else "stops: no rows to train on"
 
     def _bad_rows(self, found: list[BadRow]) -> None:
-        first: dict[str, BadRow] = {}
-        counts: dict[str, int] = {}
+        by_reason: dict[str, list[BadRow]] = {}
         for row in found:
-            first.setdefault(row.reason, row)
-            counts[row.reason] = counts.get(row.reason, 0) + 1
-        for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]):
-            self._say("", f"{count:,} x {reason}; first:")
-            self._say("", f"  {first[reason].location}{_detail(first[reason])}")
+            by_reason.setdefault(row.reason, []).append(row)
+        for reason, rows in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
+            self._say("", f"{len(rows):,} x {reason}{'; first:' if len(rows) > NAMED else ':'}")
+            for row in rows[:NAMED]:
+                self._say("", f"  {row.location}{_detail(row)}")
 
     def _too_large(self) -> list[BadRow]:
         most = self.data.max_tokens

@@ -245,7 +245,7 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
         log_initial=False,
     )
     data = PreferenceDataModule(
-        args.model, Rows(args.data), batch_size=args.pairs, max_length=MAX_LENGTH, shuffle=False
+        args.model, Rows(args.data, chat=False), batch_size=args.pairs, max_length=MAX_LENGTH, shuffle=False
     )
     trainer = Trainer(
         accelerator=args.device,

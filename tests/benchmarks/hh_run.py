@@ -35,6 +35,8 @@ def main() -> None:
             f"--model.policy.path={args.model}",
             f"--data.train.path={args.data}",
             "--data.train.split=train[200:]",
+            "--data.train.chat=false",
+            "--data.val.chat=false",
             f"--data.val.path={args.data}",
             "--data.val.split=train[:200]",
         ]

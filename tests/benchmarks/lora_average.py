@@ -105,7 +105,7 @@ def on_a_run(args: argparse.Namespace) -> None:
         optimizer=lambda params: torch.optim.AdamW(params, lr=5e-5, weight_decay=0.0),
         log_initial=False,
     )
-    data = PreferenceDataModule(args.model, Rows(args.data), batch_size=4, max_length=512, shuffle=False)
+    data = PreferenceDataModule(args.model, Rows(args.data, chat=False), batch_size=4, max_length=512, shuffle=False)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     torch.manual_seed(1)
     Trainer(accelerator="cpu", max_steps=args.steps, gradient_clip_val=2.0, callbacks=update, **quiet).fit(module, data)

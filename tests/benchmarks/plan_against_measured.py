@@ -83,7 +83,9 @@ def modules(args: argparse.Namespace, run: dict) -> tuple:
         lora=LoRA() if run.get("lora") else None,
         gradient_checkpointing=run.get("checkpointing", False),
     )
-    data = PreferenceDataModule(args.model, Rows(str(path)), batch_size=args.pairs, packed=run.get("packed", True))
+    data = PreferenceDataModule(
+        args.model, Rows(str(path), chat=False), batch_size=args.pairs, packed=run.get("packed", True)
+    )
     data.setup("fit")
     held = getattr(reference, run["reference"])(**run.get("options", {}))
     return PreferenceModule(source, held, DPO(beta=0.05)), data

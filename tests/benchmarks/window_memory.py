@@ -86,7 +86,7 @@ def train(args: argparse.Namespace) -> dict:
         optimizer=lambda params: torch.optim.AdamW(params, lr=1e-6, fused=True),
         log_initial=False,
     )
-    rows = Rows(args.data, split=f"train[:{args.pairs * (args.steps + args.tau)}]")
+    rows = Rows(args.data, split=f"train[:{args.pairs * (args.steps + args.tau)}]", chat=False)
     data = PreferenceDataModule(args.model, rows, batch_size=args.pairs, max_length=args.max_length, shuffle=False)
     trainer = Trainer(
         accelerator="cpu",

@@ -38,7 +38,7 @@ def test_a_file_and_a_tokenizer_are_enough(tmp_path, capsys, write_rows):
     said = inspected(capsys, "rows.jsonl", "--tokenizer", resolve(TINY), "--data.val.path", "val.jsonl")
     train, val = said.split("data.val ─")
     assert "rows       5: 4 kept, 1 left out\n" in train
-    assert "1 x 'rejected' is an empty response; first:\n             rows.jsonl, row 0\n" in train
+    assert "1 x 'rejected' is an empty response:\n             rows.jsonl, row 0\n" in train
     assert "fit        stops: more rows are left out than data.max_bad_rows 0.01 allows\n" in train
     assert "explicit_prompt, plain text (4 of the first 4 good rows)" in train
     assert "overlap" not in train
@@ -54,7 +54,7 @@ def test_what_fit_would_leave_out_for_max_tokens_counts(capsys, write_rows):
     path = write_rows(PAIRS[1:] + long)
     options = "--tokenizer", TINY, "--data.max_tokens", 40, "--examples", 0
     said = inspected(capsys, path, *options)
-    assert "1 x the example passes max_tokens; first:" in said
+    assert "1 x the example passes max_tokens:" in said
     assert "fit        stops" in said
     assert "packs      2 of at most 40 tokens" in said
     assert "fit        takes these rows" in inspected(capsys, path, *options, "--data.max_bad_rows", 1)
