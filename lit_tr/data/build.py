@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from multiprocessing import get_context
 from queue import Empty
 from typing import Any, NamedTuple
@@ -39,8 +39,8 @@ SCHEMA = pa.schema(
 )
 BLOCK = 500
 """Records that are processed at a time."""
-ALONE = 1
-"""Blocks that are processed before it is worth starting processes."""
+ALONE = 100
+"""Records that are processed before it is worth starting processes."""
 AHEAD = 4
 """Blocks of a process that may wait for those of others."""
 
@@ -74,15 +74,15 @@ def blocks(source: Source, processor: RowProcessor, processes: int | None = None
     Raises:
         UserError: a file, a format or the tokenizer is not as it should be; or a process was killed.
     """
-    cursor, number = source.records(), 0
+    cursor, size = source.records(), ALONE
     count = (processes or len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
-    while count == 1 or number < ALONE:
-        records = list(islice(cursor, BLOCK))
+    while count == 1 or size == ALONE:
+        records = list(islice(cursor, size))
         if records:
             yield process_block(records, processor)
-        if len(records) < BLOCK:
+        if len(records) < size:
             return
-        number += 1
+        size = BLOCK
     yield from _of_processes(source, processor, cursor.state(), count)
 
 
@@ -114,9 +114,11 @@ def process_block(records: list[Record], processor: RowProcessor) -> Block:
 
 
 def _table(examples: list[TokenizedExample], locations: list[str]) -> pa.Table:
-    ids = [[*e.prompt, *(e.chosen or ()), *(e.rejected or ())] for e in examples]
+    parts = [ids for e in examples for ids in (e.prompt, *e.responses)]
+    lengths = [len(e.prompt) + sum(map(len, e.responses)) for e in examples]
+    ids = np.fromiter(chain.from_iterable(parts), np.int32, sum(lengths))
     columns: dict[str, Any] = {
-        "ids": ids,
+        "ids": pa.ListArray.from_arrays(np.cumsum([0, *lengths], dtype=np.int32), ids),
         "prompt": [len(e.prompt) for e in examples],
         "chosen": [-1 if e.chosen is None else len(e.chosen) for e in examples],
         "rejected": [-1 if e.rejected is None else len(e.rejected) for e in examples],

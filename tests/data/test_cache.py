@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_tr.data.build import BLOCK
+from lit_tr.data.build import ALONE, BLOCK
 from lit_tr.data.cache import CacheBuilder
 from lit_tr.data.process import Processed, RowProcessor
 from lit_tr.data.rows import Source
@@ -128,7 +128,7 @@ def test_rows_that_nobody_could_find_again_are_kept_nowhere(build, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("rows", [0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 3])
+@pytest.mark.parametrize("rows", [0, 1, ALONE - 1, ALONE, 5 * BLOCK + 3])
 def test_several_processes_give_the_same_file_as_one(build, tmp_path, rows):
     given = [{"bad": f"{i}"} if i % 7 == 3 else example(i) for i in range(rows)]
     alone = build(Given(given), folder=tmp_path / "alone")
