@@ -24,6 +24,7 @@ def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
     assert "does not train under fsdp" in fails(capsys, "plan", "--config", config, "--trainer.strategy=fsdp")
 
 
+@pytest.mark.slow
 def test_plan_of_shards_counts_what_loading_takes(config, capsys):
     strategy = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
     main(["plan", "--config", config, strategy, "--devices=4", "--memory=1GB"])

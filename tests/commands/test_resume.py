@@ -9,7 +9,7 @@ from lit_tr.commands import main
 from tests.runs import fails, losses
 
 
-@pytest.mark.parametrize("stop", [3, 4, 6])
+@pytest.mark.parametrize("stop", [3, pytest.param(4, marks=pytest.mark.slow), 6])
 @pytest.mark.parametrize("window", [False, True])
 def test_ckpt_path_last_goes_on(config, tmp_path, stop, window):
     """In the middle of the first and second epoch of 4 shuffled batches, and between them."""

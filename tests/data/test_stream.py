@@ -143,7 +143,7 @@ def taken(loader, batches):
     return numbers(list(islice(loader, batches)))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_loader_goes_on_after_what_was_taken(shards, workers):
     def loader():
         return RankLoader(stream(shards, buffer=7), workers, None)
