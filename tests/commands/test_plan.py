@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from lit_tr.commands import main
 from tests.runs import fails
 
