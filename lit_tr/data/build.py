@@ -137,8 +137,7 @@ def _table(examples: list[TokenizedExample], locations: list[str]) -> pa.Table:
 def _scored(example: TokenizedExample) -> list[bool] | None:
     if example.chosen_scored is None and example.rejected_scored is None:
         return None
-    sides = (example.chosen, example.chosen_scored), (example.rejected, example.rejected_scored)
-    return [one for ids, scored in sides if ids is not None for one in (scored or [True] * len(ids))]
+    return [one for ids, scored in example.masked for one in (scored or [True] * len(ids))]
 
 
 def _hash(ids: list[int]) -> int:

@@ -38,7 +38,7 @@ class Collator:
         ahead = [e.ahead for e in examples if e.ahead is not None]
         mismatched = self._mismatched(chosen + rejected) if self.mismatched else []
         if self.mismatched and ahead:
-            mismatched = [(row.prompt, *_rows(row)[0]) for one in ahead for row in one.kl_rows]
+            mismatched = [(row.prompt, *row.masked[0]) for one in ahead for row in one.kl_rows]
         make = packed_batch if self.packed else padded_batch
         return make(
             chosen + rejected + mismatched,
@@ -54,7 +54,7 @@ class Collator:
         """Return the KL rows of each example of a whole set: its prompt with the responses of the one before it."""
         before = zip(examples, examples[-1:] + examples[:-1], strict=True)
         return [
-            [self._kl_row(e.prompt, *row) for row in _rows(other)] if e.prompt != other.prompt else []
+            [self._kl_row(e.prompt, *row) for row in other.masked] if e.prompt != other.prompt else []
             for e, other in before
         ]
 
@@ -90,11 +90,6 @@ class Collator:
 
 DUMMY = TokenizedExample([0], [0], [0])
 """The example of a dummy batch: every vocabulary has its tokens."""
-
-
-def _rows(example: TokenizedExample) -> list[tuple[list[int], list[bool] | None]]:
-    both = (example.chosen, example.chosen_scored), (example.rejected, example.rejected_scored)
-    return [(ids, scored) for ids, scored in both if ids is not None]
 
 
 def _log_probs_ahead(examples: list[TokenizedExample], with_kl_rows: bool) -> Tensor:

@@ -53,6 +53,12 @@ class TokenizedExample:
         return [ids for ids in (self.chosen, self.rejected) if ids is not None]
 
     @property
+    def masked(self) -> list[tuple[list[int], list[bool] | None]]:
+        """The responses that there are, chosen first, each with which of its ids are scored."""
+        both = (self.chosen, self.chosen_scored), (self.rejected, self.rejected_scored)
+        return [(ids, scored) for ids, scored in both if ids is not None]
+
+    @property
     def longest(self) -> int:
         """Tokens of the longer response."""
         return max(map(len, self.responses))

@@ -48,12 +48,7 @@ class Rows:
 
     def lengths(self) -> list[int]:
         """Return the number of scored tokens of each response."""
-        return [
-            len(ids) if scored is None else sum(scored)
-            for one in self.flat()
-            for ids, scored in ((one.chosen, one.chosen_scored), (one.rejected, one.rejected_scored))
-            if ids is not None
-        ]
+        return [len(ids) if scored is None else sum(scored) for one in self.flat() for ids, scored in one.masked]
 
     def attach(self, log_probs: Tensor) -> None:
         """Attach the log-probs of all scored tokens to the examples."""
