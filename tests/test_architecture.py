@@ -106,7 +106,7 @@ DATA = {  # the same within data/, from the bottom to the top
     "bad_rows": set(),
     "collator": {"batches", "tokenization"},
     "build": {"bad_rows", "process", "rows", "tokenization"},
-    "cache": {"bad_rows", "build", "collator", "process", "rows", "tokenization"},
+    "cache": {"bad_rows", "build", "collator", "packing", "process", "rows", "tokenization"},
     "loading": {"batches", "cache", "collator"},
     "stream": {"bad_rows", "batches", "collator", "packing", "process", "rows", "tokenization"},
 }

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lit_tr.errors import BadRowError, UserError
 
@@ -79,7 +79,9 @@ class BadRows:
         counts = Counter(row.reason for row in self.found).most_common()
         return "; ".join(f"{count} x {reason}" for reason, count in counts)
 
-    def write(self, path: Path) -> None:
-        """Write the bad rows as JSON lines with `location`, `reason`, `detail` and `tokens`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row._asdict()) + "\n" for row in self.found))
+
+def write(path: Path, rows: list[BadRow], mode: Literal["w", "a"] = "w") -> None:
+    """Write bad rows as JSON lines with `location`, `reason`, `detail` and `tokens`, or append them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open(mode) as file:
+        file.writelines(json.dumps(row._asdict()) + "\n" for row in rows)

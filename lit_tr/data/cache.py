@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -21,13 +22,17 @@ from tqdm import tqdm
 from lit_tr.data.bad_rows import BadRow, BadRows
 from lit_tr.data.build import SCHEMA, blocks
 from lit_tr.data.collator import Collator
+from lit_tr.data.packing import too_large
 from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Source
 from lit_tr.data.tokenization import Ahead, TokenizedExample
 from lit_tr.errors import UserError
 
-CODE = blake2b(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()
-"""A hash of what makes token ids of rows: a cache of another version is not found."""
+
+@cache
+def _code() -> str:
+    """Return a hash of what makes token ids of rows: a cache of another version is not found."""
+    return blake2b(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py")))).hexdigest()
 
 
 class TokenCache(Dataset[TokenizedExample]):
@@ -87,6 +92,14 @@ class TokenCache(Dataset[TokenizedExample]):
         responses = self.column("chosen").clip(0) + self.column("rejected").clip(0)
         lent = responses if self._ahead is None else np.roll(responses, 1)  # precomputed KL rows are those of the set
         return collator.sizes(self.column("prompt"), responses, lent)
+
+    def too_large(self, collator: Collator, max_tokens: int) -> list[BadRow]:
+        """Return the rows of the examples that take more tokens than a pack may have."""
+        sizes = self.sizes(collator)
+        return [
+            BadRow.of(self.location(index), too_large(int(sizes[index]), max_tokens))
+            for index in np.flatnonzero(sizes > max_tokens).tolist()
+        ]
 
     def select(self, indices: NDArray[np.int64]) -> Self:
         """Return some of the examples."""
@@ -152,7 +165,7 @@ class CacheBuilder:
             with tempfile.TemporaryDirectory(prefix="lit_tr-") as folder:
                 return self._made(source, name, Path(folder) / "tokens.arrow")
         home = self.folder or Path(datasets.config.HF_DATASETS_CACHE) / "lit_tr"
-        path = home / f"{_hash(CODE, rows, self._processor_key())}.arrow"
+        path = home / f"{_hash(_code(), rows, self._processor_key())}.arrow"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
@@ -197,9 +210,9 @@ class CacheBuilder:
             path.with_suffix(".json").write_text(json.dumps({**summary, "bad_rows": bad_rows.found}))
         finally:
             partial.unlink(missing_ok=True)
-        cache = self._found(path)
-        assert cache is not None
-        return cache
+        made = self._found(path)
+        assert made is not None
+        return made
 
     def _processor_key(self) -> str:
         tokenizer = self.processor.tokenizer

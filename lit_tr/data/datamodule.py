@@ -10,11 +10,11 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lit_tr.data.bad_rows import BadRow, BadRows
+from lit_tr.data.bad_rows import BadRow, BadRows, write
 from lit_tr.data.cache import CacheBuilder, TokenCache
 from lit_tr.data.collator import Collator
 from lit_tr.data.loading import EpochLoader
-from lit_tr.data.packing import TOO_LARGE, BatchLayout, fill
+from lit_tr.data.packing import BatchLayout, fill
 from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Rows, Source, as_source
 from lit_tr.data.stream import RankLoader, Stream
@@ -217,8 +217,9 @@ class PreferenceDataModule(LightningDataModule):
 
     def _cached(self, name: str, source: Source) -> TokenCache:
         cache = self.cached(name)
-        if self.max_tokens:
-            cache = self._without_too_large(cache, self.max_tokens)
+        if self.max_tokens and (large := cache.too_large(self.collator, self.max_tokens)):
+            cache.bad_rows.add(0, large)
+            cache = cache.select(np.flatnonzero(cache.sizes(self.collator) <= self.max_tokens))
         self._name_bad_rows(name, cache.bad_rows)
         if cache.made_chat:
             rank_zero_info(
@@ -233,21 +234,13 @@ class PreferenceDataModule(LightningDataModule):
             raise UserError(f"data.{name}: {source} has no rows to train on")
         return cache
 
-    def _without_too_large(self, cache: TokenCache, max_tokens: int) -> TokenCache:
-        sizes = cache.sizes(self.collator)
-        for index in np.flatnonzero(sizes > max_tokens):
-            detail = f"{sizes[index]} tokens with both responses, max_tokens {max_tokens}"
-            cache.bad_rows.add(0, [BadRow(cache.location(int(index)), TOO_LARGE, detail)])
-        fits = np.flatnonzero(sizes <= max_tokens)
-        return cache if len(fits) == len(cache) else cache.select(fits)
-
     def _name_bad_rows(self, name: str, bad_rows: BadRows) -> None:
         if not bad_rows.found:
             return
         listed = ""
         if self._folder and self._rank == 0:
             path = self._folder / f"{BAD_ROWS}.{name}.jsonl"
-            bad_rows.write(path)
+            write(path, bad_rows.found)
             listed = f"; they are listed in {path}"
         rank_zero_info(f"data.{name}: left out {len(bad_rows.found)} rows: {bad_rows.reasons}{listed}")
 

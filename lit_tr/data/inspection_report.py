@@ -15,7 +15,6 @@ from lit_tr.data.cache import TokenCache
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.inspection import WHOLE, Lengths, batch_tokens, cost, formats, overlap, repeats
 from lit_tr.data.marking import LEGEND, escaped, marked
-from lit_tr.data.packing import TOO_LARGE
 from lit_tr.data.rows import Source
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
@@ -102,11 +101,7 @@ class Report:
         most = self.data.max_tokens
         if not most or not len(self.cache):
             return []
-        sizes = self.cache.sizes(self.data.collator)
-        return [
-            BadRow(self.cache.location(int(index)), TOO_LARGE, f"{sizes[index]} tokens, max_tokens {most}")
-            for index in np.flatnonzero(sizes > most)
-        ]
+        return self.cache.too_large(self.data.collator, most)
 
     def _costs(self, lengths: Lengths) -> Table:
         table = _table("max_length", "examples lost", "prompts truncated", "tokens an epoch")

@@ -10,7 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lit_tr.errors import BadRowError
 
-TOO_LARGE = "the example passes max_tokens"
+
+def too_large(tokens: int, max_tokens: int) -> BadRowError:
+    """Return what is wrong with an example that goes into no pack."""
+    return BadRowError("the example passes max_tokens", f"{tokens} tokens with both responses, max_tokens {max_tokens}")
 
 
 class Batches(Sequence[NDArray[np.int64]]):
@@ -102,7 +105,7 @@ class BatchLayout:
             BadRowError: it has more tokens than a batch may have.
         """
         if self.max_tokens and tokens > self.max_tokens:
-            raise BadRowError(TOO_LARGE, f"{tokens} tokens with both responses, max_tokens {self.max_tokens}")
+            raise too_large(tokens, self.max_tokens)
 
     def batches(self, sizes: Sequence[int], draw: torch.Generator | None) -> list[list[int]]:
         """Return the indices of the examples of each batch; the last one may be short of batch_size.

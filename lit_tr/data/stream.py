@@ -1,6 +1,5 @@
 """Batches of a source that is read while training goes on, and goes on exactly after a stop."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from lit_tr.data.bad_rows import MANY, BadRow, BadRows
+from lit_tr.data.bad_rows import MANY, BadRow, BadRows, write
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.packing import BatchLayout
@@ -79,8 +78,9 @@ class Stream(IterableDataset):
             examples = [TokenizedExample(**one) for one in state["carried"]]
             before = len(bad_rows.found)
             row, ended = self._gather(cursor, bad_rows, examples, state["row"], reader, readers)
-            if not (self.epoch or state["done"]):  # bad rows are listed when they are first met
-                self._list(bad_rows.found[before:], reader)
+            new = bad_rows.found[before:]
+            if self.listed_in and new and not (self.epoch or state["done"]):  # listed when they are first met
+                write(self.listed_in.with_suffix(f".{reader}.jsonl"), new, "a")
             batches = layout.batches(list(map(self.collator.tokens, examples)), self._draw(state["block"], reader))
             carried = []
             if layout.batch_size and batches and not ended and len(batches[-1]) < layout.batch_size:
@@ -122,12 +122,6 @@ class Stream(IterableDataset):
             except UserError as error:
                 raise UserError(f"{record.location}: {error}") from error
         return row, False
-
-    def _list(self, bad_rows: list[BadRow], reader: int) -> None:
-        if self.listed_in and bad_rows:
-            self.listed_in.parent.mkdir(parents=True, exist_ok=True)
-            with self.listed_in.with_suffix(f".{reader}.jsonl").open("a") as file:
-                file.writelines(json.dumps(row._asdict()) + "\n" for row in bad_rows)
 
     def _draw(self, block: int, reader: int) -> torch.Generator | None:
         if not self.shuffle:

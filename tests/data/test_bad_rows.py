@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lit_tr.data.bad_rows import BadRow, BadRows
+from lit_tr.data.bad_rows import BadRow, BadRows, write
 from lit_tr.errors import BadRowError, UserError
 
 EMPTY, EQUAL = BadRow("f, row 1", "empty", "x"), BadRow("f, row 2", "equal")
@@ -36,7 +36,7 @@ def test_a_share_waits_for_more_rows_unless_most_are_bad():
 
 def test_rows_are_listed(tmp_path):
     bad_rows = BadRows(1, found=[BadRow.of("f, row 3", BadRowError("empty", "why")), EQUAL])
-    bad_rows.write(tmp_path / "run" / "bad.jsonl")
+    write(tmp_path / "run" / "bad.jsonl", bad_rows.found)
     lines = [json.loads(line) for line in (tmp_path / "run" / "bad.jsonl").read_text().splitlines()]
     assert lines[0] == {"location": "f, row 3", "reason": "empty", "detail": "why", "tokens": None}
     assert str(bad_rows.found[0]) == "f, row 3: empty (why)"

@@ -19,8 +19,18 @@ MOST_RESPONSES = 64
 """More in one row, a mistake surely, would make thousands of pairs."""
 
 
+class _OfPairs:
+    """Has `pairs`, which are checked."""
+
+    pairs: Pairs
+
+    def __post_init__(self) -> None:
+        if self.pairs not in ("best_worst", "best_random", "all"):
+            raise UserError(f"{type(self).__name__}: pairs must be best_worst, best_random or all, not {self.pairs!r}")
+
+
 @dataclass(frozen=True)
-class UltraFeedback:
+class UltraFeedback(_OfPairs):
     """An instruction and completions, each rated by several aspects (openbmb/UltraFeedback, arXiv 2310.01377).
 
     A completion is `{"response": str, "annotations": {aspect: {"Rating": "4"}}}`; a rating of `"N/A"` is none.
@@ -35,9 +45,6 @@ class UltraFeedback:
 
     score: str = "mean"
     pairs: Pairs = "best_worst"
-
-    def __post_init__(self) -> None:
-        _check_pairs(self)
 
     def __call__(self, row: Row) -> list[Example]:
         """Return the pairs of a row."""
@@ -60,7 +67,7 @@ class UltraFeedback:
 
 
 @dataclass(frozen=True)
-class CodeUltraFeedback:
+class CodeUltraFeedback(_OfPairs):
     """An instruction, responses, and a rating for each model (coseal/CodeUltraFeedback, arXiv 2403.09032).
 
     The responses are rated by the one aspect that the row's `preference` names. A rating belongs to the response of its
@@ -72,9 +79,6 @@ class CodeUltraFeedback:
 
     pairs: Pairs = "best_worst"
 
-    def __post_init__(self) -> None:
-        _check_pairs(self)
-
     def __call__(self, row: Row) -> list[Example]:
         """Return the pairs of a row."""
         annotations = [one for one in items(row, "annotations", dict) if one]
@@ -85,7 +89,7 @@ class CodeUltraFeedback:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(_OfPairs):
     """A prompt and responses with their `ranks`, 1 the best, or answers with a rank each (berkeley-nest/Nectar).
 
     Without `ranks` the responses stand in order, the best one first; columns alone cannot tell that, so this format is
@@ -96,9 +100,6 @@ class Ranking:
     """
 
     pairs: Pairs = "best_worst"
-
-    def __post_init__(self) -> None:
-        _check_pairs(self)
 
     def __call__(self, row: Row) -> list[Example]:
         """Return the pairs of a row."""
@@ -112,7 +113,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Ratings:
+class Ratings(_OfPairs):
     """An instruction, generations and a rating for each of them, the highest the best (distilabel's UltraFeedback).
 
     Args:
@@ -121,18 +122,10 @@ class Ratings:
 
     pairs: Pairs = "best_worst"
 
-    def __post_init__(self) -> None:
-        _check_pairs(self)
-
     def __call__(self, row: Row) -> list[Example]:
         """Return the pairs of a row."""
         rated = _zipped(items(row, "generations", str), value_of(row, "ratings"), "ratings", 1)
         return _examples(row, string(row, "instruction"), rated, self.pairs)
-
-
-def _check_pairs(format: Any) -> None:
-    if format.pairs not in ("best_worst", "best_random", "all"):
-        raise UserError(f"{type(format).__name__}: pairs must be best_worst, best_random or all, not {format.pairs!r}")
 
 
 def _zipped(texts: list[Any], numbers: Any, name: str, sign: int) -> list[tuple[Any, float | None]]:
