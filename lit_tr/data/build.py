@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from lit_tr.data.bad_rows import BadRow
 from lit_tr.data.process import RowProcessor
-from lit_tr.data.rows import Record, Source
+from lit_tr.data.rows import Cursor, Record, Source
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.errors import BadRowError, UserError
+from lit_tr.errors import BadRowError, UserError, explained
 
 SCHEMA = pa.schema(
     [
@@ -77,13 +77,18 @@ def blocks(source: Source, processor: RowProcessor, processes: int | None = None
     cursor, size = source.records(), ALONE
     count = (processes or len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
     while count == 1 or size == ALONE:
-        records = list(islice(cursor, size))
+        records = _taken(source, cursor, size)
         if records:
             yield process_block(records, processor)
         if len(records) < size:
             return
         size = BLOCK
     yield from _of_processes(source, processor, cursor.state(), count)
+
+
+def _taken(source: Source, cursor: Cursor, size: int) -> list[Record]:
+    with explained(f"{source}: the rows cannot be read", OSError):  # or it would pass for one of the cache's folder
+        return list(islice(cursor, size))
 
 
 def process_block(records: list[Record], processor: RowProcessor) -> Block:
@@ -193,7 +198,7 @@ def _work(source: Source, processor: RowProcessor, state: Any, number: int, coun
     try:
         cursor = source.records(None, state)
         skipped = number * BLOCK
-        while cursor.skip(skipped) == skipped and (records := list(islice(cursor, BLOCK))):
+        while cursor.skip(skipped) == skipped and (records := _taken(source, cursor, BLOCK)):
             queue.put(process_block(records, processor))
             skipped = (count - 1) * BLOCK
         queue.put(None)

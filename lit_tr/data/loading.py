@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.cache import TokenCache
 from lit_tr.data.collator import Collator
+from lit_tr.errors import UserError
 
 
 class EpochLoader:
@@ -70,12 +71,23 @@ class EpochLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, and how many of its items all ranks have taken."""
-        return {"epoch": self._epoch, "taken": self._taken}
+        """Return the epoch, how many of its items all ranks have taken, and how many it has."""
+        return {"epoch": self._epoch, "taken": self._taken, "items": self.count}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on after these items at the next `__iter__`."""
-        self._epoch, self._taken, self._resumes = state_dict["epoch"], state_dict["taken"], True
+        """Go on after these items at the next `__iter__`.
+
+        Raises:
+            UserError: within an epoch, and it had another number of items.
+        """
+        taken, items = state_dict["taken"], state_dict["items"]
+        if items != self.count and 0 < taken < items:
+            raise UserError(
+                f"the checkpoint was saved after {taken} of the epoch's {items} examples or packs, and now there are "
+                f"{self.count}: rows would come twice or not at all; go on with the same rows, batch_size or "
+                "max_tokens, or from a checkpoint of an epoch's end"
+            )
+        self._epoch, self._taken, self._resumes = state_dict["epoch"], self.count if taken == items else taken, True
 
     def batches_taken(self, state: dict[str, int]) -> int:
         """Return where a state stands in an epoch of this number of ranks, in batches."""

@@ -163,6 +163,20 @@ def test_a_folder_that_cannot_be_written_is_named(build, tmp_path):
         build([example(3)], folder=tmp_path / "file" / "cache")
 
 
+class Gone(Given):
+    def __str__(self):
+        return "rows of mine"
+
+    def rows(self):
+        yield from super().rows()
+        raise PermissionError(13, "Permission denied", "mine.db")
+
+
+def test_a_source_that_cannot_be_read_is_no_fault_of_the_folder(build):
+    with pytest.raises(UserError, match="^rows of mine: the rows cannot be read .*mine.db"):
+        build(Gone([example(3)]))
+
+
 def test_a_selection_and_its_columns(build):
     cache = build([example(3, 4), example(5), {"bad": ""}, example(6, truncated=7)])
     some = cache.select([2, 0])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler
 
 from lit_tr.data.loading import EpochLoader
+from lit_tr.errors import UserError
 
 
 class Numbers:
@@ -66,7 +67,7 @@ def test_each_epoch_has_the_order_of_torchs_sampler():
 def test_an_epoch_goes_on_with_other_ranks_and_no_row_is_repeated_or_left_out(count, shuffle, stops):
     """Each stop is a number of ranks, of workers (in name: a process each would be slow), and of batches."""
     order = [i for batch in EpochLoader(Numbers(count), None, 1, list, shuffle=shuffle) for i in batch]
-    state, seen = {"epoch": 0, "taken": 0}, []
+    state, seen = {"epoch": 0, "taken": 0, "items": count}, []
     for ranks, _, batches in [*stops, (1, 0, count)]:
         own = loaders(count, ranks, shuffle=shuffle)
         for loader in own:
@@ -99,6 +100,20 @@ def test_a_state_of_an_epochs_end_goes_on_with_the_next_one():
     again.load_state_dict(other.state_dict())
     assert list(again) == []
     assert list(again) == second
+
+
+def test_other_items_within_an_epoch_are_refused():
+    examples = EpochLoader(Numbers(6), None, 2, list)
+    taken = iter(examples)
+    next(taken)
+    packs = [np.array(pack) for pack in ([0, 3], [1], [2, 4, 5])]
+    with pytest.raises(UserError, match="after 2 of the epoch's 6 examples or packs, and now there are 3: rows would"):
+        EpochLoader(Numbers(6), packs, 1, list).load_state_dict(examples.state_dict())
+    list(taken)
+    later = EpochLoader(Numbers(6), packs, 1, list)
+    later.load_state_dict(examples.state_dict())
+    assert list(later) == []
+    assert list(later) == [[0, 3], [1], [2, 4, 5]]
 
 
 def test_packs_are_shared_out_whole():
