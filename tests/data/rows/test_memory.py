@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.utils.data import IterableDataset as TorchIterable
 
 from lit_tr.data.rows import Mixture, Objects, Rows, as_source
 from lit_tr.errors import UserError
+from tests.data.rows.stops import assert_goes_on
 
 ROWS = [{"prompt": f"p{i}", "chosen": [{"role": "assistant", "content": "é" * i}], "score": i / 2} for i in range(40)]
 
@@ -77,22 +77,7 @@ SOURCES = {name: as_source(make()) for name, make in KINDS.items()} | {
     order=st.none() | st.integers(0, 3),
 )
 def test_a_cursor_goes_on_from_any_state_and_passes_over_what_it_would_read(name, stops, order):
-    source = SOURCES[name]
-    whole = list(source.records(order))
-    found, state = [], None
-    for skips, count in stops:
-        cursor = source.records(order, json.loads(json.dumps(state)))
-        if skips:
-            assert cursor.skip(count) == min(count, len(whole) - len(found))
-            found += whole[len(found) : len(found) + count]
-        else:
-            found += [record for record in (next(cursor, None) for _ in range(count)) if record]
-        state = cursor.state()
-        if len(found) == len(whole):  # at the end of a mixture there is nothing to go on from
-            break
-    else:
-        found += source.records(order, state)
-    assert found == whole
+    assert_goes_on(SOURCES[name], stops, order, lambda record: record, goes_on_at_end=False)
 
 
 def test_an_order_is_of_rows_or_of_shards():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lit_tr.data import Mixture, Rows
 from lit_tr.data.rows import Source
 from lit_tr.errors import UserError
+from tests.data.rows.stops import assert_goes_on
 
 
 class Numbers(Source):
@@ -63,21 +64,7 @@ def test_a_mixture_goes_on_from_any_state(tmp_path_factory, until, stops, order)
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     path.write_text("".join(json.dumps({"n": i}) + "\n" for i in range(20)))
     mixture = Mixture([Rows(str(path)), Numbers("b", 9)], [2.0, 1.0], until)
-    whole = locations(mixture.records(order))
-    found, state = [], None
-    for skips, count in stops:
-        cursor = mixture.records(order, json.loads(json.dumps(state)))
-        if skips:
-            assert cursor.skip(count) == min(count, len(whole) - len(found))
-            found += whole[len(found) : len(found) + count]
-        else:
-            found += [record.location for record in [next(cursor, None) for _ in range(count)] if record]
-        state = cursor.state()
-        if len(found) == len(whole):
-            break
-    else:
-        found += locations(mixture.records(order, state))
-    assert found == whole
+    assert_goes_on(mixture, stops, order, lambda record: record.location, goes_on_at_end=False)
 
 
 @pytest.mark.parametrize(

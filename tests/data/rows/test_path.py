@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lit_tr.data import Rows
 from lit_tr.errors import UserError
+from tests.data.rows.stops import assert_goes_on
 
 PAIRS = [{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(5)]
 
@@ -118,18 +119,8 @@ def kinds(tmp_path_factory):
 )
 def test_a_cursor_goes_on_from_any_state_and_passes_over_what_it_would_read(kinds, stops, order, arguments):
     source = Rows(f"{kinds}/*.*", **arguments)
-    whole = list(map(told, source.records(order)))
+    whole = assert_goes_on(source, stops, order, told, goes_on_at_end=True)
     assert len(whole) == {"train[3:25]": 22, "train[-9:]": 9}.get(arguments.get("split"), 40)
-    found, state = [], None
-    for skips, count in stops:
-        cursor = source.records(order, json.loads(json.dumps(state)))
-        if skips:
-            assert cursor.skip(count) == min(count, len(whole) - len(found))
-            found += whole[len(found) : len(found) + count]
-        else:
-            found += [told(record) for record in (next(cursor, None) for _ in range(count)) if record]
-        state = cursor.state()
-    assert [*found, *map(told, source.records(order, state))] == whole
 
 
 def told(record):
