@@ -11,7 +11,7 @@ SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["list_of_dicts", "dataset_and_model_in_memory"])
-def test_rows_and_models_at_hand(block, llama_dir, tmp_path, monkeypatch):
+def test_rows_and_models_in_memory(block, llama_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(block.splitlines()) <= 15
     found = {}
