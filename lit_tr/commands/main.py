@@ -11,8 +11,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_tr import ignore_expected_warnings
-from lit_tr.commands import data, export, fit, plan
+from lit_tr.commands import configs, data, export, fit, plan
 from lit_tr.commands.mistakes import message
+from lit_tr.commands.parsing import nearest
+from lit_tr.console.quiet import quieten
 from lit_tr.errors import UserError
 
 MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
@@ -33,6 +35,7 @@ VERBS = {
     "predict": Verb("write losses, rewards and log-probs of each example to a file", partial(fit.run, "predict")),
     "data": Verb("`data inspect` shows what fit would train on; `data formats` lists formats of rows", data.run),
     "plan": Verb("estimate memory and time of fit, without weights", plan.run),
+    "configs": Verb("list the configurations that ship with lit_tr; `configs show NAME` prints one", configs.run),
     "export": Verb("write the policy or reference of a checkpoint as a Hugging Face folder", export.run),
 }
 
@@ -47,6 +50,7 @@ def main(args: list[str] | None = None) -> None:
         args: verb and options; None takes those of the command line.
     """
     ignore_expected_warnings()
+    quieten()
     sys.path.append(os.getcwd())  # for class_path
     try:
         _run(sys.argv[1:] if args is None else args)
@@ -75,7 +79,7 @@ def _run(args: list[str]) -> None:
     elif verb in VERBS:
         VERBS[verb].run(options)
     else:
-        raise UserError(f"there is no verb {verb!r}: take one of {', '.join(VERBS)}")
+        raise UserError(f"there is no verb {verb!r}{nearest(verb, [*VERBS])}")
 
 
 def _table() -> str:
