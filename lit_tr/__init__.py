@@ -8,6 +8,8 @@ EXPECTED_WARNINGS = (  # false alarms of other libraries
     "Precision bf16-mixed is not supported by the model summary",
     r"It is recommended to use `self\.log\('(val|test)/",  # the means are those of all ranks already
     "Total length of `list` across ranks is zero",  # no validation rows
+    "The dirpath has changed from",  # a resumed run has its own folder
+    "Experiment logs directory .* exists and is not empty",  # the list of bad rows is there already
     "'set_vital' is deprecated",  # torchdata 0.11 with torch 2.13
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 with torch 2.13
 )

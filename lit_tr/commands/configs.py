@@ -1,6 +1,7 @@
 """`lit-tr configs`: the configurations that ship with lit_tr, which `--config NAME` finds too."""
 
 import re
+from argparse import ArgumentParser
 from pathlib import Path
 
 from lit_tr.commands.parsing import nearest
@@ -13,18 +14,15 @@ FOLDER = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "confi
 
 def run(args: list[str]) -> None:
     """List the shipped configurations, or print one: `lit-tr configs`, `lit-tr configs show NAME`."""
-    if args[:1] == ["show"] and len(args) == 2:
-        print(shipped(args[1]).read_text(), end="")
-    elif args:
-        raise UserError(f"configs: `lit-tr configs` lists them, `lit-tr configs show NAME` prints one; not {args}")
+    parser = ArgumentParser(prog="lit-tr configs", description="List the configurations that ship with lit_tr.")
+    parser.add_argument("show", nargs="?", choices=["show"], help="print one")
+    parser.add_argument("name", nargs="?", help="the one to print")
+    given = parser.parse_args(args)
+    if given.name:
+        print(shipped(given.name).read_text(), end="")
     else:
         for name, file in _files().items():
             print(f"{name:<24}{file.read_text().splitlines()[0].lstrip('# ')}")
-
-
-def names() -> list[str]:
-    """Return the names of the shipped configurations."""
-    return [*_files()]
 
 
 def shipped(name: str) -> Path:

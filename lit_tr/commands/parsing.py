@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pydoc import locate
@@ -11,7 +12,6 @@ from lit_tr.hparams import parameters
 
 KEY = r'(?:Parser key|Key) "([^"]+)":'
 CLASS_PATH = r"(?:given class_path |Namespace\(class_path=)'([\w.]+)'"
-SUBTYPE = re.compile(r"Subtypes: \[\D*?<?(?:class '|list\[|\])?([a-z][\w.]*\.[A-Z]\w*)", re.DOTALL)
 MOST_NAMES = 24
 """Names that are listed; of more the nearest ones alone are given."""
 
@@ -62,12 +62,18 @@ def _expected(text: str) -> Any:
     """Return the class that an option takes a subclass of: as the message names it, or by its parent's annotation."""
     keys, paths = re.findall(KEY, text), re.findall(CLASS_PATH, text)
     inner = text[text.rindex(f'"{keys[-1]}":') :] if keys else text
-    if named := SUBTYPE.search(inner):
-        return locate(named[1])
+    if subtypes := re.search(r"Subtypes: \[(.*?)\]\n", inner):
+        named = map(_imported, re.findall(r"[a-z]\w*(?:\.\w+)+", subtypes[1]))
+        return next((one for one in named if inspect.isclass(one) and one.__module__ != "collections.abc"), None)
     if not paths:
         return None
     annotation = get_type_hints(locate(paths[-1]).__init__).get(keys[-1])  # type: ignore[misc]
     return next((one for one in (annotation, *get_args(annotation)) if inspect.isclass(one)), None)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)  # pydoc.locate does not find torch.optim.optimizer
 
 
 def _subclasses(kind: Any) -> Iterator[type]:

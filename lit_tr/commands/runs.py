@@ -3,6 +3,7 @@
 import csv
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         name: name of the run, if it has one.
         others: some of `tensorboard`, `wandb` and `mlflow`, which write into the same folder; wandb to its server, too.
     """
-    started = time.strftime("%Y-%m-%d_%H-%M-%S")
-    csv_logger = CSVLogger(root or ".", name="", version=f"{started}_{name}" if name else started)
+    csv_logger = CSVLogger(root or ".", name="", version=_unused(Path(root or "."), name))
     folder, project = csv_logger.log_dir, Path(root or ".").resolve().name
     make: dict[str, Callable[[], Logger]] = {
         "tensorboard": lambda: TensorBoardLogger(folder, name="", version=""),
@@ -35,6 +35,14 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         "mlflow": lambda: MLFlowLogger(project, run_name=name, save_dir=f"{folder}/mlruns"),
     }
     return [csv_logger, *(make[one]() for one in others)]
+
+
+def _unused(root: Path, name: str | None) -> str:
+    """Return the name of a folder that is not there yet."""
+    started = time.strftime("%Y-%m-%d_%H-%M-%S")
+    named = f"{started}_{name}" if name else started
+    numbers = chain([""], (f"_{number}" for number in count(2)))
+    return next(named + number for number in numbers if not (root / (named + number)).exists())
 
 
 class WholeCurves(Callback):
