@@ -8,14 +8,14 @@ from typing import Any, Literal, cast
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_tr.commands.configs import with_shipped
 from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.commands.mistakes import say, unwritable
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
-from lit_tr.commands.runs import WholeCurves, run_loggers, say_end
+from lit_tr.commands.runs import RunCheckpoint, WholeCurves, run_loggers, say_end
 from lit_tr.console import RunProgress, RunSummary
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
@@ -144,7 +144,7 @@ class LitTRCLI(LightningCLI):
         given = [callback for callback in callbacks if callback is not None]  # `update: null`
         listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_checkpointing"] is not False and not any(isinstance(one, Checkpoint) for one in listed):
-            given.append(ModelCheckpoint(save_last=True, save_on_exception=True))
+            given.append(RunCheckpoint(save_last=True, save_on_exception=True))
         if self._follow_config:
             given.append(ConfiguredOptimizer())
         given += [GracefulInterrupt(), WholeCurves(), RunSummary()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lit_tr.console.pace import as_time, last_step
@@ -43,6 +43,16 @@ def _unused(root: Path, name: str | None) -> str:
     named = f"{started}_{name}" if name else started
     numbers = chain([""], (f"_{number}" for number in count(2)))
     return next(named + number for number in numbers if not (root / (named + number)).exists())
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's, and `last.ckpt` is that of the end of training too, not of the last validation before it."""
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save the end, unless it is saved."""
+        super().on_train_end(trainer, pl_module)
+        if self.last_model_path and self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.last_model_path)
 
 
 class WholeCurves(Callback):

@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 HINTS = re.compile(
     r"(GPU|TPU|HPU|IPU) available|Tip: For seamless|Seed set to|`Trainer\.\w+` stopped|Automatic Mixed Precision"
-    r"|LOCAL_RANK|The following callbacks returned|Restor(ing|ed) .* from the checkpoint"
+    r"|`weights_only` was not set|LOCAL_RANK|The following callbacks returned|Restor(ing|ed) .* from the checkpoint"
 )
 """What `lit-tr` says itself, or what leads to another product."""
 
