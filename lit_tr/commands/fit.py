@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_tr.commands.configs import with_shipped
+from lit_tr.commands.help import page
 from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.commands.mistakes import say, unwritable
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
@@ -24,6 +25,8 @@ from lit_tr.module import PreferenceModule
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.updates import ReferenceUpdate
 
+NAME = "name of the run, which its folder bears beside the time"
+LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv"
 ON_CONFLICT = (
     "what to do if the configuration differs from the checkpoint of --ckpt_path: `error` stops with a list, `config` "
     "goes on with the configuration's values, `checkpoint` with the checkpoint's"
@@ -74,10 +77,8 @@ class LitTRCLI(LightningCLI):
         parser.add_lightning_class_args(ReferenceUpdate, "update", subclass_mode=True, required=False)
         parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
         parser.link_arguments("model", "data.mismatched", lambda model: model.loss.mismatched, apply_on="instantiate")
-        parser.add_argument("--name", type=str | None, help="name of the run, which its folder bears beside the time")
-        parser.add_argument(
-            "--logger", type=list[Tracker] | Tracker | None, help="log to this as well as to metrics.csv"
-        )
+        parser.add_argument("--name", type=str | None, help=NAME)
+        parser.add_argument("--logger", type=list[Tracker] | Tracker | None, help=LOGGER)
         parser.add_argument(
             "--on_conflict", type=Literal["error", "config", "checkpoint"], default="error", help=ON_CONFLICT
         )
@@ -172,8 +173,23 @@ class DataCLI(LitTRCLI):
         self.callbacks = [made["update"], *(others if isinstance(others, list) else [others])]
 
 
+RUN_OPTIONS = {
+    "config": "a configuration file, or the name of a shipped one; the later of several override the earlier",
+    "name": NAME,
+    "logger": LOGGER,
+    "ckpt_path": "checkpoint to go on from or to evaluate; `last` is the newest of this experiment",
+    "on_conflict {error,config,checkpoint}": ON_CONFLICT,
+    "seed_everything": "seed of all random numbers, or true for a new one",
+    "print_config": "print the whole configuration and stop",
+}
+
+
 def run(verb: str, args: list[str]) -> None:
     """Run a verb of LightningCLI."""
+    if args in (["--help"], ["-h"]):
+        print(page(verb, RUN_OPTIONS))
+        return
+    args = ["--help"] if args == ["--help", "all"] else args
     LitTRCLI(args=[verb, *with_shipped(args)], parser_kwargs={"prog": "lit-tr"})
 
 

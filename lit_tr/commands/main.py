@@ -60,6 +60,8 @@ def main(args: list[str] | None = None) -> None:
         if not isinstance(stopped, KeyboardInterrupt) and not isinstance(stopped.__context__, KeyboardInterrupt):
             raise
         sys.exit(_of_rank_zero(INTERRUPTED))
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         text = message(error)
         if text is None or os.environ.get("LIT_TR_TRACEBACK"):
