@@ -16,10 +16,10 @@ from tests.runs import folder, metrics
 pytestmark = pytest.mark.slow
 
 
-def wait_for(root, name="metrics.csv", seconds=120):
+def wait_for(root, pattern="20*/metrics.csv", seconds=120):
     deadline = time.time() + seconds
-    while not list(root.glob(f"20*/{name}")):
-        assert time.time() < deadline, f"no {name} came in {root}"
+    while not list(root.glob(pattern)):
+        assert time.time() < deadline, f"no {pattern} came in {root}"
         time.sleep(0.05)
 
 
@@ -64,7 +64,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(con
     Path(config).write_text(yaml.dump(content))
     command = fit(config)
     process = subprocess.Popen(command, env=environment())
-    wait_for(tmp_path / "killed" / "last.ckpt")
+    wait_for(tmp_path / "killed", "last.ckpt")
     time.sleep(0.5)
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(con
 def test_sigterm_ends_a_long_validation_too(config, tmp_path):
     options = ("--data.val.init_args.size=100000", "--trainer.max_steps=100000", "--trainer.num_sanity_val_steps=0")
     process = subprocess.Popen(fit(config, *options, "--trainer.val_check_interval=2"), env=environment())
-    wait_for(tmp_path / "run", "config.yaml")
+    wait_for(tmp_path / "run", "20*/config.yaml")
     time.sleep(20)  # two steps are over
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
