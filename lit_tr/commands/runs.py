@@ -17,6 +17,8 @@ from lit_tr.console.summary import lines
 
 METRICS = "metrics.csv"
 CONFIG = "config.yaml"
+RUNS = "runs"
+"""Folder of the runs where `trainer.default_root_dir` names none."""
 
 
 def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> list[Logger]:
@@ -27,8 +29,8 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         name: name of the run, if it has one.
         others: some of `tensorboard`, `wandb` and `mlflow`, which write into the same folder; wandb to its server, too.
     """
-    csv_logger = CSVLogger(root or ".", name="", version=_unused(Path(root or "."), name))
-    folder, project = csv_logger.log_dir, Path(root or ".").resolve().name
+    csv_logger = CSVLogger(root or RUNS, name="", version=_unused(Path(root or RUNS), name))
+    folder, project = csv_logger.log_dir, Path(root or RUNS).resolve().name
     make: dict[str, Callable[[], Logger]] = {
         "tensorboard": lambda: TensorBoardLogger(folder, name="", version=""),
         "wandb": lambda: WandbLogger(name=name, save_dir=folder, project=project),
