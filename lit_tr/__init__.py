@@ -1,6 +1,10 @@
 """Trust-Region preference alignment for PyTorch Lightning: TR-DPO, TR-IPO, TR-KTO (arXiv 2404.09656)."""
 
+import logging
 import warnings
+from typing import TYPE_CHECKING
+
+from lit_tr.lazy import lazy
 
 EXPECTED_WARNINGS = (  # false alarms of other libraries
     "LightningCLI's args parameter is intended to run from within Python",
@@ -20,16 +24,19 @@ def ignore_expected_warnings() -> None:
 
 
 ignore_expected_warnings()
+# PEFT imports bitsandbytes, which logs an optional CPU kernel that is missing as an error
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from lit_tr.data.datamodule import PreferenceDataModule
-from lit_tr.module import PreferenceModule
-from lit_tr.updates import (
-    AdaptiveReferenceUpdate,
-    CosineReferenceUpdate,
-    HardReferenceUpdate,
-    ReferenceUpdate,
-    SoftReferenceUpdate,
-)
+if TYPE_CHECKING:
+    from lit_tr.data.datamodule import PreferenceDataModule
+    from lit_tr.module import PreferenceModule
+    from lit_tr.updates import (
+        AdaptiveReferenceUpdate,
+        CosineReferenceUpdate,
+        HardReferenceUpdate,
+        ReferenceUpdate,
+        SoftReferenceUpdate,
+    )
 
 __all__ = [
     "AdaptiveReferenceUpdate",
@@ -40,3 +47,12 @@ __all__ = [
     "ReferenceUpdate",
     "SoftReferenceUpdate",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "data.datamodule": ["PreferenceDataModule"],
+        "module": ["PreferenceModule"],
+        "updates": [name for name in __all__ if name.endswith("Update")],
+    },
+)
