@@ -32,9 +32,9 @@ def page(verb: str, run_options: Mapping[str, str]) -> str:
     groups = {
         "run": {f"--{name}": said for name, said in run_options.items()},
         "policy": _options("model.policy", PretrainedPolicy, without={"lora"}) | _options("model.policy.lora", LoRA),
-        "reference": _kinds("model.reference", reference, reference.Reference),
-        "loss": _kinds("model.loss", losses, losses.Loss),
-        "update of the reference": _kinds("update", updates, updates.ReferenceUpdate),
+        "reference": _kinds("model.reference", reference, reference.__all__, reference.Reference),
+        "loss": _kinds("model.loss", losses, losses.__all__, losses.Loss),
+        "update of the reference": _kinds("update", updates, dir(updates), updates.ReferenceUpdate),
         "model": _options("model", PreferenceModule, without={"policy", "reference", "loss"}),
         "data": _options("data", PreferenceDataModule, without=LINKED),
         "trainer (Lightning's)": _options("trainer", Trainer),
@@ -97,13 +97,13 @@ def _default(value: Any) -> str:
     return f" [{value}]" if shown else ""
 
 
-def _kinds(prefix: str, room: Any, base: Any) -> dict[str, str]:
+def _kinds(prefix: str, room: Any, names: Iterable[str], base: Any) -> dict[str, str]:
     """Return what the classes of a kind say of themselves, with their arguments."""
-    kinds = [one for one in vars(room).values() if inspect.isclass(one) and issubclass(one, base)]
+    found = (getattr(room, name) for name in names)
+    kinds = [one for one in found if inspect.isclass(one) and issubclass(one, base) and not inspect.isabstract(one)]
     return {
         f"--{prefix} {one.__name__}": ": ".join(
             filter(None, [_brief(inspect.getdoc(one) or ""), ", ".join(parameters(one))])
         )
         for one in kinds
-        if not inspect.isabstract(one)
     }

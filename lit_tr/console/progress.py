@@ -59,7 +59,7 @@ class RunProgress(ProgressBar):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Find out where it prints to; other ranks than the first print nothing."""
         super().setup(trainer, pl_module, stage)
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, force_jupyter=False)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock and the display."""
@@ -175,4 +175,4 @@ class RunProgress(ProgressBar):
 
 def is_live(console: Console) -> bool:
     """Whether a console can show what changes in place: a terminal that is not dumb, with colours not turned off."""
-    return console.is_terminal and not (console.is_dumb_terminal or console.is_jupyter or os.environ.get("NO_COLOR"))
+    return console.is_terminal and not (console.is_dumb_terminal or os.environ.get("NO_COLOR"))

@@ -27,7 +27,7 @@ class RunSummary(Callback):
 
 def lines(named: dict[str, str]) -> None:
     """Print some lines, each with its name in a column before it; only a terminal gets them wrapped."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, force_jupyter=False)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -8,7 +8,6 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.errors import UserError
 
@@ -19,6 +18,8 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     Raises:
         UserError: some weights are not floating-point numbers.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer  # a second, which an update need not take
+
     for name, param in model.named_parameters():
         if not param.is_floating_point():
             raise UserError(
