@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
+
+BLOCK = 128
+"""Tokens on each side of a block of FlexAttention, which computes a block of scores or leaves it out."""
 
 
 class ByValue:
@@ -37,12 +41,54 @@ class Packing(ByValue):
         segment_ids: 0 at the tokens of prompts, 1, 2, ... at those of a group's responses, `(tokens,)`.
         positions: position of each token, counted from the start of its prompt, `(tokens,)`; a response goes on after
             its prompt.
+        spans: start and end of each segment, and start and end of the prompt before it, which is empty for a prompt;
+            None reads them from the segment ids.
     """
 
     offsets: list[tuple[int, int]]
     segment_ids: Tensor
     positions: Tensor
-    _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
+    spans: list[tuple[int, int, int, int]] | None = field(default=None, repr=False)
+    _masks: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.spans is None:
+            self.spans = _spans(self.offsets, self.segment_ids.numpy())
+
+    def limits(self, window: int | None = None) -> NDArray[np.int32]:
+        """Return what each token sees, `(3, tokens)`, as indices of tokens.
+
+        Token q sees token k if `limits[0, q] <= k < limits[1, q]`, which are in its prompt, or if
+        `limits[2, q] <= k <= q`, which are in its own segment.
+
+        Args:
+            window: tokens this many positions back, or more, are not seen.
+        """
+        spans = np.array(self.spans)
+        start, end, first, stop = np.repeat(spans, spans[:, 1] - spans[:, 0], axis=0).T
+        if window is not None:
+            back = np.arange(len(start)) - window + 1
+            start, first = np.maximum(start, back), np.clip(stop + back - start, first, stop)
+        return np.stack([first, stop, start]).astype(np.int32)
+
+    def blocks(self, window: int | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which blocks of scores are computed with a mask, and which without, each `(blocks, blocks)`.
+
+        Rows are blocks of queries, columns of keys. In a block without a mask each query sees each key. The queries of
+        one block in one segment see two spans of keys, so this takes no matrix of tokens.
+        """
+        first, stop, own = self.limits(window)
+        tokens, size = len(own), -(-len(own) // BLOCK)
+        begin = np.union1d(np.arange(0, tokens, BLOCK), [start for start, *_ in self.spans or []])
+        last = np.append(begin[1:], tokens) - 1
+        rows, joined = begin // BLOCK, own[last] == stop[last]  # the prompt ends where the segment begins
+        low, high = np.stack([first[begin], own[begin]]), np.stack([stop[begin], last + 1])
+        seen = _counts(rows, low // BLOCK, np.where(low < high, -(-high // BLOCK), 0), size) > 0
+        low = np.stack([first[last], np.where(joined, begin + 1, own[last])])
+        high = np.stack([np.where(joined, begin + 1, stop[last]), begin + 1])
+        full = _counts(rows, -(-low // BLOCK), high // BLOCK, size) == np.bincount(rows)[:, None]
+        full[tokens // BLOCK :] = False  # a block that the pack's end cuts
+        return seen & ~full, full
 
     def mask(self, group: int, dtype: torch.dtype, window: int | None = None, copies: int = 1) -> Tensor:
         """Return what is added to the scores of a group: 0 where a token is seen, `(1, 1, copies * tokens, tokens)`.
@@ -57,32 +103,76 @@ class Packing(ByValue):
         """
         key = (group, dtype, window, copies)
         if key not in self._masks:
-            start, end = self.offsets[group]
-            at = torch.arange(start, end, device=self.segment_ids.device)
-            hidden = ~self._sees(at[:, None], at[None], window)
+            at = torch.arange(*self.offsets[group], device=self.segment_ids.device)
+            hidden = ~_sees(*self._limits(window), at[:, None], at[None])
             added = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
             added = added.masked_fill_(hidden, torch.finfo(dtype).min)
             self._masks[key] = added.repeat(copies, 1)[None, None]
         return self._masks[key]
 
     def block_mask(self, window: int | None = None) -> BlockMask:
-        """Return who sees whom in the pack, for FlexAttention; with a window as for `mask`."""
+        """Return who sees whom in the pack, for FlexAttention; with a window as for `mask`.
+
+        It is made on the CPU and copied to the device: nothing waits for the device. FlexAttention's own
+        `create_block_mask` would make a matrix of all pairs of tokens first: 17 GB at 131,000 tokens.
+        """
         if window not in self._masks:
-            lengths = torch.tensor([end - start for start, end in self.offsets], device=self.segment_ids.device)
-            groups = torch.arange(len(self.offsets), device=lengths.device).repeat_interleave(lengths)
+            first, stop, own = self._limits(window)
 
             def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return (groups[query] == groups[key]) & self._sees(query, key, window)
+                return _sees(first, stop, own, query, key)
 
-            tokens = len(groups)
-            self._masks[window] = create_block_mask(seen, None, None, tokens, tokens, device=str(groups.device))
+            ordered = [array for dense in self.blocks(window) for array in _ordered(dense)]
+            tokens = len(self.segment_ids)
+            self._masks[window] = BlockMask.from_kv_blocks(
+                *self._moved(ordered), BLOCK_SIZE=BLOCK, mask_mod=seen, seq_lengths=(tokens, tokens)
+            )
         return self._masks[window]
 
-    def _sees(self, query: Tensor, key: Tensor, window: int | None) -> Tensor:
-        """Return whether one token sees another one of its group, by their indices in the pack."""
-        seen = ((self.segment_ids[key] == 0) | (self.segment_ids[key] == self.segment_ids[query])) & (key <= query)
-        return seen if window is None else seen & (self.positions[query] - self.positions[key] < window)
+    def _limits(self, window: int | None) -> list[Tensor]:
+        if ("limits", window) not in self._masks:
+            self._masks["limits", window] = self._moved(list(self.limits(window)))
+        return self._masks["limits", window]
+
+    def _moved(self, arrays: list[NDArray[np.int32]]) -> list[Tensor]:
+        """Return arrays as tensors where the pack is; on CUDA from pinned memory, which nothing waits for."""
+        device, tensors = self.segment_ids.device, map(torch.from_numpy, arrays)
+        if device.type != "cuda":
+            return [one.to(device) for one in tensors]
+        return [one.pin_memory().to(device, non_blocking=True) for one in tensors]
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Packing":
         """Return the packing on a device."""
-        return Packing(self.offsets, self.segment_ids.to(device, **kwargs), self.positions.to(device, **kwargs))
+        moved = (self.segment_ids.to(device, **kwargs), self.positions.to(device, **kwargs))
+        return Packing(self.offsets, *moved, self.spans)
+
+
+def _spans(offsets: list[tuple[int, int]], segment_ids: NDArray[Any]) -> list[tuple[int, int, int, int]]:
+    spans = []
+    for start, end in offsets:
+        cuts = np.flatnonzero(np.diff(segment_ids[start:end])) + start + 1
+        edges = [start, *cuts.tolist(), end]
+        stop = edges[1] if segment_ids[start] == 0 else start
+        for begin, after in zip(edges[:-1], edges[1:], strict=True):
+            spans.append((begin, after, start, start if begin < stop else stop))
+    return spans
+
+
+def _sees(first: Tensor, stop: Tensor, own: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Return whether tokens see others, by their indices and by `limits`."""
+    return ((first[query] <= key) & (key < stop[query])) | ((own[query] <= key) & (key <= query))
+
+
+def _counts(rows: NDArray[Any], low: NDArray[Any], high: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return in how many spans `low <= column < high` of its row each cell of a matrix lies, `(size, size)`."""
+    steps = np.zeros((size, size + 1), dtype=np.int32)
+    rows, some = np.broadcast_to(rows, low.shape), low < high
+    np.add.at(steps, (rows[some], low[some]), 1)
+    np.add.at(steps, (rows[some], high[some]), -1)
+    return steps.cumsum(axis=1)[:, :size]
+
+
+def _ordered(dense: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return how many cells of each row are true, and the row's columns with these first, for one batch and head."""
+    columns = np.argsort(~dense, axis=1, kind="stable")
+    return dense.sum(axis=1)[None, None].astype(np.int32), columns[None, None].astype(np.int32)
