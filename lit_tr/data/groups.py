@@ -3,27 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-
-class ByValue:
-    """Is pickled as arrays: a batch is small, and shared memory takes 0.2 ms per tensor."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes, tensors as arrays."""
-        return {name: value.numpy() if _is_on_cpu(value) else value for name, value in vars(self).items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the attributes back."""
-        for name, value in state.items():
-            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
-
-
-def _is_on_cpu(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.device.type == "cpu"
+from lit_tr.data.transfer import ByValue
 
 
 @dataclass
@@ -42,7 +26,7 @@ class Packing(ByValue):
     offsets: list[tuple[int, int]]
     segment_ids: Tensor
     positions: Tensor
-    _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _masks: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def mask(self, group: int, dtype: torch.dtype, window: int | None = None, copies: int = 1) -> Tensor:
         """Return what is added to the scores of a group: 0 where a token is seen, `(1, 1, copies * tokens, tokens)`.
@@ -82,7 +66,3 @@ class Packing(ByValue):
         """Return whether one token sees another one of its group, by their indices in the pack."""
         seen = ((self.segment_ids[key] == 0) | (self.segment_ids[key] == self.segment_ids[query])) & (key <= query)
         return seen if window is None else seen & (self.positions[query] - self.positions[key] < window)
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> "Packing":
-        """Return the packing on a device."""
-        return Packing(self.offsets, self.segment_ids.to(device, **kwargs), self.positions.to(device, **kwargs))
