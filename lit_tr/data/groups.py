@@ -1,5 +1,6 @@
 """The groups of a pack, and who sees whom in it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,25 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from lit_tr.data.transfer import ByValue, moved
+
 BLOCK = 128
 """Tokens on each side of a block of FlexAttention, which computes a block of scores or leaves it out."""
-
-
-class ByValue:
-    """Is pickled as arrays: a batch is small, and shared memory takes 0.2 ms per tensor."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes, tensors as arrays."""
-        return {name: value.numpy() if _is_on_cpu(value) else value for name, value in vars(self).items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the attributes back."""
-        for name, value in state.items():
-            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
-
-
-def _is_on_cpu(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.device.type == "cpu"
 
 
 @dataclass
@@ -104,7 +90,8 @@ class Packing(ByValue):
         key = (group, dtype, window, copies)
         if key not in self._masks:
             at = torch.arange(*self.offsets[group], device=self.segment_ids.device)
-            hidden = ~_sees(*self._limits(window), at[:, None], at[None])
+            first, stop, own = self._limits(window)
+            hidden = ~_sees(first, stop, own, at[:, None], at[None])
             added = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
             added = added.masked_fill_(hidden, torch.finfo(dtype).min)
             self._masks[key] = added.repeat(copies, 1)[None, None]
@@ -122,29 +109,23 @@ class Packing(ByValue):
             def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 return _sees(first, stop, own, query, key)
 
-            ordered = [array for dense in self.blocks(window) for array in _ordered(dense)]
-            tokens = len(self.segment_ids)
+            ordered = (array for dense in self.blocks(window) for array in _ordered(dense))
+            counts, columns, full_counts, full_columns = self._moved(ordered)
             self._masks[window] = BlockMask.from_kv_blocks(
-                *self._moved(ordered), BLOCK_SIZE=BLOCK, mask_mod=seen, seq_lengths=(tokens, tokens)
+                *(counts, columns, full_counts, full_columns),
+                BLOCK_SIZE=BLOCK,
+                mask_mod=seen,
+                seq_lengths=(len(self.segment_ids),) * 2,
             )
         return self._masks[window]
 
     def _limits(self, window: int | None) -> list[Tensor]:
         if ("limits", window) not in self._masks:
-            self._masks["limits", window] = self._moved(list(self.limits(window)))
+            self._masks["limits", window] = self._moved(self.limits(window))
         return self._masks["limits", window]
 
-    def _moved(self, arrays: list[NDArray[np.int32]]) -> list[Tensor]:
-        """Return arrays as tensors where the pack is; on CUDA from pinned memory, which nothing waits for."""
-        device, tensors = self.segment_ids.device, map(torch.from_numpy, arrays)
-        if device.type != "cuda":
-            return [one.to(device) for one in tensors]
-        return [one.pin_memory().to(device, non_blocking=True) for one in tensors]
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> "Packing":
-        """Return the packing on a device."""
-        moved = (self.segment_ids.to(device, **kwargs), self.positions.to(device, **kwargs))
-        return Packing(self.offsets, *moved, self.spans)
+    def _moved(self, arrays: Iterable[NDArray[np.int32]]) -> list[Tensor]:
+        return moved([torch.from_numpy(array) for array in arrays], self.segment_ids.device)
 
 
 def _spans(offsets: list[tuple[int, int]], segment_ids: NDArray[Any]) -> list[tuple[int, int, int, int]]:
