@@ -60,7 +60,7 @@ def _entry(option: str, said: str) -> list[str]:
     indent = " " * COLUMN
     first = f"  {option} ".ljust(COLUMN)
     if len(first) > COLUMN:
-        return [first, *_fill(said, indent, indent)]
+        return [first.rstrip(), *_fill(said, indent, indent)]
     return _fill(said, first, indent) or [first.rstrip()]
 
 

@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lit_tr.data.batches import Packing
+from lit_tr.data.groups import Packing
 
 PACKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that packs are computed for."""

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.attention import placeholder_mask
+from lit_tr.policy.modules import modules_within
 from lit_tr.policy.sharding import gathers
 
 CHUNK = 2**23
@@ -22,14 +23,15 @@ CHUNK = 2**23
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
     """Switch dropout and gradients off, and restore the mode of each module."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    trained = [module for module in (model, *modules_within(model)) if module.training]
     try:
+        for module in trained:
+            vars(module)["training"] = False
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in trained:
+            vars(module)["training"] = True
         # autocast caches its casts; those made without gradient would cut the gradient of a later forward pass
         torch.clear_autocast_cache()
 
@@ -55,7 +57,9 @@ def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
 
 def sum_by_response(batch: PairBatch, values: Tensor) -> Tensor:
     """Return the sum of the values of the scored tokens of each response, `(responses,)`."""
-    return torch.stack([response.sum() for response in values.split(batch.lengths.tolist())])
+    # a check of the lengths would wait for the device
+    sums = torch.segment_reduce(values.double(), "sum", lengths=batch.lengths, unsafe=True)
+    return sums.to(values.dtype)
 
 
 @gathers
@@ -75,13 +79,13 @@ def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> 
 
 def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     """Return the logits before each response token, `(response tokens, vocabulary)`, and the tokens."""
-    mask = batch.response_mask[:, 1:]
-    columns = mask.any(dim=0).nonzero()[:, 0]
+    columns, tokens = batch.columns, batch.input_ids.shape[1]
     options = accepted(model, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=columns)
+    logits = model(input_ids=batch.input_ids, **options).logits
     if "logits_to_keep" not in options:
-        columns = torch.arange(mask.shape[1], device=mask.device)
-    logits = model(input_ids=batch.input_ids, **options).logits[:, : len(columns)]
-    return logits[mask[:, columns].nonzero(as_tuple=True)].float(), batch.input_ids[:, 1:][mask]
+        logits = logits[:, columns]
+    rows, at = batch.predictors // tokens, torch.searchsorted(columns, batch.predictors % tokens)
+    return logits[rows, at].float(), batch.targets
 
 
 def accepted(model: nn.Module, **options: Any) -> dict[str, Any]:
