@@ -3,8 +3,8 @@
 usage: python tests/benchmarks/reference_update.py --model DIR [--repeats 7] [--dtype float32] [--only TEXT]
 
 A step is forward and backward pass of the policy, forward pass of the reference and fused AdamW, on a pack of 4 pairs
-of random tokens, about 550 in all, in bfloat16 (--dtype float32 where a CPU multiplies no bfloat16: an average then needs
-no low-order bits). Steps and updates are timed in turn. --only takes the kinds whose titles hold a text.
+of random tokens, about 550 in all, in bfloat16 (--dtype float32 where a CPU multiplies no bfloat16: averages then
+need no low-order bits). Steps and updates are timed in turn. --only takes the kinds whose titles hold a text.
 """
 
 import argparse
