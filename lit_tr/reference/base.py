@@ -81,11 +81,11 @@ class Reference(ABC):
         return adapter_switched(policy, self.adapter) if self.model is None else nullcontext(self.model)
 
     @abstractmethod
-    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, Any]:
         """Move towards the policy: `reference <- alpha * policy + (1 - alpha) * reference` (arXiv 2404.09656, Eq. 5).
 
         Returns:
-            Metrics of the update by name, to be logged.
+            Metrics of the update by name, to be logged: numbers, or tensors of one, which nothing waits for.
 
         Raises:
             UserError: alpha is not in [0, 1], or not one that this reference takes.
