@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
+from lit_tr.policy.compiled import options
 from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -131,8 +132,13 @@ class PretrainedPolicy:
         if self.compile:
             for layer in model.modules():
                 if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
-                    layer.compile(dynamic=True)
+                    self._compile(layer)
         return model
+
+    def _compile(self, layer: nn.Module) -> None:
+        """Compile a layer, or its parts where it is checkpointed: a checkpoint within runs uncompiled as a whole."""
+        for part in layer.children() if self.gradient_checkpointing else [layer]:
+            part.compile(**options())
 
     def _load_base(self, device: torch.device | str, in_shards: bool = False) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)
