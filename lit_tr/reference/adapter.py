@@ -213,5 +213,6 @@ def _squared_distance(one: LowRank, other: LowRank) -> torch.Tensor:
     return squared_norm(_gathered(one), replace(other, b=-other.b))
 
 
-def _ratio(lost: torch.Tensor, total: torch.Tensor) -> float:
-    return (lost / total.clamp(min=torch.finfo(total.dtype).tiny)).sqrt().item()
+def _ratio(lost: torch.Tensor, total: torch.Tensor) -> Any:
+    """Return the square root of a share, on the device: it is read where it is logged."""
+    return (lost / total.clamp(min=torch.finfo(total.dtype).tiny)).sqrt()
