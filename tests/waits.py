@@ -52,7 +52,7 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if self.holds(args, kwargs):
+        if self._storages and self.holds(args, kwargs):
             name = func.overloadpacket.__name__
             of_mask = name in MASKED and any(one is not None and one.dtype == torch.bool for one in args[1])
             unsized = func is torch.ops.aten.repeat_interleave.Tensor and (kwargs or {}).get("output_size") is None
