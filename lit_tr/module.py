@@ -99,9 +99,9 @@ class PreferenceModule(ReferenceHolder):
         for held in self.held:
             held.prepare(self.policy)
             if mesh is not None:  # one after the other: no device has room for three whole models
-                held.shard(mesh)
+                held.shard(mesh, str(self.trainer.precision))
         if mesh is not None:
-            shard(self.policy, mesh)
+            shard(self.policy, mesh, str(self.trainer.precision))
         self.strict_loading = mesh is None  # or a file with an adapter would have to hold its base, too
         # or DistributedDataParallel would send all buffers before each forward pass
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]

@@ -227,4 +227,5 @@ def _squared_distance(one: LowRank, other: LowRank) -> Tensor:
 
 
 def _ratio(lost: Tensor, total: Tensor) -> Tensor:
+    """Return the square root of a share, on the device: it is read where it is logged."""
     return (lost / total.clamp(min=torch.finfo(total.dtype).tiny)).sqrt().float()

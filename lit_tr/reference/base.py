@@ -58,10 +58,10 @@ class Reference(ABC):
     def prepare(self, policy: nn.Module) -> None:
         """Become a copy of the policy."""
 
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Shard the weights of the second model, if there is one."""
+    def shard(self, mesh: DeviceMesh, precision: str) -> None:
+        """Shard the weights of the second model, if there is one, for a precision of the Trainer."""
         if self.model is not None:
-            shard(self.model, mesh)
+            shard(self.model, mesh, precision)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Prepare for training: weights have their final precision and device, and the rows are loaded."""
@@ -142,7 +142,7 @@ class Reference(ABC):
         responses: no token is sampled, so it is never negative, and 0 only if the two agree. The contexts are the
         data's: it is no measure of the divergence on the policy's own samples.
         """
-        total = int(batch.lengths[: batch.chosen + batch.rejected].sum())
+        total = sum(batch.sizes[: batch.chosen + batch.rejected])
         tokens = torch.linspace(0, total - 1, min(total, KL_TOKENS), device=batch.lengths.device).long()
         with scoring(policy):
             ours = vocabulary_log_probs(policy, batch, tokens)
