@@ -13,6 +13,7 @@ calls and a profile of one step of each. Ends with 1 if a stage failed or a proo
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,10 @@ SPEED = {
     "trl": ("TRL", 90),
 }
 """Stages that are timed, one after the other: title, and seconds each may take."""
+ON_CPU = 5
+"""How much longer each may take without a card."""
+FALLBACK = "torch._dynamo hit config."
+"""What torch says where a function passes a limit of compilations, and runs eager from then on."""
 GOAL_PAIRS, GOAL_TRL, GOAL_RATE, GOAL_UPDATE = 3.0, 3.0, 0.45, 0.01
 
 Figures = dict[str, Any]
@@ -56,13 +61,13 @@ def main() -> None:
 def measure(args: argparse.Namespace, work: Path) -> int:
     """Run all stages; return the exit code."""
     started = time.perf_counter()
-    log = args.out / "log.txt"
+    log, patience = args.out / "log.txt", 1 if args.device == "cuda" else ON_CPU
     log.unlink(missing_ok=True)
     stages = {"make": start(args, work, "make"), PROOFS: start_proofs(args, work)}
-    results = {name: wait(stage, work, name, log, started, BESIDE) for name, stage in stages.items()}
+    results = {name: wait(stage, work, name, log, started, BESIDE * patience) for name, stage in stages.items()}
     for name, (_, limit) in SPEED.items():
         stage = start(args, work, name)
-        results[name] = wait(stage, work, name, log, time.perf_counter(), limit)
+        results[name] = wait(stage, work, name, log, time.perf_counter(), limit * patience)
     proofs = read_proofs(args.out / "proofs.xml")
     lines = [about(results["make"]), "", *proof_table(proofs), "", *speed_table(results), "", *goal_table(results)]
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
@@ -91,7 +96,12 @@ def spawn(work: Path, name: str, *command: str) -> subprocess.Popen:
     environment = {**os.environ, **offline, **memory, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     with (work / f"{name}.log").open("w") as output:
         return subprocess.Popen(
-            [sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+            [sys.executable, *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+            process_group=0,
         )
 
 
@@ -101,7 +111,7 @@ def wait(stage: subprocess.Popen, work: Path, name: str, log: Path, started: flo
         code = stage.wait(max(limit - (time.perf_counter() - started), 0))
         failed = f"exit code {code}" if code else None
     except subprocess.TimeoutExpired:
-        stage.kill()
+        os.killpg(stage.pid, signal.SIGKILL)  # with its workers
         stage.wait()
         failed = f"over its limit of {limit} s"
     text = (work / f"{name}.log").read_text(errors="replace")
@@ -111,7 +121,7 @@ def wait(stage: subprocess.Popen, work: Path, name: str, log: Path, started: flo
     print(f"{name}: {failed or 'done'}, {time.perf_counter() - started:.0f} s", flush=True)
     if failed:
         print("\n".join(f"    {line}" for line in lines[-15:]), flush=True)
-    figures: Figures = {"failed": failed}
+    figures: Figures = {"failed": failed, "fallbacks": text.count(FALLBACK)}
     for line in lines:
         if line.startswith(MARK):
             figures |= json.loads(line.removeprefix(MARK))
@@ -148,24 +158,23 @@ def proof_table(proofs: list[Figures]) -> list[str]:
 
 def speed_table(results: dict[str, Figures]) -> list[str]:
     head = "pairs a second | tokens a second: packed, padded-equivalent | model FLOP/s, of a matrix product's"
-    rest = "peak memory | a soft update, of a step | synchronising calls | card busy"
+    rest = "peak memory | a soft update, of a step | synchronising calls | card busy | graphs, fallbacks to eager"
     rows = [speed_row(results, name) for name in SPEED]
-    return [f"| 8B QLoRA | {head} | {rest} |", "| --- " * 8 + "|", *rows]
+    return [f"| 8B QLoRA | {head} | {rest} |", "| --- " * 9 + "|", *rows]
 
 
 def speed_row(results: dict[str, Figures], name: str) -> str:
     made, one, title = results["make"], results[name], SPEED[name][0]
     if "seconds" not in one or "flops" not in made:
-        return f"| {title} | failed: {one['failed']} |" + " |" * 6
+        return f"| {title} | failed: {one['failed']} |" + " |" * 7
     if one.get("pairs_a_batch", PAIRS) < PAIRS:
         title += f" ({one['pairs_a_batch']} pairs a batch, accumulated)"
     tokens = f"{made['packed_tokens'] / one['seconds']:,.0f}, {made['padded_tokens'] / one['seconds']:,.0f}"
     share = f"{made['flops'] / one['seconds'] / 1e12:.3g} TFLOP/s, {percent(of_rate(results, name))}"
     update = percent(of_step(one))
     cells = [f"{PAIRS / one['seconds']:.2f}", tokens, share, f"{one['peak_gb']:.1f} GB", update]
-    return " | ".join(
-        [f"| {title}", *cells, f"{shown(one.get('synchronising_calls'))}", f"{percent(one.get('busy'))} |"]
-    )
+    graphs = f"{one.get('graphs', 0)}, {one['fallbacks']} |"
+    return " | ".join([f"| {title}", *cells, shown(one.get("synchronising_calls")), percent(one.get("busy")), graphs])
 
 
 def of_rate(results: dict[str, Figures], name: str) -> float | None:

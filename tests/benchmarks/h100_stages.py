@@ -24,6 +24,7 @@ from against_trl import cost, matmul_rate
 from h100 import MARK, PAIRS
 from lightning.pytorch import Callback, Trainer
 from random_model import LLAMA_3_8B, TINY_LLAMA, save
+from torch._dynamo.utils import counters
 from torch.autograd import DeviceType
 from transformers import AutoTokenizer
 
@@ -120,6 +121,7 @@ class Meter:
         elif self.steps == STEPS:
             elapsed = self.now() - self.start
             self.profile.stop()
+            tell(graphs=counters["stats"]["unique_graphs"])
             show(self.profile, elapsed)
 
     def watch(self, mode: str) -> None:
