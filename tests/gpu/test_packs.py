@@ -35,7 +35,9 @@ def random_model(case, device):
     shape = {"head_dim": dimension, "num_attention_heads": heads, "num_key_value_heads": key_heads, **more}
     size = {"vocab_size": 512, "hidden_size": 192, "intermediate_size": 256, "num_hidden_layers": 2}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **size, **shape, max_position_embeddings=2048, pad_token_id=0)
+    config = AutoConfig.for_model(
+        kind, **size, **shape, max_position_embeddings=2048, initializer_range=0.1, pad_token_id=0
+    )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device).train()
 
 

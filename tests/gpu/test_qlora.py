@@ -91,9 +91,9 @@ def dense(factors):
 def test_a_soft_update_is_the_average_of_the_weights(llama_dir, device, record):
     module, _ = fit(llama_dir, device)
     policy, reference = module.policy, module.reference
-    for param in policy.parameters():
-        if param.requires_grad:
-            param.data += 0.02 * torch.randn_like(param)  # more than the reference's rank can hold
+    for name, param in policy.named_parameters():
+        if "lora_" in name:
+            param.data.normal_(std=0.1)  # more than the reference's rank can hold of both
     before = lora_factors(policy, POLICY_ADAPTER, reference.adapter)
     wanted = {name: ALPHA * dense(ours) + (1 - ALPHA) * dense(theirs) for name, (ours, theirs) in before.items()}
     said = reference.update(policy, ALPHA)["relative_error"]
@@ -101,8 +101,8 @@ def test_a_soft_update_is_the_average_of_the_weights(llama_dir, device, record):
     lost = sum((after[name] - one).square().sum() for name, one in wanted.items())
     error = float((lost / sum(one.square().sum() for one in wanted.values())).sqrt())
     record(relative_error=error, said=said)
-    assert error == pytest.approx(said, abs=1e-4)
-    assert said > 1e-3
+    assert error == pytest.approx(said, rel=1e-3)
+    assert said > 1e-2
 
 
 def test_after_a_hard_update_both_say_the_same(llama_dir, device, record):
