@@ -85,7 +85,8 @@ def start(args: argparse.Namespace, work: Path, stage: str) -> subprocess.Popen:
 def start_proofs(args: argparse.Namespace, work: Path) -> subprocess.Popen:
     """Run the tests of tests/gpu, in four processes where a card is there: they compile more than they compute."""
     report = ["--junitxml", str(args.out.absolute() / "proofs.xml"), "-o", "junit_family=xunit1"]
-    options = [f"--device={args.device}", "-n", "4" if args.device == "cuda" else "0", "-p", "no:cacheprovider"]
+    workers = ["-p", "xdist", "-n", "4" if args.device == "cuda" else "0"]
+    options = [f"--device={args.device}", *workers, "-p", "no:cacheprovider"]
     return spawn(work, PROOFS, "-m", "pytest", "-q", str(ROOT / "tests/gpu"), *options, *report)
 
 
@@ -93,7 +94,8 @@ def spawn(work: Path, name: str, *command: str) -> subprocess.Popen:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(work / "datasets"), "TOKENIZERS_PARALLELISM": "false"}
     memory = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-    environment = {**os.environ, **offline, **memory, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    python = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, **offline, **memory, **python}
     with (work / f"{name}.log").open("w") as output:
         return subprocess.Popen(
             [sys.executable, *command],

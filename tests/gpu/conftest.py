@@ -1,7 +1,7 @@
 """Tests of the CUDA path, skipped where there is no card: `pytest tests/gpu`.
 
-Those that take `device` can be tried without one: `pytest tests/gpu --device cpu`. One that is parametrized by a `device`
-of its own runs on that.
+Those that take `device` can be tried without one: `pytest tests/gpu --device cpu`. One that is parametrized by a
+`device` of its own runs on that.
 """
 
 import pytest
