@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -17,8 +18,9 @@ from lit_tr.hparams import describe
 from lit_tr.loading import StepLoader, draw_from
 from lit_tr.losses import Loss
 from lit_tr.metrics import Means
+from lit_tr.policy.compiled import fallbacks
 from lit_tr.policy.loading import PretrainedPolicy, source_of
-from lit_tr.policy.sharding import data_mesh, shard
+from lit_tr.policy.sharding import data_mesh, full_tensor, shard
 from lit_tr.reference import FrozenReference, Reference
 from lit_tr.scoring import Scorer
 from lit_tr.speed import Speed
@@ -168,6 +170,14 @@ class PreferenceModule(ReferenceHolder):
         if not self.trainer.fit_loop._should_accumulate():
             self.step_mean.normalise(self.trainer)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the learning rate, and the norm of the gradient before it is clipped."""
+        if self._logs:
+            gradients = [param.grad for param in self.policy.parameters() if param.grad is not None]
+            norm = full_tensor(torch.nn.utils.get_total_norm(gradients))
+            rate = max(group["lr"] for group in optimizer.param_groups)
+            self.log_dict({"train/grad_norm": norm, "train/learning_rate": rate})
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and free the gradients: Lightning would hold them through the next forward pass."""
         super().optimizer_step(*args, **kwargs)
@@ -181,6 +191,8 @@ class PreferenceModule(ReferenceHolder):
         if self._logs:
             self.speed.reset(self.device)
         self._in_step = self.trainer.fit_loop._should_accumulate()
+        if said := fallbacks():
+            rank_zero_warn(said)
 
     def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the means of an evaluation."""

@@ -1,18 +1,18 @@
 """What a run shows while it trains: a live display in a terminal, plain lines elsewhere."""
 
 import math
-import os
 import time
 from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
 from lit_tr.console.pace import Pace, as_time, last_step, peak_memory
+from lit_tr.console.terminal import console, is_live
 from lit_tr.reference.base import updates_of
 
 SHOWN = {
@@ -59,7 +59,7 @@ class RunProgress(ProgressBar):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Find out where it prints to; other ranks than the first print nothing."""
         super().setup(trainer, pl_module, stage)
-        self._console = Console(highlight=False, force_jupyter=False)
+        self._console = console()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock and the display."""
@@ -171,8 +171,3 @@ class RunProgress(ProgressBar):
         updates = f"  {self._updates} reference updates" if updates_of(self.trainer) else ""
         lines: list[Any] = [top, figures, Text(self._speed() + updates, style="dim")]
         return Group(*lines, *([Text(self._status, style="dim")] if self._status else []))
-
-
-def is_live(console: Console) -> bool:
-    """Whether a console can show what changes in place: a terminal that is not dumb, with colours not turned off."""
-    return console.is_terminal and not (console.is_dumb_terminal or os.environ.get("NO_COLOR"))

@@ -6,11 +6,11 @@ from dataclasses import fields
 from typing import Any
 
 from lightning.pytorch import Callback
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from lit_tr.console.pace import last_step
+from lit_tr.console.terminal import console
 from lit_tr.policy.sharding import local_shard
 from lit_tr.reference.base import Reference, updates_of
 
@@ -27,14 +27,14 @@ class RunSummary(Callback):
 
 def lines(named: dict[str, str]) -> None:
     """Print some lines, each with its name in a column before it; only a terminal gets them wrapped."""
-    console = Console(highlight=False, force_jupyter=False)
+    shown = console()
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in named.items():
         table.add_row(name, text)
-    if console.is_terminal:
-        console.print(table)
+    if shown.is_terminal:
+        shown.print(table)
     else:
         width = max(map(len, named)) + 2
         print("\n".join(f"{name:<{width}}{text}" for name, text in named.items()))

@@ -1,5 +1,8 @@
 """Load language models from folders and hubs, on 4-bit bases and with LoRA adapters."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
@@ -143,7 +147,7 @@ class PretrainedPolicy:
     def _load_base(self, device: torch.device | str, in_shards: bool = False) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)
         said = f"{self.path}: no causal language model could be loaded from this folder or hub id"
-        with explained(said, OSError, ValueError, ImportError):
+        with explained(said, OSError, ValueError, ImportError), _bar_in_terminals_alone():
             return AutoModelForCausalLM.from_pretrained(
                 resolve(self.path),
                 dtype=dtype,
@@ -163,6 +167,19 @@ class PretrainedPolicy:
         )
         with explained(f"{self.path}: no adapter on the layers {lora.targets!r}", ValueError):
             return get_peft_model(model, config)
+
+
+@contextmanager
+def _bar_in_terminals_alone() -> Iterator[None]:
+    """Leave transformers' bar of loaded weights out of logs and notebooks."""
+    if sys.stderr.isatty() or not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.policy.adapters import adapter_switched
+from lit_tr.policy.compiled import options
 from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, vocabulary_log_probs
 from lit_tr.policy.sharding import shard, write
 from lit_tr.reference.averaging import Alpha
@@ -165,5 +166,5 @@ def frozen_copy(policy: nn.Module, make: Callable[[nn.Module], nn.Module] = deep
     copy = make(policy).requires_grad_(False).eval()
     for ours, theirs in zip(policy.modules(), copy.modules(), strict=True):
         if ours._compiled_call_impl is not None:  # a copy is not compiled
-            theirs.compile(dynamic=True)
+            theirs.compile(**options())
     return copy

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lit_tr.commands.main import main
-from lit_tr.console.progress import is_live
+from lit_tr.console.terminal import is_live
 
 LINE = re.compile(
     r"step (\d+)/6(  loss [\d.]+  accuracy [\d.]+  margin [-\d.]+  log-ratio [-\d.]+  to initial [-\d.]+)?"
