@@ -162,7 +162,7 @@ def speed_table(results: dict[str, Figures]) -> list[str]:
     head = "pairs a second | tokens a second: packed, padded-equivalent | model FLOP/s, of a matrix product's"
     rest = "peak memory | a soft update, of a step | synchronising calls | card busy | graphs, fallbacks to eager"
     rows = [speed_row(results, name) for name in SPEED]
-    return [f"| 8B QLoRA | {head} | {rest} |", "| --- " * 9 + "|", *rows]
+    return [f"| QLoRA | {head} | {rest} |", "| --- " * 9 + "|", *rows]
 
 
 def speed_row(results: dict[str, Figures], name: str) -> str:
