@@ -347,7 +347,7 @@ class Seen(Losses):
 
 torch.manual_seed(0)
 module = PreferenceModule(
-    PretrainedPolicy(sys.argv[1]), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.SGD(params, lr=0.05),
+    PretrainedPolicy(sys.argv[1]), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.SGD(params, lr=0.005),
     log_initial=False,
 )
 losses = Seen()
@@ -372,8 +372,8 @@ def test_shards_are_sent_in_bfloat16_and_held_in_float32(llama_dir, tmp_path):
     exact, mixed = seen(1, "32-true"), seen(2, "bf16-mixed")
     assert (exact["precisions"], mixed["precisions"]) == (["torch.float32"], ["torch.bfloat16"])
     assert exact["held"] == mixed["held"] == ["torch.float32"]
-    assert mixed["losses"] == pytest.approx(exact["losses"], abs=0.03)
-    assert exact["losses"][0] - exact["losses"][-1] > 0.1  # or any two runs would be close
+    assert mixed["losses"] == pytest.approx(exact["losses"], rel=0.1)
+    assert max(exact["losses"]) > 1.5 * min(exact["losses"])  # or any two runs would be close
 
 
 REFUSED = (
