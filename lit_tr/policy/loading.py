@@ -33,12 +33,14 @@ class LoRA:
         alpha: the update is scaled by alpha / r.
         dropout: dropout on the adapter's input.
         targets: names of the linear layers that get an adapter; `all-linear` is all except the output head.
+        rslora: scale by alpha / sqrt(r), rank-stabilized LoRA (Kalajdzievski 2023, arXiv 2312.03732): for high ranks.
     """
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
     targets: str | list[str] = "all-linear"
+    rslora: bool = False
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
@@ -163,6 +165,7 @@ class PretrainedPolicy:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.targets,
+            use_rslora=lora.rslora,
             task_type="CAUSAL_LM",
         )
         with explained(f"{self.path}: no adapter on the layers {lora.targets!r}", ValueError):

@@ -93,3 +93,9 @@ def test_a_copy_of_a_4bit_policy_holds_the_same_codes(llama_dir):
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_rank_stabilized_adapters_are_scaled_by_the_root_of_the_rank(llama_dir):
+    model = PretrainedPolicy(llama_dir, lora=LoRA(r=4, alpha=6, rslora=True)).load()
+    scalings = {layer.scaling["default"] for layer in model.modules() if hasattr(layer, "scaling")}
+    assert scalings == {6 / 4**0.5}
