@@ -23,13 +23,11 @@ from lit_tr.planning.attention import GPU
 from lit_tr.planning.dry_run import Ledger, Step, give_fake_tensors, optimizer_costs, run_step
 from lit_tr.planning.layers import Stack
 from lit_tr.planning.references import cast, reference_bytes
-from lit_tr.policy import logprobs
+from lit_tr.policy import head
 from lit_tr.policy.adapters import causal_model, has_adapter
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference import Reference
 
-GPU_CHUNK = 2**27
-"""Logits in memory at a time on a GPU."""
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -182,9 +180,9 @@ class Plan:
     def step(self, batch: PairBatch) -> Step:
         """Return memory and FLOPs of a training step on one batch."""
         ledger, causal = self._ledger_of_steps, causal_model(self.policy)
-        own, chunk = causal.config._attn_implementation, logprobs.CHUNK
+        own, chunk = causal.config._attn_implementation, head.CHUNK
         if not self.run.cpu:
-            logprobs.CHUNK = GPU_CHUNK
+            head.CHUNK = head.CUDA_CHUNK
             if causal._supports_attention_backend:
                 causal.set_attn_implementation(GPU)
 
@@ -194,7 +192,7 @@ class Plan:
         try:
             return self.stack.measure(few)
         finally:
-            logprobs.CHUNK = chunk
+            head.CHUNK = chunk
             causal.set_attn_implementation(own)
 
     def pack(self, tokens: int, lengths: Lengths, collator: Collator) -> Step:

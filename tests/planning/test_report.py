@@ -10,7 +10,9 @@ from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, 
 from lit_tr.data import Rows
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, SFT, SimPO
-from lit_tr.planning.report import Asked, planned_run, report
+from lit_tr.planning.answers import Asked, answer
+from lit_tr.planning.configured import planned_run
+from lit_tr.planning.report import report
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference import CopyReference, FrozenReference, WindowReference
 
@@ -77,7 +79,7 @@ class Twins(CopyReference):
 def said_of(module, rows_path, flops=None, **options):
     data = PreferenceDataModule(module.source.path, Rows(rows_path), batch_size=2, max_length=32)
     text = StringIO()
-    report(run_of(module, **options), data, TRAINER, Asked(flops=flops), Console(file=text, width=200))
+    report(answer(run_of(module, **options), data, TRAINER, Asked(flops=flops)), Console(file=text, width=200))
     return text.getvalue()
 
 
