@@ -100,7 +100,7 @@ class _LinearHead(torch.autograd.Function):
             (gradient,) = torch.autograd.grad(values, raw, gradients[0][at])
             torch.mm(gradient, weight, out=of_hidden[at])
             if of_weight is not None:
-                of_weight.addmm_(gradient.T, hidden[at])
+                torch.addmm(of_weight, gradient.T, hidden[at], out=of_weight)
             if of_bias is not None:
                 of_bias += gradient.sum(dim=0)
         return of_hidden.to(given.dtype), *_cast(params.dtype, of_weight, of_bias), None, None, None
