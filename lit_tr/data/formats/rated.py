@@ -97,6 +97,11 @@ class Ranking(_OfPairs):
 
     Args:
         pairs: `best_worst`, `best_random` or `all`.
+
+    Example:
+        >>> [found] = Ranking()({"prompt": "1 + 1?", "responses": ["3", "2", "11"], "ranks": [2, 1, 3]})
+        >>> found.chosen, found.rejected, found.margin
+        ('2', '11', 2.0)
     """
 
     pairs: Pairs = "best_worst"
@@ -118,6 +123,11 @@ class Ratings(_OfPairs):
 
     Args:
         pairs: `best_worst`, `best_random` or `all`.
+
+    Example:
+        >>> row = {"instruction": "1 + 1?", "generations": ["3", "2", "11"], "ratings": [2.0, 5.0, 1.0]}
+        >>> [(found.chosen, found.rejected, found.margin) for found in Ratings(pairs="all")(row)]
+        [('2', '3', 3.0), ('2', '11', 4.0), ('3', '11', 1.0)]
     """
 
     pairs: Pairs = "best_worst"
