@@ -22,60 +22,62 @@ from lit_tr.reference import CopyReference, FrozenReference
 from lit_tr.reference.averaging import distance
 
 FOLDER = Path(__file__).parent / "assets" / "pictures"
+STEPS = 96
 RUNS = {
     "frozen": None,
-    "soft: alpha 0.6, every 32 steps": SoftReferenceUpdate(alpha=0.6, every_n_steps=32),
-    "hard: every 32 steps": HardReferenceUpdate(every_n_steps=32),
+    "soft: alpha 0.6, every 24 steps": SoftReferenceUpdate(alpha=0.6, every_n_steps=24),
+    "hard: every 24 steps": HardReferenceUpdate(every_n_steps=24),
     "adaptive: max_kl 0.01 nats a token": AdaptiveReferenceUpdate(max_kl=0.01, every_n_steps=4),
 }
 STYLES = (("black", "-"), ("0.35", "--"), ("0.55", "-."), ("black", ":"))
 
 
 class Recorder(Callback):
-    """Measures the models after each optimizer step; one stands before the update, one behind it.
+    """Measures the models every few optimizer steps; one stands before the update, one behind it.
 
     Args:
         points: where the measurements go.
+        every: optimizer steps between them.
     """
 
-    def __init__(self, points: list[dict]) -> None:
-        self.points = points
+    def __init__(self, points: list[dict], every: int) -> None:
+        self.points, self.every = points, every
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Measure."""
+        if trainer.global_step % self.every:
+            return
         reference, start = module.reference.model, module.start.model
         self.points.append(
             {
                 "step": trainer.global_step,
                 "policy": distance(module.policy, start),
                 "reference": distance(reference, start),
-                "to reference": distance(module.policy, reference),
                 "kl": module.kl_to_reference(batch).item(),
                 "margin": module.reward_margin(batch),
+                "updates": sum(getattr(one, "updates", 0) for one in trainer.callbacks),
             }
         )
 
 
 def train(update: Callback | None) -> list[dict]:
-    """Return the measurements of a run: two for each step, before and after the update."""
+    """Return the measurements of a run, in order; at an update there are two, before and after it."""
     seed_everything(1, verbose=False)
     points: list[dict] = []
-    reference = CopyReference() if update else FrozenReference()
     module = PreferenceModule(
         TINY,
-        reference,
+        CopyReference() if update else FrozenReference(),
         DPO(beta=0.3),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0),
         lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=20),
     )
-    data = PreferenceDataModule(TINY, train=SyntheticPairs(size=2048, seed=1), batch_size=16, max_length=192)
-    callbacks = [Recorder(points), *([update] if update else []), Recorder(points)]
+    data = PreferenceDataModule(TINY, train=SyntheticPairs(size=16 * STEPS, seed=1), batch_size=16, max_length=192)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
         gradient_clip_val=2.0,
-        callbacks=callbacks,
+        callbacks=[Recorder(points, every=4), *([update] if update else []), Recorder(points, every=2)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -87,8 +89,8 @@ def train(update: Callback | None) -> list[dict]:
 
 def updates(points: list[dict]) -> list[int]:
     """Return the steps at which the reference moved."""
-    pairs = zip(points[::2], points[1::2], strict=True)
-    return [before["step"] for before, after in pairs if before["to reference"] != after["to reference"]]
+    pairs = zip(points, points[1:], strict=False)
+    return [after["step"] for before, after in pairs if before["updates"] != after["updates"]]
 
 
 def draw_paths(runs: dict[str, list[dict]]) -> None:
@@ -113,12 +115,12 @@ def draw_figures(runs: dict[str, list[dict]]) -> None:
     """Draw divergence and reward margin against the reference, a line for each run."""
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    labels = ("KL from the reference, nats a token", "reward margin, mean of a batch (5 steps)")
+    labels = ("KL from the reference, nats a token", "reward margin, mean of the last 5 batches measured")
     for axes, key, label in zip(panels, ("kl", "margin"), labels, strict=True):
         for (name, points), (color, style) in zip(runs.items(), STYLES, strict=True):
             steps, values = [point["step"] for point in points], [point[key] for point in points]
-            if key == "margin":
-                steps, values = steps[1::2], smooth(values[1::2], 5)
+            if key == "margin":  # of the last batch, so smoothed
+                values = smooth(values, 5)
             axes.plot([0, *steps], [0.0, *values], color=color, linestyle=style, label=name, linewidth=1.6)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
@@ -147,7 +149,6 @@ def save(figure: Figure, name: str) -> None:
 if __name__ == "__main__":
     found = {name: train(update) for name, update in RUNS.items()}
     for name, points in found.items():
-        moved = updates(points)
-        print(f"{name}: {len(moved)} updates {moved}; last {points[-1]}")
+        print(f"{name}: updates at {updates(points)}; at the end {points[-1]}")
     draw_paths(found)
     draw_figures(found)

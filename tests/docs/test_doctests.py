@@ -16,7 +16,7 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_docstrings(name):
-    failed, tried = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    failed, tried = doctest.testmod(import_module(name))
     assert tried
     assert not failed
 

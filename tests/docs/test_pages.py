@@ -59,7 +59,9 @@ def test_python_compiles(page):
 
 @pytest.fixture(scope="module")
 def parser():
-    return DataCLI(run=False, save_config_callback=None, args=["--config", str(ROOT / "configs/quickstart.yaml")]).parser
+    return DataCLI(
+        run=False, save_config_callback=None, args=["--config", str(ROOT / "configs/quickstart.yaml")]
+    ).parser
 
 
 @pytest.mark.slow
@@ -91,7 +93,9 @@ def test_commands_name_verbs_files_and_options_that_exist(page):
     for verb, *words in commands(page):
         assert verb in VERBS
         assert verb != "data" or words[0] in data.VERBS
-        configs = [PLACEHOLDERS.get(one, one) for before, one in zip(words, words[1:], strict=False) if before == "--config"]
+        configs = [
+            PLACEHOLDERS.get(one, one) for before, one in zip(words, words[1:], strict=False) if before == "--config"
+        ]
         assert all((ROOT / config).is_file() for config in configs), configs
         if verb == "export":
             given = {word.removeprefix("--") for word in words if word.startswith("--")}

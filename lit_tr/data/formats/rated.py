@@ -126,8 +126,8 @@ class Ratings(_OfPairs):
 
     Example:
         >>> row = {"instruction": "1 + 1?", "generations": ["3", "2", "11"], "ratings": [2.0, 5.0, 1.0]}
-        >>> [(found.chosen, found.rejected, found.margin) for found in Ratings(pairs="all")(row)]
-        [('2', '3', 3.0), ('2', '11', 4.0), ('3', '11', 1.0)]
+        >>> [f"{one.chosen} over {one.rejected} by {one.margin}" for one in Ratings(pairs="all")(row)]
+        ['2 over 3 by 3.0', '2 over 11 by 4.0', '3 over 11 by 1.0']
     """
 
     pairs: Pairs = "best_worst"
