@@ -27,7 +27,7 @@ def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: boo
         `rewards/margins`, `rewards/accuracies` and `logps/accuracies`, `(pairs,)`, empty unless `paired`; with a
         reference `log_ratios`, `(chosen + rejected,)`. Log-probs and log-ratios are in nats, accuracies shares.
 
-    Example:
+    Examples:
         >>> from lit_tr.losses import DPO
         >>> tokens = torch.tensor([5.0])
         >>> chosen = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))
@@ -62,7 +62,7 @@ class Means:
 
     Sums are kept on the device in float64, and no update synchronizes with it. All ranks must give the same names.
 
-    Example:
+    Examples:
         >>> means = Means()
         >>> means.update({"loss": torch.tensor([1.0, 2.0])})
         >>> means.update({"loss": torch.tensor([6.0])})

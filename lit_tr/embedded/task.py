@@ -89,7 +89,7 @@ class GoldReward:
         repetition: weight of repeated sentences.
         length: weight of being shorter than 8 or longer than 16 words.
 
-    Example:
+    Examples:
         >>> GoldReward()("Describe a cold river.", "The river is icy. It looks cold and frozen.")
         4.0
         >>> GoldReward()("Describe a cold river.", "The castle is hot. The castle is hot.")

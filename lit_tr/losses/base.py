@@ -30,7 +30,7 @@ class Scores:
             unless the loss is `token_level`.
         reference_tokens: the same under the reference; None if the loss needs none.
 
-    Example:
+    Examples:
         >>> scores = Scores(torch.tensor([-9.0, -12.0]), torch.tensor([5, 7]), reference=torch.tensor([-10.0, -11.0]))
         >>> scores.log_ratios, scores.confidence
         (tensor([ 1., -1.]), tensor([1., 1.]))

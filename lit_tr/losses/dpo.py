@@ -45,7 +45,7 @@ class DPO(Loss):
     Raises:
         UserError: an argument is not in its range.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([5.0])
         >>> chosen = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))
         >>> rejected = Scores(torch.tensor([-12.0]), tokens, reference=torch.tensor([-11.0]))
@@ -98,7 +98,7 @@ class FDPO(DPO):
     Raises:
         UserError: an argument is not in its range.
 
-    Example:
+    Examples:
         >>> scores = Scores(torch.tensor([-9.0]), torch.tensor([5]), reference=torch.tensor([-10.0]))
         >>> FDPO(beta=1.0, alpha=0.0).rewards(scores)  # 1 - exp(-1)
         tensor([0.6321])

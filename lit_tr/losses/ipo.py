@@ -23,7 +23,7 @@ class IPO(Loss):
     Raises:
         UserError: beta is not above 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> tokens = torch.tensor([5.0])
         >>> chosen = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))

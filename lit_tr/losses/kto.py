@@ -27,7 +27,7 @@ class KTO(Loss):
     Raises:
         UserError: an argument is not in its range.
 
-    Example:
+    Examples:
         >>> tokens = torch.tensor([5.0])
         >>> good = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))
         >>> bad = Scores(torch.tensor([-12.0]), tokens, reference=torch.tensor([-11.0]))

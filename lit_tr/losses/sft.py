@@ -14,7 +14,7 @@ class SFT(Loss):
 
     The rejected ones count in the metrics only, whose rewards are mean log-probs. Labels are not used.
 
-    Example:
+    Examples:
         >>> import torch
         >>> chosen = Scores(torch.tensor([-10.0, -6.0]), torch.tensor([5, 2]))
         >>> SFT()(chosen, chosen)

@@ -24,7 +24,7 @@ class SimPO(Loss):
     Raises:
         UserError: an argument is not in its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> chosen = Scores(torch.tensor([-5.0]), torch.tensor([5]))
         >>> rejected = Scores(torch.tensor([-10.0]), torch.tensor([5]))

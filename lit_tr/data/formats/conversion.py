@@ -21,7 +21,7 @@ class Conversion:
             names on the way to it, with dots: `{prompt: question.full_text}`.
         chat: make chat messages of text; `auto` does where the tokenizer has a chat template.
 
-    Example:
+    Examples:
         >>> convert = Conversion(columns={"prompt": "question.text", "chosen": "right", "rejected": "wrong"})
         >>> [found] = convert({"question": {"text": "1 + 1?"}, "right": " 2", "wrong": " 3"})
         >>> found.prompt, found.chosen

@@ -31,7 +31,7 @@ def detect(row: Row) -> Format:
     Raises:
         BadRowError: the row has the columns of no format, or lacks a value.
 
-    Example:
+    Examples:
         >>> detect({"question": "1 + 1?", "response_j": "2", "response_k": "3"}).__name__
         'stack_exchange'
     """

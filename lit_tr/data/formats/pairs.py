@@ -29,7 +29,7 @@ def explicit_prompt(row: Row, prompt: str = "prompt", chosen: str = "chosen", re
     Raises:
         BadRowError: the row does not fit.
 
-    Example:
+    Examples:
         >>> found = explicit_prompt({"prompt": "Hello?", "chosen": " Hi!", "rejected": " What?"})
         >>> found.prompt, found.chosen, found.rejected
         ('Hello?', ' Hi!', ' What?')
@@ -52,7 +52,7 @@ def implicit_prompt(row: Row, chosen: str = "chosen", rejected: str = "rejected"
     Raises:
         BadRowError: the row does not fit, such as two dialogues with different prompts.
 
-    Example:
+    Examples:
         >>> asked = "\n\nHuman: Hello?\n\nAssistant:"
         >>> found = implicit_prompt({"chosen": asked + " Hi!", "rejected": asked + " What?"})
         >>> found.prompt == asked, found.chosen, found.rejected

@@ -15,7 +15,7 @@ def unpaired(row: Row) -> Example:
     Raises:
         BadRowError: the row does not fit.
 
-    Example:
+    Examples:
         >>> found = unpaired({"prompt": "Hello?", "completion": " What?", "label": False})
         >>> found.chosen, found.rejected
         (None, ' What?')

@@ -48,7 +48,7 @@ def alpaca_eval(row: Row) -> Example:
     Raises:
         BadRowError: the row does not fit.
 
-    Example:
+    Examples:
         >>> row = {"instruction": "1 + 1?", "output_1": "2", "output_2": "3", "preference": 1.25}
         >>> found = alpaca_eval(row)
         >>> found.chosen, found.confidence
