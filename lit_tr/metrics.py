@@ -21,6 +21,20 @@ def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: boo
         rejected: scores of the other responses, `(rejected,)`.
         paired: the two are responses to the same prompts, so that they have margins and accuracies. An accuracy is 1
             if the chosen response has the higher reward (`logps/accuracies`: log-prob), 1/2 if they are equal.
+
+    Returns:
+        `rewards/chosen` and `logps/chosen`, `(chosen,)`; `rewards/rejected` and `logps/rejected`, `(rejected,)`;
+        `rewards/margins`, `rewards/accuracies` and `logps/accuracies`, `(pairs,)`, empty unless `paired`; with a
+        reference `log_ratios`, `(chosen + rejected,)`. Log-probs and log-ratios are in nats, accuracies shares.
+
+    Examples:
+        >>> from lit_tr.losses import DPO
+        >>> tokens = torch.tensor([5.0])
+        >>> chosen = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))
+        >>> rejected = Scores(torch.tensor([-12.0]), tokens, reference=torch.tensor([-11.0]))
+        >>> values = preference_metrics(DPO(beta=0.5), chosen, rejected, paired=True)
+        >>> values["rewards/margins"], values["rewards/accuracies"], values["log_ratios"]
+        (tensor([1.]), tensor([1.]), tensor([ 1., -1.]))
     """
     rewards = [loss.rewards(chosen), loss.rewards(rejected)]
     margins = rewards[0] - rewards[1] if paired else rewards[0][:0]
@@ -47,6 +61,13 @@ class Means:
     """Means by name over the values of many batches, on all ranks.
 
     Sums are kept on the device in float64, and no update synchronizes with it. All ranks must give the same names.
+
+    Examples:
+        >>> means = Means()
+        >>> means.update({"loss": torch.tensor([1.0, 2.0])})
+        >>> means.update({"loss": torch.tensor([6.0])})
+        >>> means.compute()  # of the three examples
+        {'loss': tensor(3.)}
     """
 
     def __init__(self) -> None:

@@ -81,7 +81,20 @@ class Features:
 
 @dataclass(frozen=True)
 class GoldReward:
-    """The known reward of a response: a weighted sum of its `Features`."""
+    """The known reward of a response: a weighted sum of its `Features`, in (-9, 4] by default.
+
+    Args:
+        subject: weight of naming the asked subject and no other.
+        attribute: weight of words that fit the asked attribute.
+        repetition: weight of repeated sentences.
+        length: weight of being shorter than 8 or longer than 16 words.
+
+    Examples:
+        >>> GoldReward()("Describe a cold river.", "The river is icy. It looks cold and frozen.")
+        4.0
+        >>> GoldReward()("Describe a cold river.", "The castle is hot. The castle is hot.")
+        -5.5
+    """
 
     subject: float = 2.0
     attribute: float = 2.0
@@ -106,6 +119,9 @@ class SyntheticPairs(Source):
         seed: seed of the generator; rows of different seeds are independent draws.
         temperature: noise of the labels, in units of the gold reward; 0 always prefers the better one.
         held_out: draw from the fifth of the instructions that is held out of training; False draws from the others.
+
+    Raises:
+        UserError: size is below 1, or temperature negative.
     """
 
     size: int = 2000

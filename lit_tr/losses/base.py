@@ -29,6 +29,11 @@ class Scores:
         policy_tokens: log-prob of each scored token under the policy, response after response, `(scored tokens,)`; None
             unless the loss is `token_level`.
         reference_tokens: the same under the reference; None if the loss needs none.
+
+    Examples:
+        >>> scores = Scores(torch.tensor([-9.0, -12.0]), torch.tensor([5, 7]), reference=torch.tensor([-10.0, -11.0]))
+        >>> scores.log_ratios, scores.confidence
+        (tensor([ 1., -1.]), tensor([1., 1.]))
     """
 
     policy: Tensor

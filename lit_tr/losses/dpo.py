@@ -41,6 +41,18 @@ class DPO(Loss):
         beta: strength of the tie to the reference, above 0. The TR-DPO paper (arXiv 2404.09656) uses 0.05.
         label_smoothing: probability that a label is wrong, in [0, 0.5).
         margin_scale: nats of implicit reward per unit of the data's margin, not negative (ODPO's alpha).
+
+    Raises:
+        UserError: an argument is not in its range.
+
+    Examples:
+        >>> tokens = torch.tensor([5.0])
+        >>> chosen = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))
+        >>> rejected = Scores(torch.tensor([-12.0]), tokens, reference=torch.tensor([-11.0]))
+        >>> DPO(beta=0.5)(chosen, rejected)  # -log(sigmoid(0.5 * (1 - (-1))))
+        tensor([0.3133])
+        >>> DPO(beta=0.5)(chosen, chosen)  # log(2): neither response is ahead
+        tensor([0.6931])
     """
 
     beta: float = 0.05
@@ -82,6 +94,14 @@ class FDPO(DPO):
         label_smoothing: as for `DPO`.
         margin_scale: as for `DPO`.
         alpha: which divergence, TRL's `f_alpha_divergence_coef`.
+
+    Raises:
+        UserError: an argument is not in its range.
+
+    Examples:
+        >>> scores = Scores(torch.tensor([-9.0]), torch.tensor([5]), reference=torch.tensor([-10.0]))
+        >>> FDPO(beta=1.0, alpha=0.0).rewards(scores)  # 1 - exp(-1)
+        tensor([0.6321])
     """
 
     alpha: float = 0.5

@@ -19,6 +19,17 @@ class IPO(Loss):
         beta: the paper's tau, above 0; the target of the log-ratio margin is `1 / (2 * beta)`.
         average: `sum` takes log-ratios summed over tokens, as in Eq. 17. `mean` divides each by its number of tokens,
             as TRL does, and, as TRL reports, the authors did in their experiments.
+
+    Raises:
+        UserError: beta is not above 0.
+
+    Examples:
+        >>> import torch
+        >>> tokens = torch.tensor([5.0])
+        >>> chosen = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))
+        >>> rejected = Scores(torch.tensor([-12.0]), tokens, reference=torch.tensor([-11.0]))
+        >>> IPO(beta=0.1)(chosen, rejected)  # (1 - (-1) - 1 / (2 * 0.1)) ** 2
+        tensor([9.])
     """
 
     beta: float = 0.05

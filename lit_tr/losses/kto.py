@@ -23,6 +23,16 @@ class KTO(Loss):
         beta: strength of the tie to the reference, above 0.
         desirable_weight: weight of desirable examples (the paper's lambda_D), not negative.
         undesirable_weight: weight of undesirable examples (the paper's lambda_U), not negative.
+
+    Raises:
+        UserError: an argument is not in its range.
+
+    Examples:
+        >>> tokens = torch.tensor([5.0])
+        >>> good = Scores(torch.tensor([-9.0]), tokens, reference=torch.tensor([-10.0]))
+        >>> bad = Scores(torch.tensor([-12.0]), tokens, reference=torch.tensor([-11.0]))
+        >>> KTO(beta=0.5)(good, bad)  # 1 - sigmoid(0.5) each, with a baseline of 0
+        tensor([0.3775, 0.3775])
     """
 
     paired: ClassVar[bool] = False

@@ -13,6 +13,12 @@ class SFT(Loss):
     """Negative log-likelihood of the chosen responses, a mean over the tokens of each; it needs no reference.
 
     The rejected ones count in the metrics only, whose rewards are mean log-probs. Labels are not used.
+
+    Examples:
+        >>> import torch
+        >>> chosen = Scores(torch.tensor([-10.0, -6.0]), torch.tensor([5, 2]))
+        >>> SFT()(chosen, chosen)
+        tensor([2., 3.])
     """
 
     paired: ClassVar[bool] = False

@@ -20,6 +20,16 @@ class SimPO(Loss):
         beta: scale of the rewards `beta * mean`, above 0. The paper takes 2 to 10.
         gamma: target reward margin, not negative. The authors' configs give it as `gamma_beta_ratio = gamma / beta`,
             from 0 to 1: the default is their ratio 0.5.
+
+    Raises:
+        UserError: an argument is not in its range.
+
+    Examples:
+        >>> import torch
+        >>> chosen = Scores(torch.tensor([-5.0]), torch.tensor([5]))
+        >>> rejected = Scores(torch.tensor([-10.0]), torch.tensor([5]))
+        >>> SimPO(beta=2.0, gamma=1.0)(chosen, rejected)  # -log(sigmoid(2 * (-1 - (-2)) - 1))
+        tensor([0.3133])
     """
 
     needs_reference: ClassVar[bool] = False

@@ -20,6 +20,12 @@ class Conversion:
         columns: the name that a column has in the rows, for each name that the format knows; of what is nested, the
             names on the way to it, with dots: `{prompt: question.full_text}`.
         chat: make chat messages of text; `auto` does where the tokenizer has a chat template.
+
+    Examples:
+        >>> convert = Conversion(columns={"prompt": "question.text", "chosen": "right", "rejected": "wrong"})
+        >>> [found] = convert({"question": {"text": "1 + 1?"}, "right": " 2", "wrong": " 3"})
+        >>> found.prompt, found.chosen
+        ('1 + 1?', ' 2')
     """
 
     format: Format | None = None

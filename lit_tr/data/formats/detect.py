@@ -30,6 +30,10 @@ def detect(row: Row) -> Format:
 
     Raises:
         BadRowError: the row has the columns of no format, or lacks a value.
+
+    Examples:
+        >>> detect({"question": "1 + 1?", "response_j": "2", "response_k": "3"}).__name__
+        'stack_exchange'
     """
     return known(row).format
 

@@ -25,6 +25,14 @@ def explicit_prompt(row: Row, prompt: str = "prompt", chosen: str = "chosen", re
         prompt: name of the column.
         chosen: name of the column.
         rejected: name of the column.
+
+    Raises:
+        BadRowError: the row does not fit.
+
+    Examples:
+        >>> found = explicit_prompt({"prompt": "Hello?", "chosen": " Hi!", "rejected": " What?"})
+        >>> found.prompt, found.chosen, found.rejected
+        ('Hello?', ' Hi!', ' What?')
     """
     return _pair(row, text_or_messages(row, prompt, "prompt"), chosen, rejected)
 
@@ -40,6 +48,15 @@ def implicit_prompt(row: Row, chosen: str = "chosen", rejected: str = "rejected"
         row: the row.
         chosen: name of the column.
         rejected: name of the column.
+
+    Raises:
+        BadRowError: the row does not fit, such as two dialogues with different prompts.
+
+    Examples:
+        >>> asked = "\n\nHuman: Hello?\n\nAssistant:"
+        >>> found = implicit_prompt({"chosen": asked + " Hi!", "rejected": asked + " What?"})
+        >>> found.prompt == asked, found.chosen, found.rejected
+        (True, ' Hi!', ' What?')
     """
     if isinstance(value_of(row, chosen), str):
         return _dialogues(row, chosen, rejected)

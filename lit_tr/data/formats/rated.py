@@ -97,6 +97,11 @@ class Ranking(_OfPairs):
 
     Args:
         pairs: `best_worst`, `best_random` or `all`.
+
+    Examples:
+        >>> [found] = Ranking()({"prompt": "1 + 1?", "responses": ["3", "2", "11"], "ranks": [2, 1, 3]})
+        >>> found.chosen, found.rejected, found.margin
+        ('2', '11', 2.0)
     """
 
     pairs: Pairs = "best_worst"
@@ -118,6 +123,11 @@ class Ratings(_OfPairs):
 
     Args:
         pairs: `best_worst`, `best_random` or `all`.
+
+    Examples:
+        >>> row = {"instruction": "1 + 1?", "generations": ["3", "2", "11"], "ratings": [2.0, 5.0, 1.0]}
+        >>> [f"{one.chosen} over {one.rejected} by {one.margin}" for one in Ratings(pairs="all")(row)]
+        ['2 over 3 by 3.0', '2 over 11 by 4.0', '3 over 11 by 1.0']
     """
 
     pairs: Pairs = "best_worst"

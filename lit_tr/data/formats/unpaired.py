@@ -10,7 +10,16 @@ from lit_tr.data.formats.pairs import alpaca_prompt
 
 
 def unpaired(row: Row) -> Example:
-    """A prompt and a completion, each text or messages, and whether it is a good one (TRL's KTO, every CSV)."""
+    """A prompt and a completion, each text or messages, and whether it is a good one (TRL's KTO, every CSV).
+
+    Raises:
+        BadRowError: the row does not fit.
+
+    Examples:
+        >>> found = unpaired({"prompt": "Hello?", "completion": " What?", "label": False})
+        >>> found.chosen, found.rejected
+        (None, ' What?')
+    """
     return _labelled(row, *_answered(row, "prompt", "completion"))
 
 

@@ -44,6 +44,15 @@ def alpaca_eval(row: Row) -> Example:
 
     The preference is 1 plus the probability that the second output is the better one (AlpacaEval 2), or just 1 or 2; a
     tie is 1.5, or 0. The likelier output is the chosen one, and its probability the confidence.
+
+    Raises:
+        BadRowError: the row does not fit.
+
+    Examples:
+        >>> row = {"instruction": "1 + 1?", "output_1": "2", "output_2": "3", "preference": 1.25}
+        >>> found = alpaca_eval(row)
+        >>> found.chosen, found.confidence
+        ('2', 0.75)
     """
     preference = number(value_of(row, "preference"))
     if preference is None or not (preference == 0 or 1 <= preference <= 2):

@@ -57,6 +57,9 @@ class Objects(Source):
         format: function from a row to an `Example` or a list of them; None detects one of `lit_tr.data.formats`.
         columns: the name that a column has in the rows, for each name that the format knows.
         chat: make chat messages of text; `auto` does where the tokenizer has a chat template.
+
+    Raises:
+        UserError: there can be no rows in the object, or no such split.
     """
 
     data: Any

@@ -24,6 +24,9 @@ class Mixture(Source):
         until: `first_exhausted` ends with the first source that ends, so that no row comes twice; `all_exhausted`
             begins those anew that have ended until each has ended once.
         seed: seed of the draws.
+
+    Raises:
+        UserError: there are no sources, or the weights are not above 0, one for each.
     """
 
     sources: list[Source]

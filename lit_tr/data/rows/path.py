@@ -58,6 +58,9 @@ class Rows(Source):
         columns: the name that a column has in the rows, for each name that the format knows, such as
             `{prompt: question, chosen: response_j}`.
         chat: make chat messages of text; `auto` does where the tokenizer has a chat template.
+
+    Raises:
+        UserError: split or share are not of that form.
     """
 
     path: str | Path

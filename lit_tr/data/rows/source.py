@@ -17,7 +17,7 @@ from lit_tr.errors import BadRowError, UserError
 class Record(NamedTuple):
     """What stands at one location of a source.
 
-    Args:
+    Attributes:
         location: names the file and the row, for messages.
         row: the row; the error where it cannot be read; None where there is none, as on an empty line.
         conversion: how the row becomes examples.
