@@ -77,4 +77,4 @@ def test_it_is_planned(own, capsys, monkeypatch, llama_dir):
     weights = sum(param.nbytes for param in AutoModelForCausalLM.from_pretrained(llama_dir).parameters())
     (line,) = [line for line in said.splitlines() if "configured: LaggedReference" in line and "MB" in line]
     sizes = [float(size) for size in re.findall(r"([\d.]+) MB", line)]
-    assert sizes[0] == pytest.approx(3 * weights / 1e6, abs=0.02)
+    assert sizes[0] == pytest.approx(4 * weights / 1e6, abs=0.02)  # three models of its own, and the initial policy
