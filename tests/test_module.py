@@ -102,10 +102,10 @@ def test_a_model_that_takes_no_packs_is_trained_on_padded_rows_with_a_warning(tm
     model = module(str(tmp_path))
     rows, again = data(str(tmp_path)), module(str(tmp_path))
     rows.setup("fit")
-    said = "batches are padded, which takes more time and memory: the model does not take"
-    with pytest.warns(UserWarning, match=said):
+    padded = "batches are padded, which takes more time and memory: the model does not take"
+    with pytest.warns(UserWarning, match=padded):
         trainer = fit(model, str(tmp_path))
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=padded):
         Trainer(**QUIET, max_steps=4, enable_checkpointing=False).fit(again, rows.train_dataloader())
     assert model.losses[0] == pytest.approx(math.log(2))
     assert not trainer.datamodule.packed  # its collator pads
