@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import astuple, dataclass
 from typing import Any
 
+import bitsandbytes  # noqa: F401  its operations are counted
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,9 +33,12 @@ FLOPS: dict[Any, Callable[..., int]] = {
     ),
     torch.ops.lit_tr.planned_attention: forward_flops,
     torch.ops.lit_tr.planned_attention_backward: backward_flops,
-    torch.ops.bitsandbytes.gemm_4bit: lambda inputs, *args, out_val, **kwargs: 2 * inputs.numel() * out_val.shape[-1],
 }
 """FLOPs of an operation, from its arguments and result."""
+if hasattr(torch.ops.bitsandbytes, "gemm_4bit"):  # from release 0.50 on; before, weights are made and then multiplied
+    FLOPS[torch.ops.bitsandbytes.gemm_4bit] = lambda inputs, *args, out_val, **kwargs: (
+        2 * inputs.numel() * out_val.shape[-1]
+    )
 
 
 class Ledger(TorchDispatchMode):

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -187,7 +188,8 @@ class Plan:
                 causal.set_attn_implementation(GPU)
 
         def few(groups: dict[int, int]) -> list[Step]:
-            return run_step(self.policy, batch, ledger, self.run.context(), self.run.accumulate > 1, groups)
+            fresh = deepcopy(batch)  # a pack keeps its masks
+            return run_step(self.policy, fresh, ledger, self.run.context(), self.run.accumulate > 1, groups)
 
         try:
             return self.stack.measure(few)

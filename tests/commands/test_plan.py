@@ -17,8 +17,7 @@ def test_a_run_is_planned_without_weights(config, tmp_path, capsys, llama_dir, t
     assert "configured: CopyReference" in said
     assert "padded rows of 4 examples" in said
     assert "16 examples" in said
-    assert "4 steps" in said
-    assert "hours of training" in said
+    assert "hours of training, 4 steps" in " ".join(said.split())
     assert not (tmp_path / "run").exists()
 
 
@@ -30,7 +29,7 @@ def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
 def test_plan_of_shards_counts_what_loading_takes(config, capsys):
     strategy = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
     main(["plan", "--config", config, strategy, "--devices=4", "--memory=1GB"])
-    assert "while loading, before all weights are sharded: 0.46 MB per device" in capsys.readouterr().out
+    assert "while loading  0.46 MB on each device, before all weights are sharded" in capsys.readouterr().out
 
 
 def test_plan_refuses_what_is_no_size(config, capsys):

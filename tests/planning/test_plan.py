@@ -107,7 +107,7 @@ def test_the_peak_is_in_the_backward_pass_or_in_the_step(bare):
 
 
 def test_a_step_computes_what_a_llama_needs(bare):
-    plan = plan_of(bare)
+    plan = plan_of(bare, cpu=True)
     tokens, responses = 2 * (8 + 2 * 8), 2 * 2 * 8
     step = plan.step(Collator()(Lengths(8, 8).examples(2)))
     linear = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # weights of two layers

@@ -1,4 +1,4 @@
-import re
+import json
 from copy import deepcopy
 from io import StringIO
 
@@ -13,7 +13,8 @@ from lit_tr.errors import UserError
 from lit_tr.losses import DPO, SFT, SimPO
 from lit_tr.planning.answers import Asked, answer
 from lit_tr.planning.configured import planned_run
-from lit_tr.planning.report import report
+from lit_tr.planning.ranks import Network
+from lit_tr.planning.report import progress, report
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference import CopyReference, FrozenReference, WindowReference
 
@@ -77,35 +78,84 @@ class Twins(CopyReference):
         self.other = deepcopy(self.model)
 
 
-def said_of(module, rows_path, flops=None, **options):
-    data = PreferenceDataModule(module.source.path, Rows(rows_path), batch_size=2, max_length=32)
+def found_for(module, rows_path, asked, batch=None, **options):
+    data = PreferenceDataModule(module.source.path, Rows(rows_path), max_length=32, **(batch or {"batch_size": 2}))
+    return answer(run_of(module, **options), data, TRAINER, asked)
+
+
+def printed(found, width):
     text = StringIO()
-    report(answer(run_of(module, **options), data, TRAINER, Asked(flops=flops)), Console(file=text, width=200))
+    report(found, Console(file=text, width=width))
     return text.getvalue()
 
 
-def held_by(said, kind):
-    """What the table of references says that a kind holds."""
-    (line,) = (line for line in said.splitlines() if re.match(rf"{kind}  ", line))
-    return re.split(r"\s{2,}", line)[1]
+def said_of(module, rows_path, flops=None, **options):
+    return printed(found_for(module, rows_path, Asked(flops=flops), **options), 120)
 
 
 def test_a_reference_of_ones_own_is_planned(module, write_rows, rows):
     said = said_of(module(Twins("plain"), log_initial=False), write_rows(rows[:8]), log_initial=False)
-    assert held_by(said, "Copy") == "0.10 MB"
-    assert held_by(said, "configured: Twins") == "0.21 MB"
+    table = said.split("With other references")[1]
+    assert "0.10 MB" in _row(table, "Copy ")
+    assert "0.21 MB" in _row(table, "configured: Twins")
+
+
+def _row(table, start):
+    return next(line for line in table.splitlines() if line.startswith(start))
 
 
 @pytest.mark.parametrize("loss", [SimPO(2.0, 0.5), SFT()])
 def test_a_loss_without_a_reference_counts_none(module, write_rows, rows, loss):
     path, name = write_rows(rows[:8]), type(loss).__name__
-    said = said_of(module(CopyReference(), loss), path, flops=1e9)
-    assert f"no reference: {name} needs none" in said
-    assert "Frozen" not in said
-    assert "initial" not in said
-    frozen = said_of(module(FrozenReference()), path, flops=1e9)
+    none = found_for(module(CopyReference(), loss), path, Asked(flops=1e9))
+    assert list(none.loading) == [f"no reference: {name} needs none"]
+    assert "initial" not in printed(none, 120)
+    assert none.flops < found_for(module(FrozenReference()), path, Asked(flops=1e9)).flops
 
-    def flops(text):
-        return float(re.search(r"a step +(\S+) FLOPs", text)[1])
 
-    assert flops(said) < flops(frozen)
+@pytest.fixture(scope="module")
+def found(llama_dir, tmp_path_factory):
+    """The answers for packs of 200 tokens on 16 devices."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    texts = [{"prompt": "a" * i, "chosen": " b c", "rejected": " c"} for i in range(1, 40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    module = PreferenceModule(PretrainedPolicy(llama_dir), CopyReference(), DPO(0.1))
+    asked = Asked(20_000_000, 16, 1e9, network=Network(1e9, 1e8))
+    data = PreferenceDataModule(llama_dir, Rows(str(path)), max_length=32, batch_size=None, max_tokens=200)
+    return answer(planned_run(module, TRAINER, None, 16), data, TRAINER, asked)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_line_is_wider_than_the_terminal_and_no_word_is_cut(found, width):
+    said = printed(found, width)
+    assert max(map(len, said.splitlines())) <= width
+    assert "…" not in said
+    words = " ".join(said.split())
+    for part in ("data.max_tokens", "on each device, packs of 200 tokens", "checkpointing off", "of linear", "16"):
+        assert part in words
+
+
+def test_the_answer_comes_first(found):
+    names = [line.split("  ")[0] for line in printed(found, 80).splitlines()]
+    assert names[:4] == ["peak", "fits", "largest pack", "time"]
+    assert f"{found.hours:.3g} hours" in printed(found, 80).split("checkpointing")[0]
+
+
+def test_checkpointing_takes_time_and_saves_memory(found):
+    off, on = found.choices
+    assert (off.checkpointing, on.checkpointing) == (False, True)
+    assert (off.peak, off.hours) == (found.peak, found.hours)
+    assert on.peak < off.peak
+    assert on.hours > off.hours
+
+
+def test_time_is_that_of_the_asked_devices(found):
+    assert [one.devices for one in found.devices] == [1, 2, 4, 8, 16]
+    assert found.hours == pytest.approx(found.steps * found.devices[-1].seconds / 3600)
+    assert found.devices[0].waiting == found.devices[0].sending == 0 < found.devices[-1].waiting
+
+
+def test_progress_is_a_line_for_each_part_without_a_terminal(capsys):
+    with progress() as say:
+        say("a step")
+    assert capsys.readouterr() == ("", "lit-tr: planning a step\n")
