@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.data import _set_sampler_epoch, sized_len
-from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -202,7 +201,7 @@ class StepLoader(CombinedLoader):
         if not goes_on:
             return False
         epoch = self._place[0] + 1
-        _set_sampler_epoch(self._loader, epoch)
+        _set_epoch(self._loader, epoch)
         self._batches, self._place, self._ended = iter(self._loader), (epoch, 0), False
         return True
 
@@ -237,7 +236,7 @@ class StepLoader(CombinedLoader):
         if self._state is not None:
             self._loader.load_state_dict(self._state)
         if self._state is not None or (taken and not self._ended):
-            _set_sampler_epoch(self._loader, epoch)
+            _set_epoch(self._loader, epoch)
             self._batches = iter(self._loader)
             for _ in range(1 if self._ended else 0 if self._state is not None else taken):
                 next(self._batches, None)
@@ -299,17 +298,15 @@ def _is_stateful(loader: Any) -> bool:
     return hasattr(loader, "state_dict") and not counts
 
 
-class _Source(_DataLoaderSource):
-    """Where a loop gets its loader from, with another loader around it."""
-
-    def __init__(self, source: _DataLoaderSource, around: Callable[[Any], CombinedLoader]) -> None:
-        super().__init__(source.instance, source.name)
-        self._around = around
-
-    def dataloader(self) -> Any:
-        return self._around(super().dataloader())
+def _set_epoch(loader: Any, epoch: int) -> None:
+    """Let the samplers of a loader draw the order of an epoch."""
+    samplers: list[Any] = [getattr(one, "sampler", None) for one in (loader, getattr(loader, "batch_sampler", None))]
+    for sampler in samplers:
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
 
 
 def draw_from(loop: Any, around: Callable[[Any], CombinedLoader]) -> None:
     """Let a loop of a Trainer draw its batches from another loader, made of the one that it was given."""
-    loop._data_source = _Source(loop._data_source, around)
+    source = loop._data_source
+    source.dataloader = lambda: around(type(source).dataloader(source))

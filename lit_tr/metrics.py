@@ -91,7 +91,7 @@ class Means:
             self.reset()
         if not names:
             return {}
-        totals = torch.stack([*sums, *(sums[0].new_tensor(count) for count in counts)])
+        totals = torch.cat([torch.stack(sums), sums[0].new_tensor(counts)])
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(totals)
         sums_of_all, counts_of_all = totals.split(len(names))

@@ -1,6 +1,5 @@
 """PreferenceModule: a policy, its reference and a loss, as a LightningModule."""
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -18,10 +18,12 @@ from lit_tr.hparams import describe
 from lit_tr.loading import StepLoader, draw_from
 from lit_tr.losses import Loss
 from lit_tr.metrics import Means
+from lit_tr.policy.compiled import fallbacks
 from lit_tr.policy.loading import PretrainedPolicy, source_of
-from lit_tr.policy.sharding import data_mesh, shard
+from lit_tr.policy.sharding import data_mesh, full_tensor, shard
 from lit_tr.reference import FrozenReference, Reference
 from lit_tr.scoring import Scorer
+from lit_tr.speed import Speed
 from lit_tr.step_mean import StepMean
 
 
@@ -31,7 +33,9 @@ class PreferenceModule(ReferenceHolder):
     Logs, for training, validation and test: the loss; rewards, margins and accuracies as the loss defines them;
     log-probs of the responses; log-ratios to the reference; and the same against the initial policy (`initial/...`).
     Those of training are means over the examples of all ranks since the last logged step, but `initial/...`, which
-    cost a forward pass and are computed on the batches of the logged steps alone.
+    cost a forward pass and are computed on the batches of the logged steps alone. Speeds are those of this rank since
+    the last logged step, evaluations left out: `train/response_tokens_per_second` and `train/examples_per_second`, of
+    pairs, or of responses where not all rows are pairs.
 
     Args:
         policy: where the policy comes from, loaded in `configure_model`; or the path of one; or a model in memory.
@@ -66,7 +70,7 @@ class PreferenceModule(ReferenceHolder):
         if log_initial is None:
             log_initial = self.reference is not None and self.reference.moves and self.reference.log_initial
         self.initial = FrozenReference() if log_initial and (self.reference is None or self.reference.moves) else None
-        self.means, self.interval, self.step_mean = Means(), Means(), StepMean()
+        self.means, self.interval, self.step_mean, self.speed = Means(), Means(), StepMean(), Speed()
         self.scorer = Scorer(loss)
         self._examples = 0
 
@@ -97,9 +101,9 @@ class PreferenceModule(ReferenceHolder):
         for held in self.held:
             held.prepare(self.policy)
             if mesh is not None:  # one after the other: no device has room for three whole models
-                held.shard(mesh)
+                held.shard(mesh, str(self.trainer.precision))
         if mesh is not None:
-            shard(self.policy, mesh)
+            shard(self.policy, mesh, str(self.trainer.precision))
         self.strict_loading = mesh is None  # or a file with an adapter would have to hold its base, too
         # or DistributedDataParallel would send all buffers before each forward pass
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
@@ -115,8 +119,12 @@ class PreferenceModule(ReferenceHolder):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_fit_start(self) -> None:
-        """Let the reference get ready."""
+        """Choose the layout of batches before their loaders are made, and let the reference get ready."""
         checks.say_what_is_held(self)
+        rows: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(rows, "packed", False):
+            with self._precision():
+                rows.packed = self.scorer.takes_packs(self.policy)
         for held in self.held:
             held.on_fit_start(self.trainer, self)
 
@@ -129,10 +137,10 @@ class PreferenceModule(ReferenceHolder):
             resume.restore(self, self.saved)
         for held in self.held:
             held.on_train_start(self.trainer, self)
+        self.speed.reset(self.device)
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
-        """Start the clock; a checkpoint within a step holds what was before its first batch."""
-        self._started = time.perf_counter()
+        """Keep what a checkpoint within a step holds: what was before its first batch."""
         if not self._in_step:
             self.before_step = resume.moment(self)
         self._in_step = True
@@ -143,10 +151,11 @@ class PreferenceModule(ReferenceHolder):
         """Return the mean loss over the examples of a batch."""
         if self.reference is not None:
             self.reference.on_train_batch_start(self, batch)
-        logs = progress.is_logged(self.trainer)
+        self._logs = logs = progress.is_logged(self.trainer)
+        self._shows = logs or progress.ends_epoch(self.trainer)  # at an epoch's end for callbacks that watch a metric
         values = self._evaluate(batch, self.initial if logs else None, training=True)
         self.interval.update(values)
-        if logs or progress.ends_epoch(self.trainer):  # at an epoch's end for callbacks that watch a metric
+        if self._shows:
             means = self.interval.compute(keep=not logs)
             self.log_dict({f"train/{name}": value for name, value in means.items()})
         self._examples = values["loss"].numel()
@@ -161,17 +170,29 @@ class PreferenceModule(ReferenceHolder):
         if not self.trainer.fit_loop._should_accumulate():
             self.step_mean.normalise(self.trainer)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the learning rate, and the norm of the gradient before it is clipped."""
+        if self._logs:
+            gradients = [param.grad for param in self.policy.parameters() if param.grad is not None]
+            norm = full_tensor(torch.nn.utils.get_total_norm(gradients))
+            rate = max(group["lr"] for group in optimizer.param_groups)
+            self.log_dict({"train/grad_norm": norm, "train/learning_rate": rate})
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and free the gradients: Lightning would hold them through the next forward pass."""
         super().optimizer_step(*args, **kwargs)
         self.trainer.optimizers[0].zero_grad()
 
     def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
-        """Log the speed of this rank, in response tokens a second."""
-        seconds = time.perf_counter() - self._started
-        tokens = sum(part.sum() for part in batch.split(batch.lengths)[:2])
-        self.log("train/response_tokens_per_second", tokens / seconds)
+        """Log how fast this rank trains."""
+        self.speed.add(response_tokens=sum(batch.tokens[:2]), examples=len(batch))
+        if self._shows:
+            self.log_dict({f"train/{name}": rate for name, rate in self.speed.rates(self.device).items()})
+        if self._logs:
+            self.speed.reset(self.device)
         self._in_step = self.trainer.fit_loop._should_accumulate()
+        if said := fallbacks():
+            rank_zero_warn(said)
 
     def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the means of an evaluation."""
@@ -184,7 +205,8 @@ class PreferenceModule(ReferenceHolder):
         return self._evaluate(batch, self.initial)
 
     def on_validation_start(self) -> None:
-        """Begin a validation."""
+        """Begin a validation, which is no part of the speed of training."""
+        self.speed.pause(self.device)
         self.means.reset()
         self.is_validated = False
 
@@ -192,6 +214,10 @@ class PreferenceModule(ReferenceHolder):
         """Log the means over all examples."""
         self.is_validated = True
         self.log_dict({f"val/{name}": value for name, value in self.means.compute().items()})
+
+    def on_validation_end(self) -> None:
+        """Go on with training."""
+        self.speed.go_on(self.device)
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all examples."""
@@ -209,7 +235,7 @@ class PreferenceModule(ReferenceHolder):
         """Return a batch as it comes to `training_step`: on the device, and in the layout that the policy takes."""
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = self._on_before_batch_transfer(batch, dataloader_idx=0)
-        return self.scorer.laid_out(self.policy, self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+        return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def kl_to_reference(self, batch: PairBatch) -> Tensor:
         """Return the KL divergence of the policy from the reference on the batches of all ranks, in nats per token."""
@@ -221,6 +247,12 @@ class PreferenceModule(ReferenceHolder):
         """Return the mean reward margin of a batch of pairs, without gradient and dropout; None of unpaired rows."""
         with self._precision():
             return self.scorer.reward_margin(self.policy, self.reference, batch)
+
+    def _on_before_batch_transfer(self, batch: PairBatch, dataloader_idx: int = 0) -> PairBatch:
+        """Pad a packed batch that the policy does not take, such as those of other loaders than the data module's."""
+        batch = super()._on_before_batch_transfer(batch, dataloader_idx)
+        with self._precision():
+            return self.scorer.laid_out(self.policy, batch)
 
     def _by_steps(self, loader: Any) -> StepLoader:
         self.loader = StepLoader(loader, self)

@@ -33,13 +33,25 @@ def _set(progress: dict[str, Any], current: dict[str, int], total: dict[str, int
     progress["total"] = {name: int(count) for name, count in (total or current).items()}
 
 
+def ends_step(trainer: Any) -> bool:
+    """Whether the batch that is trained on ends an optimizer step."""
+    ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return ready % trainer.accumulate_grad_batches == 0 or _is_last(trainer)
+
+
 def is_logged(trainer: Any) -> bool:
     """Whether the batch that is trained on ends an optimizer step whose values Lightning logs."""
     every = trainer.log_every_n_steps
-    return bool(every) and not trainer.fit_loop._should_accumulate() and (trainer.global_step + 1) % every == 0
+    return bool(every) and ends_step(trainer) and (trainer.global_step + 1) % every == 0
 
 
 def ends_epoch(trainer: Any) -> bool:
     """Whether the batch that is trained on is the last one of an epoch or of the run."""
-    last_step = trainer.global_step + 1 == trainer.max_steps and not trainer.fit_loop._should_accumulate()
-    return last_step or trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+    last_step = trainer.global_step + 1 == trainer.max_steps and ends_step(trainer)
+    return last_step or _is_last(trainer)
+
+
+def _is_last(trainer: Any) -> bool:
+    """Whether the batch that is trained on is the last one of an epoch."""
+    ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return ready == trainer.num_training_batches or trainer.is_last_batch

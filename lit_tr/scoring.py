@@ -79,7 +79,7 @@ class Scorer:
     def kl(self, policy: nn.Module, reference: Any, batch: PairBatch) -> Tensor:
         """Return the KL divergence from the reference, a sum over some tokens, and their number, `(2,)`."""
         kl, tokens = reference.kl(policy, self.laid_out(policy, batch))
-        return torch.stack([kl, kl.new_tensor(tokens)]) * (not batch.dummy)
+        return torch.stack([kl, kl.new_full((), tokens)]) * (not batch.dummy)
 
     def reward_margin(self, policy: nn.Module, reference: Any, batch: PairBatch) -> float | None:
         """Return the mean reward margin of a batch, without gradient and dropout; None where it is not of pairs."""
@@ -101,11 +101,13 @@ class Scorer:
 
     def laid_out(self, policy: nn.Module, batch: PairBatch) -> PairBatch:
         """Return a packed batch as it is, or padded where the policy is not proven to take packs."""
-        if not isinstance(batch, PackedBatch):
-            return batch
+        return batch.padded() if isinstance(batch, PackedBatch) and not self.takes_packs(policy) else batch
+
+    def takes_packs(self, policy: nn.Module) -> bool:
+        """Return whether the policy is proven to take packs, which is tried once; warn if it is not."""
         if self._takes_packs is None:
             reason = why_not_packed(policy, self.longest)
             self._takes_packs = reason is None
             if reason:
                 rank_zero_warn(f"batches are padded, which takes more time and memory: {reason}")
-        return batch if self._takes_packs else batch.padded()
+        return self._takes_packs

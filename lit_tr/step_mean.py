@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_tr.policy.sharding import local_shard
+
 
 class StepMean:
     """Makes the gradient of a step that of the mean over its examples, whatever the batches and ranks it is made of.
@@ -33,13 +35,13 @@ class StepMean:
         It is to be called on all ranks.
         """
         if _is_shared(trainer):
-            count = torch.tensor(float(self._examples), device=trainer.strategy.root_device)
+            count = torch.full((), float(self._examples), device=trainer.strategy.root_device)
             of_ranks = trainer.strategy.reduce(count, reduce_op="mean")
             scale = torch.where(of_ranks > 0, trainer.accumulate_grad_batches / of_ranks, 0.0)
-            for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
-                for param in group["params"]:
-                    if param.grad is not None:
-                        param.grad.mul_(scale)
+            groups = (group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
+            gradients = [param.grad for params in groups for param in params if param.grad is not None]
+            if gradients:
+                torch._foreach_mul_([local_shard(one) for one in gradients], scale)
         self.reset()
 
 

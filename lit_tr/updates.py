@@ -223,7 +223,8 @@ class ReferenceUpdate(Callback, ABC):
         elif named:
             for logger in pl_module.loggers:
                 logger.log_metrics(named, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-        pl_module.log(f"{self.reference}/updates", float(self.updates))
+        # of a number in Python it would make a tensor on the device, and wait for that
+        pl_module.log(f"{self.reference}/updates", torch.full((), float(self.updates), device=pl_module.device))
 
     def _compare_ranks(self, trainer: Trainer, policy: nn.Module, reference: Any, step: int) -> None:
         trained = [param for param in policy.parameters() if param.requires_grad]

@@ -8,9 +8,14 @@ import pytest
 from lit_tr.commands import main
 
 
-def metrics(root, version=0):
+def folder(root, number=0):
+    """The folder of the first, second, ... run below a root that has metrics."""
+    return sorted(Path(root).glob("20*/metrics.csv"))[number].parent
+
+
+def metrics(root, number=0):
     """The rows of a run's metrics.csv."""
-    return list(csv.DictReader((Path(root) / "lightning_logs" / f"version_{version}" / "metrics.csv").open()))
+    return list(csv.DictReader((folder(root, number) / "metrics.csv").open()))
 
 
 def fails(capsys, *args):
@@ -22,6 +27,6 @@ def fails(capsys, *args):
     return capsys.readouterr().err
 
 
-def losses(root, version=0):
+def losses(root, number=0):
     """The training losses of a run, as metrics.csv has them."""
-    return [row["train/loss"] for row in metrics(root, version) if row.get("train/loss")]
+    return [row["train/loss"] for row in metrics(root, number) if row.get("train/loss")]

@@ -12,14 +12,19 @@ from lit_tr import reference
 ROOT = Path(__file__).parents[1] / "lit_tr"
 KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "errors": set(),
+    "lazy": set(),
     "hparams": {"errors"},
     "progress": set(),
-    "step_mean": set(),
+    "step_mean": {"policy"},
+    "speed": set(),
     "embedded": {"embedded", "data", "errors"},
     "data": {"data", "embedded.model", "errors"},
     "loading": {"data.batches", "errors", "progress"},
-    "policy": {"policy", "embedded.model", "errors", "data.batches", "data.collator", "data.tokenization"},
-    "reference": {"reference", "policy", "loading", "errors", "data.batches", "data.tokenization"},
+    "policy": {
+        *("lazy", "policy", "embedded.model", "errors"),
+        *("data.batches", "data.groups", "data.collator", "data.tokenization"),
+    },
+    "reference": {"lazy", "reference", "policy", "loading", "errors", "data.batches", "data.tokenization"},
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
     "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors"},
@@ -29,15 +34,28 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "updates": {"reference.averaging", "reference.precision", "errors"},
     "module": {
         *("reference", "policy", "data.batches", "losses", "metrics", "errors"),
-        *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "step_mean"),
+        *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),
     },
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors"},
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
+    "console": {"console", "policy.sharding", "reference.base"},
     "commands": {
-        *("commands", "planning", "module", "updates", "reference", "policy", "data", "embedded", "errors"),
-        *("hparams", "ignore_expected_warnings"),
+        *(
+            "commands",
+            "console",
+            "losses",
+            "planning",
+            "module",
+            "updates",
+            "reference",
+            "policy",
+            "data",
+            "embedded",
+            "errors",
+        ),
+        *("hparams", "ignore_expected_warnings", "lazy"),
     },
-    "__init__": {"module", "updates", "data.datamodule"},
+    "__init__": {"lazy", "module", "updates", "data.datamodule"},
 }
 KINDS = {name for name in reference.__all__ if name.endswith("Reference") and name != "Reference"}
 NAMES_NO_KIND = ("module", "updates", "checks", "resume", "scoring", "loading", "planning", "commands")
@@ -101,7 +119,9 @@ DATA = {  # the same within data/, from the bottom to the top
     "tokenization": {"example", "chat"},
     "truncation": {"example", "chat", "tokenization"},
     "process": {"example", "chat", "formats", "rows", "tokenization", "truncation"},
-    "batches": set(),
+    "transfer": set(),
+    "groups": {"transfer"},
+    "batches": {"groups", "transfer"},
     "packing": set(),
     "bad_rows": set(),
     "collator": {"batches", "tokenization"},
@@ -128,6 +148,22 @@ def test_peft_and_bitsandbytes_are_known_to_those_who_load_and_hold():
             assert not any(name.startswith(("peft", "bitsandbytes")) for name in found), file
 
 
-def test_an_import_says_nothing():
-    done = subprocess.run([sys.executable, "-c", "import lit_tr"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+IMPORTS = """
+import sys
+from lit_tr.commands import main
+main(["--help"])
+assert "torch" not in sys.modules
+import lightning.pytorch
+brought = {*sys.modules}
+from lit_tr import SoftReferenceUpdate
+print(*sorted({name.partition(".")[0] for name in {*sys.modules} - brought} - sys.stdlib_module_names))
+from lit_tr import PreferenceDataModule, PreferenceModule
+"""
+
+
+def test_imports_say_nothing_and_an_update_brings_nothing_that_lightning_does_not():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    *usage, brought = done.stdout.splitlines()
+    assert usage[-1].endswith("prints the version.")
+    assert brought in ("lit_tr", "lit_tr torch")

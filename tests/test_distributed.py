@@ -330,6 +330,52 @@ def test_shards_go_on_from_a_distributed_checkpoint(llama_dir, tmp_path):
         assert all("lora_" in key for key in weights)  # adapters without the base
 
 
+MIXED = (
+    COMMON
+    + """
+ranks, precision = int(sys.argv[2]), sys.argv[3]
+seen = {"precisions": set()}
+
+
+class Seen(Losses):
+    def on_train_start(self, trainer, module):
+        for model in (module.policy, module.reference.model):
+            model.model.layers[0].mlp.up_proj.register_forward_hook(
+                lambda layer, *_: seen["precisions"].add(str(layer.weight.dtype))
+            )
+
+
+torch.manual_seed(0)
+module = PreferenceModule(
+    PretrainedPolicy(sys.argv[1]), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.SGD(params, lr=0.005),
+    log_initial=False,
+)
+losses = Seen()
+trainer = Trainer(
+    accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1), max_steps=6, precision=precision,
+    callbacks=[SoftReferenceUpdate(0.6, every_n_steps=2), losses], enable_checkpointing=False, **QUIET,
+)
+trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(32), batch_size=8 // ranks, shuffle=False))
+held = {str(one.dtype) for one in (*module.parameters(), *module.reference.model.parameters())}
+seen |= {"losses": losses.steps, "precisions": sorted(seen["precisions"]), "held": sorted(held)}
+if trainer.is_global_zero:
+    print("seen:" + json.dumps(seen))
+"""
+)
+
+
+def test_shards_are_sent_in_bfloat16_and_held_in_float32(llama_dir, tmp_path):
+    def seen(*args):
+        lines = run(tmp_path, MIXED, llama_dir, *args).stdout.splitlines()
+        return json.loads(next(line for line in lines if line.startswith("seen:")).removeprefix("seen:"))
+
+    exact, mixed = seen(1, "32-true"), seen(2, "bf16-mixed")
+    assert (exact["precisions"], mixed["precisions"]) == (["torch.float32"], ["torch.bfloat16"])
+    assert exact["held"] == mixed["held"] == ["torch.float32"]
+    assert mixed["losses"] == pytest.approx(exact["losses"], rel=0.1)
+    assert max(exact["losses"]) > 1.5 * min(exact["losses"])  # or any two runs would be close
+
+
 REFUSED = (
     COMMON
     + """

@@ -1,16 +1,20 @@
-"""The Python of the README runs as it stands."""
+"""What the README says runs as it stands."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from lit_tr.commands import main
+from lit_tr.commands.main import VERBS
+from tests.runs import metrics
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "rows = " in block]
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["list_of_dicts", "dataset_and_model_in_memory"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["list_of_dicts"])
 def test_rows_and_models_in_memory(block, llama_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(block.splitlines()) <= 15
@@ -21,3 +25,30 @@ def test_rows_and_models_in_memory(block, llama_dir, tmp_path, monkeypatch):
     assert len(found["data"].examples["train"]) == len(found["rows"])
     update = trainer.callbacks[0]
     assert update.updates == 2
+
+
+def test_the_yaml_runs(llama_dir, write_rows, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert len(block.splitlines()) <= 10
+    (tmp_path / "mine.yaml").write_text(block.replace(SMALL, llama_dir).replace("pairs.jsonl", write_rows(rows)))
+    main(
+        [
+            "fit",
+            "--config=mine.yaml",
+            "--trainer.max_steps=1",
+            "--trainer.log_every_n_steps=1",
+            "--trainer.accelerator=cpu",
+        ]
+    )
+    assert len(metrics("runs")) > 0
+
+
+def test_each_file_and_verb_that_is_named_is_there():
+    root = Path(__file__).parents[1]
+    paths = [path for path in re.findall(r"\]\(([^)#]+)\)|python (tests/\S+\.py)", README) for path in path if path]
+    assert len(paths) > 15
+    for path in paths:
+        assert path.startswith("https://") or (root / path).exists(), path
+    for verb in re.findall(r"lit-tr (\w+)", README):
+        assert verb in VERBS

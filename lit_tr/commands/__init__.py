@@ -1,6 +1,13 @@
 """`lit-tr`: one verb per file."""
 
-from lit_tr.commands.fit import LitTRCLI
+from typing import TYPE_CHECKING
+
 from lit_tr.commands.main import main
+from lit_tr.lazy import lazy
+
+if TYPE_CHECKING:
+    from lit_tr.commands.fit import LitTRCLI
 
 __all__ = ["LitTRCLI", "main"]
+
+__getattr__, __dir__ = lazy(__name__, {"fit": ["LitTRCLI"], "main": ["main"]})

@@ -87,7 +87,7 @@ def parser() -> ArgumentParser:
     made.add_function_arguments(_data, "data", fail_untyped=False)
     made.add_subclass_arguments(PreferenceModule, "model", required=False, instantiate=False, help=SUPPRESS)
     for name in [
-        *("seed_everything", "update", "ckpt_path", "weights_only", "on_conflict"),
+        *("seed_everything", "update", "name", "logger", "ckpt_path", "weights_only", "on_conflict"),
         *(f"trainer.{name}" for name in signatures.signature(Trainer).parameters),
     ]:
         made.add_argument(f"--{name}", type=Any, help=SUPPRESS)

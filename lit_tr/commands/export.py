@@ -13,6 +13,7 @@ from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
 from lit_tr.commands.checkpoints import read
+from lit_tr.commands.model_card import card, push
 from lit_tr.data.datamodule import load_tokenizer
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
@@ -31,8 +32,8 @@ def export(
 ) -> Path:
     """Write the policy or the reference of a checkpoint as a folder that transformers, PEFT and vLLM load.
 
-    Full fine-tuning gives a full model, LoRA an adapter that names its base; each with its tokenizer. The weights keep
-    the precision of the checkpoint. Model code that comes with weights is never run.
+    Full fine-tuning gives a full model, LoRA an adapter that names its base; each with its tokenizer and a model card.
+    The weights keep the precision of the checkpoint. Model code that comes with weights is never run.
 
     Args:
         checkpoint: file of the checkpoint.
@@ -63,6 +64,9 @@ def export(
         else:
             cast(Any, model).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(
+            card(folder.name, saved, run.policy.path, which, bool(adapter), Path(checkpoint))
+        )
     return folder
 
 
@@ -169,5 +173,12 @@ def run(args: list[str]) -> None:
     parser = ArgumentParser(exit_on_error=False, prog="lit-tr export", description=description)
     parser.add_function_arguments(export, as_group=False, skip={"merge"})
     parser.add_argument("--merge", action="store_true", help="add the adapter to its base and write a full model")
-    folder = export(**parser.parse_args(args))
+    parser.add_argument(
+        "--push", type=str | None, help="repository on a hub to upload the folder to, such as name/model"
+    )
+    given = parser.parse_args(args)
+    repo = given.pop("push")
+    folder = export(**given)
     print(f"The model is in {folder}")
+    if repo:
+        print(f"It is uploaded: {push(folder, repo)}")

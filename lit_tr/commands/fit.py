@@ -1,18 +1,23 @@
 """`lit-tr fit`, `validate`, `test`, `predict`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
 import json
+import time
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
 
+from lit_tr.commands.configs import with_shipped
+from lit_tr.commands.help import page
 from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.commands.mistakes import say, unwritable
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
+from lit_tr.commands.runs import RunCheckpoint, WholeCurves, run_loggers, say_end
+from lit_tr.console import RunProgress, RunSummary
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
 from lit_tr.hparams import INSTANTIATOR, arguments
@@ -20,14 +25,31 @@ from lit_tr.module import PreferenceModule
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.updates import ReferenceUpdate
 
+NAME = "name of the run, which its folder bears beside the time"
+LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv"
 ON_CONFLICT = (
     "what to do if the configuration differs from the checkpoint of --ckpt_path: `error` stops with a list, `config` "
     "goes on with the configuration's values, `checkpoint` with the checkpoint's"
 )
 
 
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration in the run's folder and in its checkpoints."""
+    """Saves the configuration in the run's folder, once training starts, and in its checkpoints."""
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Save nothing yet: a start that fails leaves no folder."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the configuration, and give it to the loggers."""
+        super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log the configuration as hyper-parameters, where a logger shows them."""
+        for logger in trainer.loggers[1:]:
+            logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_none=False, format="json")))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the configuration into a checkpoint, as plain data."""
@@ -55,9 +77,20 @@ class LitTRCLI(LightningCLI):
         parser.add_lightning_class_args(ReferenceUpdate, "update", subclass_mode=True, required=False)
         parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
         parser.link_arguments("model", "data.mismatched", lambda model: model.loss.mismatched, apply_on="instantiate")
+        parser.add_argument("--name", type=str | None, help=NAME)
+        parser.add_argument("--logger", type=list[Tracker] | Tracker | None, help=LOGGER)
         parser.add_argument(
             "--on_conflict", type=Literal["error", "config", "checkpoint"], default="error", help=ON_CONFLICT
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the options; an error knows which ones there are, so that its message can name the nearest."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            parsers = [parser, *self._subcommand_parsers.values()] if self._subcommand_parsers else [parser]
+            error.options = [name for one in parsers for name in one._option_string_actions]  # type: ignore[attr-defined]
+            raise
 
     def _parse_ckpt_path(self) -> None:
         """Find the checkpoint, and resolve its differences from the configuration by `on_conflict`."""
@@ -89,23 +122,36 @@ class LitTRCLI(LightningCLI):
         if subcommand != "fit" and not self.config[subcommand].ckpt_path:
             source = _tokenizer(self.model)
             say(f"no --ckpt_path is given: {subcommand} evaluates the policy of {source} as it is, untrained")
+        started, complete = time.monotonic(), False
         try:
             super()._run_subcommand(subcommand)
+            complete = True
         except Exception as error:
             if text := unwritable(error, self.trainer.default_root_dir):
                 raise UserError(text) from error
             raise
+        finally:
+            if subcommand == "fit":
+                say_end(self.trainer, time.monotonic() - started, complete)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config["logger"] in (None, True):  # Lightning's own choice depends on what else is installed
-            config["logger"] = CSVLogger(config["default_root_dir"] or ".", name="lightning_logs")
+            others = self._get(self.config, "logger") or []
+            config["logger"] = run_loggers(
+                config["default_root_dir"],
+                self._get(self.config, "name"),
+                [others] if isinstance(others, str) else others,
+            )
         given = [callback for callback in callbacks if callback is not None]  # `update: null`
         listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_checkpointing"] is not False and not any(isinstance(one, Checkpoint) for one in listed):
-            given.append(ModelCheckpoint(save_last=True, save_on_exception=True))
+            given.append(RunCheckpoint(save_last=True, save_on_exception=True))
         if self._follow_config:
             given.append(ConfiguredOptimizer())
-        return super()._instantiate_trainer(config, [*given, GracefulInterrupt()])
+        given += [GracefulInterrupt(), WholeCurves(), RunSummary()]
+        if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in listed):
+            given.append(RunProgress())
+        return super()._instantiate_trainer(config, given)
 
 
 class DataCLI(LitTRCLI):
@@ -127,14 +173,29 @@ class DataCLI(LitTRCLI):
         self.callbacks = [made["update"], *(others if isinstance(others, list) else [others])]
 
 
+RUN_OPTIONS = {
+    "config": "a configuration file, or the name of a shipped one; the later of several override the earlier",
+    "name": NAME,
+    "logger": LOGGER,
+    "ckpt_path": "checkpoint to go on from or to evaluate; `last` is the newest of this experiment",
+    "on_conflict {error,config,checkpoint}": ON_CONFLICT,
+    "seed_everything": "seed of all random numbers, or true for a new one",
+    "print_config": "print the whole configuration and stop",
+}
+
+
 def run(verb: str, args: list[str]) -> None:
     """Run a verb of LightningCLI."""
-    LitTRCLI(args=[verb, *args], parser_kwargs={"prog": "lit-tr"})
+    if args in (["--help"], ["-h"]):
+        print(page(verb, RUN_OPTIONS))
+        return
+    args = ["--help"] if args == ["--help", "all"] else args
+    LitTRCLI(args=[verb, *with_shipped(args)], parser_kwargs={"prog": "lit-tr"})
 
 
 def configured(args: list[str]) -> DataCLI:
     """Return the module, data module and callbacks that `fit` would make from its options."""
-    return DataCLI(run=False, save_config_callback=None, args=args)
+    return DataCLI(run=False, save_config_callback=None, args=with_shipped(args))
 
 
 def _tokenizer(model: PreferenceModule) -> str:

@@ -3,16 +3,11 @@
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from typing import NamedTuple
 
-from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
 from lit_tr import ignore_expected_warnings
-from lit_tr.commands import data, export, fit, plan
-from lit_tr.commands.mistakes import message
 from lit_tr.errors import UserError
 
 MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
@@ -26,14 +21,20 @@ class Verb(NamedTuple):
     run: Callable[[list[str]], None]
 
 
+def _of(module: str, *given: str) -> Callable[[list[str]], None]:
+    """Return `run` of a module of this package, which is imported when the verb is run."""
+    return lambda args: import_module(f"lit_tr.commands.{module}").run(*given, args)
+
+
 VERBS = {
-    "fit": Verb("train a policy on preferences; --ckpt_path last goes on with the run", partial(fit.run, "fit")),
-    "validate": Verb("log the metrics of a checkpoint on the validation rows", partial(fit.run, "validate")),
-    "test": Verb("log the metrics of a checkpoint on the test rows", partial(fit.run, "test")),
-    "predict": Verb("write losses, rewards and log-probs of each example to a file", partial(fit.run, "predict")),
-    "data": Verb("`data inspect` shows what fit would train on; `data formats` lists formats of rows", data.run),
-    "plan": Verb("estimate memory and time of fit, without weights", plan.run),
-    "export": Verb("write the policy or reference of a checkpoint as a Hugging Face folder", export.run),
+    "fit": Verb("train a policy on preferences; --ckpt_path last goes on with the run", _of("fit", "fit")),
+    "validate": Verb("log the metrics of a checkpoint on the validation rows", _of("fit", "validate")),
+    "test": Verb("log the metrics of a checkpoint on the test rows", _of("fit", "test")),
+    "predict": Verb("write losses, rewards and log-probs of each example to a file", _of("fit", "predict")),
+    "data": Verb("`data inspect` shows what fit would train on; `data formats` lists formats of rows", _of("data")),
+    "plan": Verb("estimate memory and time of fit, without weights", _of("plan")),
+    "configs": Verb("list the configurations that ship with lit_tr; `configs show NAME` prints one", _of("configs")),
+    "export": Verb("write the policy or reference of a checkpoint as a Hugging Face folder", _of("export")),
 }
 
 
@@ -46,36 +47,45 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: verb and options; None takes those of the command line.
     """
-    ignore_expected_warnings()
-    sys.path.append(os.getcwd())  # for class_path
-    try:
-        _run(sys.argv[1:] if args is None else args)
-    except SIGTERMException:
-        sys.exit(_of_rank_zero(TERMINATED))
-    except (KeyboardInterrupt, SystemExit) as stopped:  # the latter is Lightning's answer to the former
-        if not isinstance(stopped, KeyboardInterrupt) and not isinstance(stopped.__context__, KeyboardInterrupt):
-            raise
-        sys.exit(_of_rank_zero(INTERRUPTED))
-    except Exception as error:
-        text = message(error)
-        if text is None or os.environ.get("LIT_TR_TRACEBACK"):
-            raise
-        print(f"lit-tr: {text}", file=sys.stderr)
-        sys.exit(MISTAKE)
-
-
-def _run(args: list[str]) -> None:
-    verb, *options = args or [""]
+    verb, *options = (sys.argv[1:] if args is None else args) or [""]
     if verb in ("", "-h", "--help"):
         print(_table())
         if not verb:
             sys.exit(MISTAKE)
     elif verb == "--version":
         print(f"lit-tr {version('lit-tr')}")
-    elif verb in VERBS:
-        VERBS[verb].run(options)
     else:
-        raise UserError(f"there is no verb {verb!r}: take one of {', '.join(VERBS)}")
+        _run(verb, options)
+
+
+def _run(verb: str, options: list[str]) -> None:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException  # seconds, which --help need not take
+
+    from lit_tr.commands.mistakes import message
+    from lit_tr.commands.parsing import nearest
+    from lit_tr.console.quiet import quieten
+
+    ignore_expected_warnings()
+    quieten()
+    sys.path.append(os.getcwd())  # for class_path
+    try:
+        if verb not in VERBS:
+            raise UserError(f"there is no verb {verb!r}{nearest(verb, [*VERBS])}")
+        VERBS[verb].run(options)
+    except SIGTERMException:
+        sys.exit(_of_rank_zero(TERMINATED))
+    except (KeyboardInterrupt, SystemExit) as stopped:  # the latter is Lightning's answer to the former
+        if not isinstance(stopped, KeyboardInterrupt) and not isinstance(stopped.__context__, KeyboardInterrupt):
+            raise
+        sys.exit(_of_rank_zero(INTERRUPTED))
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        text = message(error)
+        if text is None or os.environ.get("LIT_TR_TRACEBACK"):
+            raise
+        print(f"lit-tr: {text}", file=sys.stderr)
+        sys.exit(MISTAKE)
 
 
 def _table() -> str:
@@ -92,4 +102,6 @@ verbs:
 
 def _of_rank_zero(code: int) -> int:
     """Return an exit code on rank 0, and 0 on others: launchers answer other codes by killing ranks that still save."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     return 0 if getattr(rank_zero_only, "rank", 0) else code

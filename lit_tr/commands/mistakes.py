@@ -9,16 +9,10 @@ from collections.abc import Iterator
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_tr.commands.parsing import explain
 from lit_tr.errors import UserError
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR}
-
-KEY = r'(?:Parser key|Key) "([^"]+)":'
-PARENT_LINES = re.compile(
-    r"Does not validate against|Subtypes: |Errors:|Given value|Expected a <class .NoneType.>"
-    r"|Problem with given class_path .*PreferenceModule.:"
-)
-"""Lines of a parser's message about where an option is, and not what is wrong with it."""
 
 
 def say(line: str) -> None:
@@ -35,8 +29,10 @@ def message(error: BaseException) -> str | None:
     if text := unwritable(error):
         return text
     if isinstance(error, ArgumentError):
-        return _parser_message(str(error))
+        return explain(str(error), getattr(error, "options", ()))
     if isinstance(error, (ValueError, ImportError)):
+        if re.search("Does not validate|Requirement '.*' not met", str(error)):
+            return explain(str(error))
         return f"{error} (for the place in the code, set LIT_TR_TRACEBACK=1)"
     return None
 
@@ -50,14 +46,6 @@ def unwritable(error: BaseException, folder: str | None = None) -> str | None:
                 "goes on from its last complete checkpoint with --ckpt_path last"
             )
     return None
-
-
-def _parser_message(text: str) -> str:
-    """Return a parser's message about an option, without those about the options that it is in."""
-    keys = re.findall(KEY, text)
-    lines = [line.strip(" -") for line in re.sub(KEY, "\n", text).splitlines()]
-    reasons = [line for line in lines if line and not PARENT_LINES.match(line)]
-    return "\n  ".join([f"--{'.'.join(keys)}:", *reasons] if keys else reasons)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

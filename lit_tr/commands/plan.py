@@ -5,12 +5,28 @@ import argparse
 from rich.console import Console
 
 from lit_tr.commands.fit import configured
+from lit_tr.planning.answers import Asked, answer
+from lit_tr.planning.configured import planned_run
 from lit_tr.planning.plan import parse_bytes
-from lit_tr.planning.report import Asked, planned_run, report
+from lit_tr.planning.ranks import Network
+from lit_tr.planning.report import progress, report
 
 
 def run(args: list[str]) -> None:
     """Print the plan of a run."""
+    options, others = _parser().parse_known_args(args)
+    network = Network(options.link, options.network, options.node)
+    memory = options.memory and parse_bytes(options.memory)
+    asked = Asked(memory, options.devices, options.flops, options.rows, network)
+    cli = configured(others)
+    trainer, log_initial = cli.config.trainer, cli.config.model.init_args.get("log_initial")
+    planned = planned_run(cli.model, trainer, log_initial, asked.devices, cli.callbacks)
+    with progress() as say:
+        found = answer(planned, cli.datamodule, trainer, asked, say)
+    report(found, Console())
+
+
+def _parser() -> argparse.ArgumentParser:
     own = argparse.ArgumentParser(
         prog="lit-tr plan",
         description="Estimate memory and time of `lit-tr fit` with the same options; no weights are read.",
@@ -20,9 +36,8 @@ def run(args: list[str]) -> None:
     own.add_argument("--devices", type=int, help="number of devices; default: trainer.devices")
     own.add_argument("--flops", type=float, help="FLOP/s that a device achieves, such as 4e14, for the hours")
     own.add_argument("--rows", type=int, help="examples to train on; default: counted, if they are on this machine")
-    options, others = own.parse_known_args(args)
-    asked = Asked(options.memory and parse_bytes(options.memory), options.devices, options.flops, options.rows)
-    cli = configured(others)
-    trainer, log_initial = cli.config.trainer, cli.config.model.init_args.get("log_initial")
-    planned = planned_run(cli.model, trainer, log_initial, asked.devices, cli.callbacks)
-    report(planned, cli.datamodule, trainer, asked, Console())
+    fast = Network()
+    own.add_argument("--link", type=float, default=fast.link, help="bytes/s a device sends in its node; %(default)g")
+    own.add_argument("--network", type=float, default=fast.network, help="bytes/s it sends to others; %(default)g")
+    own.add_argument("--node", type=int, default=fast.node, help="devices in a node; %(default)s")
+    return own

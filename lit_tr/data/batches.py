@@ -1,33 +1,17 @@
 """PairBatch, packed with shared prompts or padded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from itertools import compress
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from itertools import compress, islice
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from lit_tr.data.groups import Packing
+from lit_tr.data.transfer import ByValue
 
 Row = tuple[list[int], list[int], list[bool] | None]  # prompt, response, which of its tokens are scored (None: all)
-
-
-class ByValue:
-    """Is pickled as arrays: a batch is small, and shared memory takes 0.2 ms per tensor."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes, tensors as arrays."""
-        return {name: value.numpy() if _is_on_cpu(value) else value for name, value in vars(self).items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the attributes back."""
-        for name, value in state.items():
-            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
-
-
-def _is_on_cpu(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.device.type == "cpu"
 
 
 class Labels(ByValue):
@@ -40,9 +24,8 @@ class Labels(ByValue):
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         vars(self).update(values)
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> "Labels":
-        """Return the labels on a device."""
-        return Labels({name: value.to(device, **kwargs) for name, value in vars(self).items()})
+    def _replaced(self, values: Mapping[str, Any]) -> "Labels":
+        return Labels(values)
 
 
 def known_log_probs(values: Tensor) -> Labels:
@@ -60,7 +43,8 @@ class PairBatch(ByValue):
         mismatched: number of KL rows, prompts with a response that is borrowed from another one, for KTO's baseline;
             None where the batch was made without them.
         paired: chosen response i and rejected response i answer the same prompt.
-        lengths: scored tokens of each response, `(responses,)`.
+        lengths: scored tokens of each response, `(responses,)`, where the batch is.
+        sizes: the same numbers on the CPU, for all that is split: nothing waits for a device to read them.
         labels: labels from the data: `confidence`, `margin`, and a format's own; nan for KL rows.
         dummy: a batch without examples, for a rank whose rows have ended while others go on. Its parts are empty.
         known: holds `reference_log_probs`, as exact as labels are.
@@ -73,32 +57,34 @@ class PairBatch(ByValue):
     paired: bool
     lengths: Tensor
     labels: Labels
+    sizes: list[int] = field(kw_only=True, repr=False)
     dummy: bool = field(default=False, kw_only=True)
     known: Labels | None = field(default=None, kw_only=True, repr=False)
     drawn: Any = field(default=None, kw_only=True, repr=False, compare=False)
     index: int = field(default=0, kw_only=True, repr=False, compare=False)
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
-        """Return the batch on a device."""
-        movable = {name: value for name, value in vars(self).items() if hasattr(value, "to")}
-        return replace(self, **{name: value.to(device, **kwargs) for name, value in movable.items()})
 
     @property
     def reference_log_probs(self) -> Tensor | None:
         """Log-probs of the scored tokens under the reference, `(scored tokens,)`, float32, where computed ahead."""
         return None if self.known is None else vars(self.known)["log_probs"]
 
+    @property
+    def tokens(self) -> list[int]:
+        """Number of scored tokens of the chosen, the rejected and the KL rows."""
+        sizes = iter(self.sizes)
+        return [sum(islice(sizes, count)) for count in self._counts]
+
+    @property
+    def _counts(self) -> list[int]:
+        return [0, 0, 0] if self.dummy else [self.chosen, self.rejected, self.mismatched or 0]
+
     def split(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split values of the responses, `(responses,)`, into those of the chosen, the rejected and the KL rows."""
-        sizes = [0, 0, 0] if self.dummy else [self.chosen, self.rejected, self.mismatched or 0]
-        chosen, rejected, kl_rows = values[: sum(sizes)].split(sizes)
-        return chosen, rejected, kl_rows
+        return _split(values, self._counts)
 
     def split_tokens(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split values of the scored tokens, response after response, `(scored tokens,)`, in the same way."""
-        sizes = [int(lengths.sum()) for lengths in self.split(self.lengths)]
-        chosen, rejected, kl_rows = values[: sum(sizes)].split(sizes)
-        return chosen, rejected, kl_rows
+        return _split(values, self.tokens)
 
     def split_labels(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Return the labels of the chosen, the rejected and the KL rows, by name."""
@@ -106,11 +92,20 @@ class PairBatch(ByValue):
         chosen, rejected, kl_rows = ({name: side[i] for name, side in split.items()} for i in range(3))
         return chosen, rejected, kl_rows
 
+    def padded(self) -> "PairBatch":
+        """Return the same responses in the padded layout."""
+        return self
+
     def __len__(self) -> int:
         """Number of examples: pairs, or responses where not all rows are pairs; 0 if it is a dummy."""
         if self.dummy:
             return 0
         return self.chosen if self.paired else self.chosen + self.rejected
+
+
+def _split(values: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    chosen, rejected, kl_rows = values[: sum(sizes)].split(sizes)
+    return chosen, rejected, kl_rows
 
 
 @dataclass
@@ -120,74 +115,17 @@ class PaddedBatch(PairBatch):
     Args:
         input_ids: token ids, `(responses, tokens)`.
         attention_mask: 1 at tokens, 0 at padding, `(responses, tokens)`.
-        response_mask: True at the scored tokens of responses, `(responses, tokens)`.
+        predictors: for each scored token the index of the token that predicts it, among those of all rows, row after
+            row, `(scored tokens,)`.
+        targets: ids of the scored tokens in the same order, `(scored tokens,)`.
+        columns: columns with a token that predicts a scored one, in order, `(columns,)`.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
-    response_mask: Tensor
-
-
-@dataclass
-class Packing(ByValue):
-    """The groups of a pack, and which tokens see which.
-
-    A group is `[prompt | response | response ...]`: each token sees the prompt and its own response, up to itself.
-
-    Args:
-        offsets: start and end of each group.
-        segment_ids: 0 at the tokens of prompts, 1, 2, ... at those of a group's responses, `(tokens,)`.
-        positions: position of each token, counted from the start of its prompt, `(tokens,)`; a response goes on after
-            its prompt.
-    """
-
-    offsets: list[tuple[int, int]]
-    segment_ids: Tensor
-    positions: Tensor
-    _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    def mask(self, group: int, dtype: torch.dtype, window: int | None = None, copies: int = 1) -> Tensor:
-        """Return what is added to the scores of a group: 0 where a token is seen, `(1, 1, copies * tokens, tokens)`.
-
-        All layers share it. From a boolean mask each would make one like this, and keep it for the backward pass.
-
-        Args:
-            group: number of the group.
-            dtype: that of the scores.
-            window: tokens this many positions back, or more, are not seen.
-            copies: how many times the mask is repeated, along the queries.
-        """
-        key = (group, dtype, window, copies)
-        if key not in self._masks:
-            start, end = self.offsets[group]
-            at = torch.arange(start, end, device=self.segment_ids.device)
-            hidden = ~self._sees(at[:, None], at[None], window)
-            added = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-            added = added.masked_fill_(hidden, torch.finfo(dtype).min)
-            self._masks[key] = added.repeat(copies, 1)[None, None]
-        return self._masks[key]
-
-    def block_mask(self, window: int | None = None) -> BlockMask:
-        """Return who sees whom in the pack, for FlexAttention; with a window as for `mask`."""
-        if window not in self._masks:
-            lengths = torch.tensor([end - start for start, end in self.offsets], device=self.segment_ids.device)
-            groups = torch.arange(len(self.offsets), device=lengths.device).repeat_interleave(lengths)
-
-            def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return (groups[query] == groups[key]) & self._sees(query, key, window)
-
-            tokens = len(groups)
-            self._masks[window] = create_block_mask(seen, None, None, tokens, tokens, device=str(groups.device))
-        return self._masks[window]
-
-    def _sees(self, query: Tensor, key: Tensor, window: int | None) -> Tensor:
-        """Return whether one token sees another one of its group, by their indices in the pack."""
-        seen = ((self.segment_ids[key] == 0) | (self.segment_ids[key] == self.segment_ids[query])) & (key <= query)
-        return seen if window is None else seen & (self.positions[query] - self.positions[key] < window)
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> "Packing":
-        """Return the packing on a device."""
-        return Packing(self.offsets, self.segment_ids.to(device, **kwargs), self.positions.to(device, **kwargs))
+    predictors: Tensor
+    targets: Tensor
+    columns: Tensor
 
 
 @dataclass
@@ -212,7 +150,7 @@ class PackedBatch(PairBatch):
     def padded(self) -> PaddedBatch:
         """Return the same responses in the padded layout."""
         rows: list[Row] = []
-        before = self.packing.positions[self.predictors].split(self.lengths.tolist())
+        before = self.packing.positions[self.predictors].split(self.sizes)
         for (group, segment_id), predictors in zip(self.segments, before, strict=True):
             part = slice(*self.packing.offsets[group])
             ids, segment_ids = self.input_ids[0, part], self.packing.segment_ids[part]
@@ -221,7 +159,9 @@ class PackedBatch(PairBatch):
             for position in predictors.tolist():
                 scored[position + 1 - len(prompt)] = True
             rows.append((prompt, response, scored))
-        shared = {one.name: getattr(self, one.name) for one in fields(PairBatch) if one.name != "lengths"}
+        shared = {
+            one.name: getattr(self, one.name) for one in fields(PairBatch) if one.name not in ("lengths", "sizes")
+        }
         return padded_batch(rows, **shared).to(self.input_ids.device)
 
 
@@ -236,12 +176,16 @@ def padded_batch(rows: list[Row], **counts: Any) -> PaddedBatch:
         input_ids[i, :end] = torch.tensor(prompt + response)
         attention_mask[i, :end] = 1
         response_mask[i, len(prompt) : end] = True if scored is None else torch.tensor(scored)
+    lengths, scored_at = response_mask.sum(dim=1), response_mask.flatten().nonzero()[:, 0]
     return PaddedBatch(
         **counts,
-        lengths=response_mask.sum(dim=1),
+        lengths=lengths,
+        sizes=lengths.tolist(),
         input_ids=input_ids,
         attention_mask=attention_mask,
-        response_mask=response_mask,
+        predictors=scored_at - 1,
+        targets=input_ids.flatten()[scored_at],
+        columns=response_mask.any(dim=0).nonzero()[:, 0] - 1,
     )
 
 
@@ -271,9 +215,11 @@ def packed_batch(rows: list[Row], **counts: Any) -> PackedBatch:
             positions += range(len(prompt), len(prompt) + len(response))
         offsets.append((start, len(ids)))
     targets = [list(response if scored is None else compress(response, scored)) for _, response, scored in rows]
+    sizes = [len(tokens) for tokens in targets]
     return PackedBatch(
         **counts,
-        lengths=torch.tensor([len(tokens) for tokens in targets]),
+        lengths=torch.tensor(sizes),
+        sizes=sizes,
         input_ids=torch.tensor([ids]),
         packing=Packing(offsets, torch.tensor(segment_ids), torch.tensor(positions)),
         segments=segments,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import chain, cycle, islice
 from multiprocessing import get_context
-from queue import Empty
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,8 +41,6 @@ BLOCK = 500
 """Records that are processed at a time."""
 ALONE = 100
 """Records that are processed before it is worth starting processes."""
-AHEAD = 4
-"""Blocks of a process that may wait for those of others."""
 
 
 class Block(NamedTuple):
@@ -153,16 +151,18 @@ def _hash(ids: list[int]) -> int:
 def _of_processes(source: Source, processor: RowProcessor, state: Any, count: int) -> Iterator[Block]:
     """Yield the blocks from a state on: process k of n takes the blocks k, k + n, ... and skips the others."""
     context = get_context("fork")
-    queues = [context.Queue(AHEAD) for _ in range(count)]
-    processes = [
-        context.Process(target=_work, args=(source, processor, state, number, count, queue), daemon=True)
-        for number, queue in enumerate(queues)
-    ]
+    receivers: list[Connection] = []
+    processes = []
     try:
-        for process in processes:
-            process.start()
+        for number in range(count):
+            receiver, sender = context.Pipe(duplex=False)
+            arguments = (source, processor, state, number, count, sender)
+            processes.append(context.Process(target=_work, args=arguments, daemon=True))
+            receivers.append(receiver)
+            processes[-1].start()
+            sender.close()  # so that the end of the process ends the pipe, within a block too
         for number in cycle(range(count)):
-            block = _next(queues[number], processes[number])
+            block = _received(receivers[number])
             if block is None:
                 return
             if isinstance(block, Exception):
@@ -174,24 +174,21 @@ def _of_processes(source: Source, processor: RowProcessor, state: Any, count: in
             process.join()
 
 
-def _next(queue: Any, process: Any) -> Any:
+def _received(receiver: Any) -> Any:
     """Return what comes next from a process.
 
     Raises:
         UserError: it was killed.
     """
-    while True:
-        is_alive = process.is_alive()
-        try:
-            return queue.get(timeout=1)
-        except Empty:
-            if not is_alive:
-                raise UserError(
-                    "a process that tokenizes rows was killed, for want of memory perhaps: set data.processes lower"
-                ) from None
+    try:
+        return receiver.recv()
+    except (EOFError, OSError):
+        raise UserError(
+            "a process that tokenizes rows was killed, for want of memory perhaps: set data.processes lower"
+        ) from None
 
 
-def _work(source: Source, processor: RowProcessor, state: Any, number: int, count: int, queue: Any) -> None:
+def _work(source: Source, processor: RowProcessor, state: Any, number: int, count: int, sender: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
     gc.freeze()  # or each collection would go through what this process shares with that one, and copy it
@@ -199,8 +196,8 @@ def _work(source: Source, processor: RowProcessor, state: Any, number: int, coun
         cursor = source.records(None, state)
         skipped = number * BLOCK
         while cursor.skip(skipped) == skipped and (records := _taken(source, cursor, BLOCK)):
-            queue.put(process_block(records, processor))
+            sender.send(process_block(records, processor))
             skipped = (count - 1) * BLOCK
-        queue.put(None)
+        sender.send(None)
     except Exception as error:
-        queue.put(error)
+        sender.send(error)

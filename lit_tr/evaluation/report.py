@@ -1,6 +1,5 @@
 """A table of the policy before and after training, and the curves between."""
 
-import csv
 import json
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from lit_tr.data.batches import PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
+from lit_tr.evaluation.curves import plot_curves
 from lit_tr.evaluation.generate import Generation, generate
 from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import preference_metrics
@@ -30,7 +30,6 @@ LogProbs = Callable[[PairBatch], Tensor]
 
 BATCH_SIZE = 32
 PAIR_METRICS = {"rewards/margins": "preference margin", "rewards/accuracies": "preference accuracy"}
-CURVES = ("loss", "rewards/margins", "rewards/accuracies", "log_ratios", "initial/log_ratios", "logps/chosen")
 
 
 class GenerationReport(Callback):
@@ -72,8 +71,9 @@ class GenerationReport(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
         if not trainer.is_global_zero:
             return
-        with trainer.precision_plugin.forward_context():
-            report, samples = self._compare(trainer, pl_module)
+        before, after, samples = self.compare(trainer, pl_module)
+        updates = sum(callback.updates for callback in trainer.callbacks if isinstance(callback, ReferenceUpdate))
+        report = {"before": before, "after": after, "reference updates": updates}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / "generations.jsonl").write_text("".join(self._line(sample) for sample in samples))
@@ -85,18 +85,17 @@ class GenerationReport(Callback):
         console.print(table(report))
         console.print(f"Report, samples, curves and metrics are in {folder}", soft_wrap=True)
 
-    def _compare(self, trainer: Any, pl_module: Any) -> tuple[dict[str, Any], list[Generation]]:
-        """Return the figures before and after, and the samples after."""
+    def compare(self, trainer: Any, pl_module: Any) -> tuple[dict[str, float], dict[str, float], list[Generation]]:
+        """Return the figures of the initial policy, those of the policy, and its samples."""
         policy, start, data = pl_module.policy, pl_module.start, trainer.datamodule
         initial = partial(start.log_probs, policy)
         evaluate = partial(self.evaluate, initial=initial, loss=pl_module.loss, data=data, device=pl_module.device)
-        with start.active(policy) as model:
-            samples = self.sample(model, data)
-        before = evaluate(samples, log_probs=initial)
-        samples = self.sample(policy, data)
-        after = evaluate(samples, log_probs=partial(_log_probs, policy))
-        updates = sum(callback.updates for callback in trainer.callbacks if isinstance(callback, ReferenceUpdate))
-        return {"before": before, "after": after, "reference updates": updates}, samples
+        with trainer.precision_plugin.forward_context():
+            with start.active(policy) as model:
+                samples = self.sample(model, data)
+            before = evaluate(samples, log_probs=initial)
+            samples = self.sample(policy, data)
+            return before, evaluate(samples, log_probs=partial(_log_probs, policy)), samples
 
     def sample(self, model: Any, data: Any) -> list[Generation]:
         """Return a model's responses to the first validation prompts."""
@@ -153,25 +152,6 @@ def table(report: dict[str, Any]) -> Table:
         lines.add_row(name, f"{report['before'][name]:.3f}", f"{after:.3f}")
     lines.add_row("reference updates", "0", str(report["reference updates"]))
     return lines
-
-
-def plot_curves(metrics: Path, picture: Path) -> None:
-    """Draw the training and validation curves of a `metrics.csv` into a PNG."""
-    from matplotlib.figure import Figure
-
-    with metrics.open() as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    for axes, name in zip(figure.subplots(2, 3).flat, CURVES, strict=True):
-        for stage in ("train", "val"):
-            points = [(int(row["step"]), float(row[f"{stage}/{name}"])) for row in rows if row.get(f"{stage}/{name}")]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=stage, marker="o" if stage == "val" else None)
-        axes.set(title=name, xlabel="optimizer step")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    figure.savefig(picture, dpi=100)
 
 
 def _log_probs(policy: nn.Module, batch: PairBatch) -> Tensor:

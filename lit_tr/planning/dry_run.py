@@ -5,22 +5,21 @@ The step is run by the training code. Nothing is allocated or computed, so a mod
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
-from transformers import AttentionInterface
 
 from lit_tr.data.batches import PairBatch
+from lit_tr.planning.attention import backward_flops, forward_flops
 from lit_tr.policy.logprobs import response_log_probs
 
 FLOPS: dict[Any, Callable[..., int]] = {
@@ -31,6 +30,8 @@ FLOPS: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *args, **kwargs: (
         sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
     ),
+    torch.ops.lit_tr.planned_attention: forward_flops,
+    torch.ops.lit_tr.planned_attention_backward: backward_flops,
     torch.ops.bitsandbytes.gemm_4bit: lambda inputs, *args, out_val, **kwargs: 2 * inputs.numel() * out_val.shape[-1],
 }
 """FLOPs of an operation, from its arguments and result."""
@@ -47,9 +48,8 @@ class Ledger(TorchDispatchMode):
 
     Attributes:
         live: bytes of the tensors that were made under it and not freed.
-        peak: most live bytes.
         logits: bytes of `live` in tensors whose last dimension is the vocabulary.
-        at_peak: bytes of `logits` and of `gradients` when the peak was reached.
+        peaks: of each part of a step the most live bytes, and what of them was `logits` and `gradients`.
         gradients: bytes of the gradients of parameters, counted by the caller.
         flops: floating-point operations of matrix products and attention.
     """
@@ -57,8 +57,8 @@ class Ledger(TorchDispatchMode):
     def __init__(self, vocabulary: int = 0, device: str | None = None, reads: int = 0) -> None:
         super().__init__()
         self.vocabulary, self.device, self.reads = vocabulary, device, reads
-        self.live = self.peak = self.logits = self.gradients = self.flops = 0
-        self.at_peak = (0, 0)
+        self.live = self.logits = self.gradients = self.flops = 0
+        self.peaks = [(0, 0, 0)]
         self._known: weakref.WeakSet = weakref.WeakSet()
         self._elsewhere: weakref.WeakSet = weakref.WeakSet()
 
@@ -86,10 +86,20 @@ class Ledger(TorchDispatchMode):
         kwargs["device"] = torch.device("meta")
         return asked.type not in ("meta", self.device)
 
-    def reset_peak(self) -> None:
-        """Set the peak to the live bytes."""
+    @property
+    def peak(self) -> int:
+        """Most live bytes."""
+        return max(self.peaks)[0]
+
+    def reset(self) -> None:
+        """Begin a step: forget the peaks and the FLOPs."""
         gc.collect()
-        self.peak, self.at_peak, self.flops = self.live, (self.logits, self.gradients), 0
+        self.peaks, self.flops = [], 0
+        self.begin_part()
+
+    def begin_part(self) -> None:
+        """Begin a part of a step, with a peak of its own."""
+        self.peaks.append((self.live, self.logits, self.gradients))
 
     def _add(self, tensor: Tensor, elsewhere: bool) -> None:
         storage = tensor.untyped_storage()
@@ -105,21 +115,8 @@ class Ledger(TorchDispatchMode):
     def _move(self, size: int, logits: int) -> None:
         self.live += size
         self.logits += logits
-        if self.live > self.peak:
-            self.peak, self.at_peak = self.live, (self.logits, self.gradients)
-
-
-def fused_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """Attend with the memory of a fused GPU kernel, which has neither masks nor a key per query head."""
-    one, heads, tokens, size = query.shape
-    out = F.scaled_dot_product_attention(query.reshape(one, key.shape[1], -1, size), key, value)
-    return out.reshape(one, heads, tokens, -1).transpose(1, 2).contiguous(), None
-
-
-FUSED = "fused_without_values"
-AttentionInterface.register(FUSED, fused_attention)
+        if self.live > self.peaks[-1][0]:
+            self.peaks[-1] = self.live, self.logits, self.gradients
 
 
 def give_fake_tensors(model: nn.Module, ledger: Ledger) -> None:
@@ -172,39 +169,64 @@ class Step:
         """Most live bytes, beyond those between steps."""
         return self.activations + self.logits + self.gradients
 
+    def extended(self, shorter: "Step", times: float) -> "Step":
+        """Return the step of a deeper policy: this one's, and so many times what it has more than a shorter one's."""
+        pairs = zip(astuple(self), astuple(shorter), strict=True)
+        return Step(*(round(mine + times * (mine - less)) for mine, less in pairs))
+
 
 def run_step(
-    policy: nn.Module, batch: PairBatch, ledger: Ledger, context: AbstractContextManager, accumulated: bool
-) -> Step:
+    policy: nn.Module,
+    batch: PairBatch,
+    ledger: Ledger,
+    context: AbstractContextManager,
+    accumulated: bool,
+    periods: Mapping[int, int],
+) -> list[Step]:
     """Run forward and backward pass of a policy, whose parameters are fake tensors made under the ledger.
 
-    The context sets the forward pass's precision; `accumulated`: gradients of another batch are in memory already.
+    Args:
+        policy: the policy.
+        batch: the batch.
+        ledger: counts.
+        context: sets the forward pass's precision.
+        accumulated: gradients of another batch are in memory already.
+        periods: the number of the group of layers that a parameter is in, by the parameter's id.
+
+    Returns:
+        The step with its peak until the last group of layers has its gradients, and with that from the first group on.
     """
     trained = [param for param in policy.parameters() if param.requires_grad]
     if accumulated:
         for param in trained:
             param.grad = torch.empty_like(param)
     ledger.gradients = sum(param.nbytes for param in trained) if accumulated else 0
+    begun: set[int | None] = {None}
 
     def count(param: Tensor) -> None:
+        if (period := periods.get(id(param))) not in begun:
+            begun.add(period)
+            ledger.begin_part()
         ledger.gradients += 0 if accumulated else param.nbytes
 
     hooks = [param.register_post_accumulate_grad_hook(count) for param in trained]
-    ledger.reset_peak()
+    ledger.reset()
     before = ledger.live - ledger.gradients
     with ledger:
         with context:
             loss = response_log_probs(policy, batch).sum()
         forward = ledger.flops
         loss.backward()
-    logits, gradients = ledger.at_peak
-    step = Step(ledger.peak - before - logits - gradients, logits, gradients, forward, ledger.flops)
     for hook in hooks:
         hook.remove()
     for param in trained:
         param.grad = None
     ledger.gradients = 0
-    return step
+    ends = max(ledger.peaks[:2]), max(ledger.peaks[-2:])
+    return [
+        Step(live - before - logits - gradients, logits, gradients, forward, ledger.flops)
+        for live, logits, gradients in ends
+    ]
 
 
 def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool) -> tuple[float, float, float]:

@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
-from lit_tr.planning.dry_run import FUSED, Ledger, Step, give_fake_tensors, optimizer_costs, run_step
+from lit_tr.planning.attention import GPU
+from lit_tr.planning.dry_run import Ledger, Step, give_fake_tensors, optimizer_costs, run_step
+from lit_tr.planning.layers import Stack
 from lit_tr.planning.references import cast, reference_bytes
+from lit_tr.policy import head
 from lit_tr.policy.adapters import causal_model, has_adapter
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference import Reference
@@ -132,7 +134,8 @@ class Plan:
         self.trained = sum(param.nbytes for param in trained)
         self.largest = max(param.nbytes for param in trained)
         self.optimizer = optimizer_costs(run.optimizer, foreach=not run.cpu)
-        self._found: dict[int, tuple[Reference | None, tuple[int, int]]] = {}
+        self._found: dict[Any, tuple[int, int]] = {}
+        self._packs: dict[Any, Step] = {}
 
     def between_steps(self, reference: Reference | None, initial: Reference | None = None) -> Memory:
         """Return the memory between steps on one device, with a reference and an initial policy to log against.
@@ -160,11 +163,11 @@ class Plan:
         return self.weights + max(most, math.ceil(most / self.run.devices) + last)
 
     def _bytes_of(self, reference: Reference | None) -> tuple[int, int]:
-        if id(reference) not in self._found:
+        key = type(reference), repr(reference and vars(reference))
+        if key not in self._found:
             run, device = self.run, "cpu" if self.run.cpu else "cuda"
-            found = reference_bytes(reference, run.source, run.alpha, run.precision, device)
-            self._found[id(reference)] = reference, found  # so that its id is not reused
-        return self._found[id(reference)][1]
+            self._found[key] = reference_bytes(reference, run.source, run.alpha, run.precision, device)
+        return self._found[key]
 
     def at_peak(self, held: Memory, step: Step) -> Memory:
         """Return the memory at the peak of a step: in the backward pass or in the optimizer's step."""
@@ -174,43 +177,69 @@ class Plan:
         stepping = replace(held, gradients=self.trained // shards, activations=round(beside))
         return max(backward, stepping, key=lambda memory: memory.total)
 
-    def step(self, batch: PairBatch, fused: bool | None = None) -> Step:
-        """Return memory and FLOPs of a training step; `fused` attention is a GPU's; None takes the run's device's."""
-        policy, ledger = self._fake
-        causal, fused = causal_model(policy), not self.run.cpu if fused is None else fused
-        own = causal.config._attn_implementation
-        if fused and causal._supports_attention_backend:
-            causal.set_attn_implementation(FUSED)
+    def step(self, batch: PairBatch) -> Step:
+        """Return memory and FLOPs of a training step on one batch."""
+        ledger, causal = self._ledger_of_steps, causal_model(self.policy)
+        own, chunk = causal.config._attn_implementation, head.CHUNK
+        if not self.run.cpu:
+            head.CHUNK = head.CUDA_CHUNK
+            if causal._supports_attention_backend:
+                causal.set_attn_implementation(GPU)
+
+        def few(groups: dict[int, int]) -> list[Step]:
+            return run_step(self.policy, batch, ledger, self.run.context(), self.run.accumulate > 1, groups)
+
         try:
-            return run_step(policy, batch, ledger, self.run.context(), accumulated=self.run.accumulate > 1)
+            return self.stack.measure(few)
         finally:
+            head.CHUNK = chunk
             causal.set_attn_implementation(own)
 
-    def largest_pack(self, held: Memory, lengths: Lengths, collator: Collator, memory: int) -> int:
-        """Return the tokens of the largest pack that fits into a device's `memory` beside `held`; 0 if none does."""
+    def pack(self, tokens: int, lengths: Lengths, collator: Collator) -> Step:
+        """Return a step on a pack of so many tokens."""
+        key = tokens, lengths, collator
+        if key not in self._packs:
+            self._packs[key] = self.step(collator(lengths.pack(tokens, collator)))
+        return self._packs[key]
+
+    def largest_pack(self, held: Memory, lengths: Lengths, collator: Collator, memory: int, first: int = 2**11) -> int:
+        """Return the tokens of the largest pack that fits into a device's `memory` beside `held`; 0 if none does.
+
+        The search begins at `first` tokens.
+        """
 
         def peak(tokens: int) -> int:
-            return self.at_peak(held, self.step(collator(lengths.pack(tokens, collator)))).total
+            return self.at_peak(held, self.pack(tokens, lengths, collator)).total
 
-        tokens = max(2**11, collator.tokens(lengths.examples(1)[0]))
-        tried = {count: peak(count) for count in (tokens, 2 * tokens)}
-        for _ in range(5):  # memory is nearly linear in tokens, and steeper for more of them
+        first = max(first, collator.tokens(lengths.examples(1)[0]))
+        tried, free = {0: held.total, first: peak(first)}, memory - held.total
+        for _ in range(6):  # memory is nearly linear in tokens, and steeper for more of them
             (low, least), (high, most) = sorted(tried.items(), key=lambda at: abs(at[1] - memory))[:2]
             slope = max((most - least) / (high - low), 1.0)
-            tokens = int(low + (0.999 * memory - least) / slope) // 64 * 64
+            tokens = int(low + (held.total + 0.99 * free - least) / slope) // 64 * 64
             if tokens < 64 or tokens in tried:
                 break
             tried[tokens] = peak(tokens)
-            if 0.99 * memory <= tried[tokens] <= memory:
+            if 0.97 * free <= tried[tokens] - held.total <= free:
                 break
         return max((count for count, taken in tried.items() if taken <= memory), default=0)
 
     @cached_property
-    def _fake(self) -> tuple[Any, Ledger]:
-        policy = self.policy
-        ledger = Ledger(causal_model(policy).config.get_text_config().vocab_size)
-        give_fake_tensors(policy, ledger)
-        return policy, ledger
+    def stack(self) -> Stack:
+        """The policy's layers."""
+        return Stack(self.policy, getattr(self._config, "layer_types", None))
+
+    @property
+    def _config(self) -> Any:
+        return causal_model(self.policy).config.get_text_config()
+
+    @cached_property
+    def _ledger_of_steps(self) -> Ledger:
+        """The ledger of the dry runs, under which the layers that they take get fake tensors."""
+        ledger = Ledger(self._config.vocab_size)
+        with self.stack.first(max(self.stack.few, default=len(self.stack.layers))):
+            give_fake_tensors(self.policy, ledger)
+        return ledger
 
     @cached_property
     def _scales(self) -> int:
@@ -225,7 +254,7 @@ class Plan:
         def size(module: Any) -> int:
             return sum(param.nbytes * (1 + param.requires_grad) for param in module.parameters())
 
-        layers = [size(module) for module in self.policy.modules() if isinstance(module, GradientCheckpointingLayer)]
+        layers = [size(layer) for layer in self.stack.layers]
         return size(self.policy) - sum(layers) + max(layers, default=0)
 
 

@@ -10,12 +10,14 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_tr.errors import UserError
+from lit_tr.policy.modules import modules_within
 
 POLICY_ADAPTER = "default"
 
@@ -159,19 +161,19 @@ def saved_modules(policy: Any, adapter: str) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def adapter_switched(policy: Any, name: str | None) -> Iterator[Any]:
-    """Yield the policy with another adapter, or none for name None; restore what was active and trainable."""
-    trainable = [param for param in policy.parameters() if param.requires_grad]
+    """Yield the policy with another adapter, or none for name None, to compute without gradients; restore it after.
+
+    What is trainable stays so: PEFT's own switches set that for each parameter, in a walk over all modules.
+    """
+    layers = modules_within(policy, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
     try:
-        if name is None:
-            with policy.disable_adapter():
-                yield policy
-        else:
-            policy.base_model.set_adapter(name, inference_mode=True)
-            yield policy
+        for layer, (active, _) in zip(layers, before, strict=True):
+            vars(layer).update(_active_adapter=[name] if name else active, _disable_adapters=name is None)
+        yield policy
     finally:
-        policy.base_model.set_adapter(POLICY_ADAPTER, inference_mode=True)
-        for param in trainable:
-            param.requires_grad_(True)
+        for layer, (active, disabled) in zip(layers, before, strict=True):
+            vars(layer).update(_active_adapter=active, _disable_adapters=disabled)
 
 
 def base_state_keys(policy: nn.Module) -> set[str]:

@@ -4,22 +4,24 @@ A model keeps the name of the attention that transformers gave it: some models d
 goes to lit_tr's attention, and any other one unchanged to the model's own. So the choice is part of the call, and
 gradient checkpointing, which calls again in the backward pass, repeats it.
 
-On CUDA a pack goes through FlexAttention, whose block mask skips what no token sees. Elsewhere each group of a prompt
-with its responses is computed by itself, so that the cost is that of the groups, not of the pack's square.
+On CUDA a pack goes through FlexAttention, whose block mask skips what no token sees. Elsewhere, and with attention
+dropout, which FlexAttention does not have, each group of a prompt with its responses is computed by itself, so that the
+cost is that of the groups, not of the pack's square.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from transformers import AttentionInterface
-from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lit_tr.data.batches import Packing
+from lit_tr.data.groups import Packing
+from lit_tr.policy.compiled import compiled
 
 PACKABLE = ("sdpa", "eager")
 """Attention implementations of transformers that packs are computed for."""
@@ -71,8 +73,8 @@ def packed_attention(
         raise NotImplementedError("the model's layers change the attention mask")
     if kwargs.get("position_bias") is not None:
         raise NotImplementedError("the model adds a position bias to its attention")
-    if query.is_cuda and not kwargs.get("dropout"):  # FlexAttention knows no dropout
-        return flex_attention_forward(module, query, key, value, packing.block_mask(sliding_window), **kwargs)
+    if query.is_cuda and not kwargs.get("dropout"):
+        return _flexible(query, key, value, packing.block_mask(sliding_window), **kwargs), None
     outputs = []
     for group, (start, end) in enumerate(packing.offsets):
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
@@ -82,6 +84,45 @@ def packed_attention(
         else:  # models that cap scores (Gemma 2) or have sinks (gpt-oss)
             outputs.append(own(module, q, k, v, mask(), **kwargs)[0])
     return torch.cat(outputs, dim=1), None
+
+
+def flexible(
+    query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: str, softcap: str, sinks: Tensor | None
+) -> Tensor:
+    """Compute FlexAttention without repeated keys; autocast acts on it as on torch's other attention.
+
+    Scores are capped at `softcap * tanh(score / softcap)`, as in Gemma 2. A sink is one more score of a head, for no
+    token (gpt-oss): with the logarithm l of the sum of the exponentials of the scores, it leaves the share
+    `exp(l) / (exp(l) + exp(sink))` of the output. Numbers are given as text, or "" for none: compiled for dynamic
+    shapes they would be symbols, which FlexAttention's cap cannot take.
+
+    Returns:
+        The output, `(1, tokens, heads, dim)`.
+    """
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+    query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
+
+    def cap(score: Tensor, *index: Tensor) -> Tensor:
+        return float(softcap) * torch.tanh(score / float(softcap))
+
+    output, aux = flex_attention(
+        *(query, key, value, cap if softcap else None, mask, float(scaling) if scaling else None),
+        enable_gqa=True,
+        return_aux=AuxRequest(lse=sinks is not None),
+    )
+    if sinks is not None:
+        output = output * torch.sigmoid(cast(Tensor, aux.lse) - sinks[:, None]).to(dtype)[..., None]
+    return output.transpose(1, 2).contiguous()
+
+
+def _flexible(*tensors: Any, scaling: Any = None, softcap: Any = None, s_aux: Any = None, **kwargs: Any) -> Tensor:
+    return _compiled()(*tensors, *("" if number is None else repr(number) for number in (scaling, softcap)), s_aux)
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return compiled(flexible)
 
 
 def _grouped_sdpa(

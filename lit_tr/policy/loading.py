@@ -1,5 +1,8 @@
 """Load language models from folders and hubs, on 4-bit bases and with LoRA adapters."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +13,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
+from lit_tr.policy.compiled import options
 from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -28,12 +33,14 @@ class LoRA:
         alpha: the update is scaled by alpha / r.
         dropout: dropout on the adapter's input.
         targets: names of the linear layers that get an adapter; `all-linear` is all except the output head.
+        rslora: scale by alpha / sqrt(r), rank-stabilized LoRA (Kalajdzievski 2023, arXiv 2312.03732): for high ranks.
     """
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
     targets: str | list[str] = "all-linear"
+    rslora: bool = False
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
@@ -131,13 +138,18 @@ class PretrainedPolicy:
         if self.compile:
             for layer in model.modules():
                 if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
-                    layer.compile(dynamic=True)
+                    self._compile(layer)
         return model
+
+    def _compile(self, layer: nn.Module) -> None:
+        """Compile a layer, or its parts where it is checkpointed: a checkpoint within runs uncompiled as a whole."""
+        for part in layer.children() if self.gradient_checkpointing else [layer]:
+            part.compile(**options())
 
     def _load_base(self, device: torch.device | str, in_shards: bool = False) -> PreTrainedModel:
         dtype = getattr(torch, self.dtype)
         said = f"{self.path}: no causal language model could be loaded from this folder or hub id"
-        with explained(said, OSError, ValueError, ImportError):
+        with explained(said, OSError, ValueError, ImportError), _bar_in_terminals_alone():
             return AutoModelForCausalLM.from_pretrained(
                 resolve(self.path),
                 dtype=dtype,
@@ -153,10 +165,24 @@ class PretrainedPolicy:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.targets,
+            use_rslora=lora.rslora,
             task_type="CAUSAL_LM",
         )
         with explained(f"{self.path}: no adapter on the layers {lora.targets!r}", ValueError):
             return get_peft_model(model, config)
+
+
+@contextmanager
+def _bar_in_terminals_alone() -> Iterator[None]:
+    """Leave transformers' bar of loaded weights out of logs and notebooks."""
+    if sys.stderr.isatty() or not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -8,28 +8,27 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.attention import placeholder_mask
+from lit_tr.policy.head import log_probs, logits
+from lit_tr.policy.modules import modules_within
 from lit_tr.policy.sharding import gathers
-
-CHUNK = 2**23
-"""Logits in memory at a time: 32 MB in float32."""
 
 
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
     """Switch dropout and gradients off, and restore the mode of each module."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    trained = [module for module in (model, *modules_within(model)) if module.training]
     try:
+        for module in trained:
+            vars(module)["training"] = False
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in trained:
+            vars(module)["training"] = True
         # autocast caches its casts; those made without gradient would cut the gradient of a later forward pass
         torch.clear_autocast_cache()
 
@@ -55,7 +54,9 @@ def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
 
 def sum_by_response(batch: PairBatch, values: Tensor) -> Tensor:
     """Return the sum of the values of the scored tokens of each response, `(responses,)`."""
-    return torch.stack([response.sum() for response in values.split(batch.lengths.tolist())])
+    # a check of the lengths would wait for the device
+    sums = torch.segment_reduce(values.double(), "sum", lengths=batch.lengths, unsafe=True)
+    return sums.to(values.dtype)
 
 
 @gathers
@@ -69,19 +70,19 @@ def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> 
     """
     if isinstance(batch, PackedBatch):
         causal = causal_model(model)
-        return _logits(causal, _hidden(causal, batch)[batch.predictors[tokens]]).log_softmax(dim=-1)
+        return logits(causal, _hidden(causal, batch)[batch.predictors[tokens]]).log_softmax(dim=-1)
     return _padded_logits(model, batch)[0][tokens].log_softmax(dim=-1)
 
 
 def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     """Return the logits before each response token, `(response tokens, vocabulary)`, and the tokens."""
-    mask = batch.response_mask[:, 1:]
-    columns = mask.any(dim=0).nonzero()[:, 0]
+    columns, tokens = batch.columns, batch.input_ids.shape[1]
     options = accepted(model, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=columns)
+    logits = model(input_ids=batch.input_ids, **options).logits
     if "logits_to_keep" not in options:
-        columns = torch.arange(mask.shape[1], device=mask.device)
-    logits = model(input_ids=batch.input_ids, **options).logits[:, : len(columns)]
-    return logits[mask[:, columns].nonzero(as_tuple=True)].float(), batch.input_ids[:, 1:][mask]
+        logits = logits[:, columns]
+    rows, at = batch.predictors // tokens, torch.searchsorted(columns, batch.predictors % tokens)
+    return logits[rows, at].float(), batch.targets
 
 
 def accepted(model: nn.Module, **options: Any) -> dict[str, Any]:
@@ -91,20 +92,9 @@ def accepted(model: nn.Module, **options: Any) -> dict[str, Any]:
 
 
 def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Return the log-prob of each response token, `(response tokens,)`, by chunks of logits at these tokens only.
-
-    A chunk's logits are computed again in the backward pass. Torch's own `linear_cross_entropy` would keep them out of
-    memory too, but in bfloat16 it rounds each log-prob to 8 bits, and it does not cap logits. The kernels of Liger
-    and of cut-cross-entropy run on CUDA only; Liger's gave wrong gradients to losses that weigh tokens unequally until
-    its pull request 1298 (2026).
-    """
+    """Return the log-prob of each response token, `(response tokens,)`; logits are made at these tokens alone."""
     causal = causal_model(model)
-    hidden = _hidden(causal, batch)
-    rows = max(CHUNK // causal.config.get_text_config(decoder=True).vocab_size, 1)
-    chunks = zip(batch.predictors.split(rows), batch.targets.split(rows), strict=True)
-    return torch.cat(
-        [checkpoint(_head_log_probs, causal, hidden[at], targets, use_reentrant=False) for at, targets in chunks]
-    )
+    return log_probs(causal, _hidden(causal, batch).index_select(0, batch.predictors), batch.targets)
 
 
 def decoder(causal: Any) -> Any:
@@ -123,20 +113,3 @@ def _hidden(causal: Any, batch: PackedBatch) -> Tensor:
         packing=batch.packing,
     )
     return output.last_hidden_state[0]
-
-
-def _head_log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    return -F.cross_entropy(_logits(causal, hidden), targets, reduction="none")
-
-
-def _logits(causal: Any, hidden: Tensor) -> Tensor:
-    """Return the logits of some hidden states, `(tokens, vocabulary)`, float32."""
-    config = causal.config.get_text_config(decoder=True)
-    logits = causal.get_output_embeddings()(hidden).float()
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scale := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scale
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
-        logits = cap * torch.tanh(logits / cap)
-    return logits

@@ -4,32 +4,44 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, cast
 
+import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.errors import UserError
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+def shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
     """Shard the weights of a causal language model over some devices, layer by layer, in place.
+
+    In bf16-mixed precision they are gathered in bfloat16, half of the bytes, and gradients are added up in float32;
+    else, and where some are codes of 4 bits, both are in the weights' own precision.
+
+    Args:
+        model: the model.
+        mesh: the devices.
+        precision: that of the Trainer.
 
     Raises:
         UserError: some weights are not floating-point numbers.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer  # a second, which an update need not take
+
     for name, param in model.named_parameters():
         if not param.is_floating_point():
             raise UserError(
                 f"{name}: FSDP2 shards floating-point weights only, and these are {param.dtype}: in place of a base "
                 "that is saved in 4 bits take the original with model.policy.quantize nf4, or take trainer.strategy ddp"
             )
+    halves = precision == "bf16-mixed" and not any(hasattr(param, "quant_state") for param in model.parameters())
+    sent = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if halves else MixedPrecisionPolicy()
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
-            fully_shard(layer, mesh=mesh)
+            fully_shard(layer, mesh=mesh, mp_policy=sent)
     # else FSDP2 would leave embeddings and head gathered after a forward pass, and an update would get full tensors
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True, mp_policy=sent)
     for unit in model.modules():
         # at the first gather FSDP2 records for good which weights are trained, and a reference is scored first
         if isinstance(unit, FSDPModule):

@@ -1,11 +1,11 @@
 """AdapterReference: a reference that is a second LoRA adapter on the policy's own base."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lit_tr.errors import UserError
@@ -21,10 +21,10 @@ from lit_tr.policy.loading import CAST_PRECISIONS
 from lit_tr.policy.sharding import full_tensor, write
 from lit_tr.reference.averaging import Alpha, alpha_of, soft_update_tensors
 from lit_tr.reference.base import Reference, updates_of
-from lit_tr.reference.lowrank import LowRank, average, padded, squared_norm
+from lit_tr.reference.lowrank import Batch, LowRank, averages, padded, squared_norm
 
-LAYERS_AT_ONCE = 8
-"""Layers averaged at a time on a CPU: a batch of small products that fits into a cache."""
+CPU_NUMBERS, NUMBERS = 2**18, 2**26
+"""Most numbers of a batch of layers: few enough for a CPU's cache, and elsewhere many, 0.5 GB in float64."""
 SMALL_ALPHA = 2.0**-20
 """An alpha that stays below 1, where alphas are clamped, times any factor of `layers`."""
 
@@ -86,13 +86,14 @@ class AdapterReference(Reference):
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Check that each update gives the A and B of a layer one alpha, in weight space."""
         for update in updates_of(trainer) if self.average == "weight_space" else []:
-            self._alphas(module.policy, update.weights(SMALL_ALPHA))
+            self._alphas(self._pairs(module.policy), update.weights(SMALL_ALPHA))
 
-    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, Any]:
         """Move the reference's adapter towards the policy's, which must not have diverged.
 
         Returns:
-            `relative_error`: of the adapter's new weights to the average of the weights.
+            `relative_error`: of the adapter's new weights to the average of the weights, a tensor that is still being
+                computed on CUDA.
         """
         if alpha == 0:
             return {}
@@ -100,14 +101,14 @@ class AdapterReference(Reference):
             self._copy(policy)
             return {"relative_error": 0.0}
         if self.average == "weight_space":
-            alphas = self._alphas(policy, alpha)
+            error = self._average(policy, alpha)
             self._update_modules_to_save(policy, alpha)
-            return {"relative_error": self._average(policy, alphas)}
+            return {"relative_error": error}
         exact = self._exact(policy, alpha) if self.log_error else None
         soft_update_tensors(adapter_parameters(policy), adapter_parameters(policy, self.adapter), alpha)
         return {} if exact is None else {"relative_error": self._distance(policy, exact)}
 
-    def tensors(self, policy: nn.Module) -> Iterable[torch.Tensor]:
+    def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
         """Return the parameters of the reference's adapter."""
         return adapter_parameters(policy, self.adapter).values()
 
@@ -123,16 +124,18 @@ class AdapterReference(Reference):
     @torch.no_grad()
     def _copy(self, policy: nn.Module) -> None:
         for ours, theirs in self._pairs(policy).values():
-            _write(theirs, *padded(_gathered(ours), theirs))
+            a, b = padded(_gathered(ours), theirs)
+            write(theirs.a, a)
+            write(theirs.b, b)
         self._update_modules_to_save(policy, 1.0)
 
     def _update_modules_to_save(self, policy: nn.Module, alpha: Alpha) -> None:
         """Update the `modules_to_save`, which are trained in full beside the factors."""
         soft_update_tensors(saved_modules(policy, POLICY_ADAPTER), saved_modules(policy, self.adapter), alpha)
 
-    def _alphas(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+    def _alphas(self, pairs: Iterable[str], alpha: Alpha) -> dict[str, float]:
         """Return the alpha of each layer, by the name of its A."""
-        alphas = {name: alpha_of(alpha, name) for name in self._pairs(policy)}
+        alphas = {name: alpha_of(alpha, name) for name in pairs}
         for name, one in alphas.items():
             other = name.replace("lora_A.", "lora_B.").replace("lora_embedding_A.", "lora_embedding_B.")
             if alpha_of(alpha, other) != one:
@@ -143,28 +146,18 @@ class AdapterReference(Reference):
         return alphas
 
     @torch.no_grad()
-    def _average(self, policy: nn.Module, alphas: dict[str, float]) -> float:
-        """Average batches of layers of one shape; return the relative error."""
+    def _average(self, policy: nn.Module, alpha: Alpha) -> Tensor:
+        """Average all layers; return the relative error."""
         pairs = self._pairs(policy)
-        groups: dict[tuple, list[str]] = {}
-        for name, (ours, theirs) in pairs.items():
-            if alphas[name] == 0:
-                continue
-            key = (ours.a.shape, ours.b.shape, ours.scaling, theirs.a.shape, theirs.scaling, alphas[name])
-            groups.setdefault(key, []).append(name)
-        cuts, totals = [], []
-        for (*_, weight), names in groups.items():
-            one = pairs[names[0]][0].a
-            # shards are gathered layer by layer
-            size = 1 if isinstance(one, DTensor) else LAYERS_AT_ONCE if one.device.type == "cpu" else len(names)
-            for batch in (names[i : i + size] for i in range(0, len(names), size)):
-                ours, theirs = (_stack([pairs[name][side] for name in batch]) for side in (0, 1))
-                a, b, cut, total = _finite_average(ours, theirs, weight, batch[0])
-                for name, *factors in zip(batch, a, b, strict=True):
-                    _write(pairs[name][1], *factors)
-                cuts.append(cut.sum())
-                totals.append(total.sum())
-        return _ratio(torch.stack(cuts).sum(), torch.stack(totals).sum()) if cuts else 0.0
+        lost = norm = torch.zeros((), dtype=torch.float64)
+        for batches in _calls(pairs, self._alphas(pairs, alpha)):
+            whole = [(_all_gathered(ours), _all_gathered(theirs), weight) for ours, theirs, weight in batches]
+            factors, cut, total = _finite_averages(whole)
+            for (_, theirs, _), (a, b) in zip(batches, factors, strict=True):
+                _write([one.a for one in theirs], a)
+                _write([one.b for one in theirs], b)
+            lost, norm = lost + cut.sum(), norm + total.sum()
+        return _ratio(lost, norm)
 
     @torch.no_grad()
     def _exact(self, policy: nn.Module, alpha: Alpha) -> dict[str, LowRank]:
@@ -177,41 +170,62 @@ class AdapterReference(Reference):
         return exact
 
     @torch.no_grad()
-    def _distance(self, policy: nn.Module, exact: dict[str, LowRank]) -> float:
+    def _distance(self, policy: nn.Module, exact: dict[str, LowRank]) -> Tensor:
         """Return the distance of the reference's weights from `exact`, relative to the norm of `exact`."""
         theirs = lora_factors(policy, self.adapter)
         squares = [_squared_distance(one, *theirs[name]) for name, one in exact.items()]
         return _ratio(torch.stack(squares).sum(), torch.stack([squared_norm(one) for one in exact.values()]).sum())
 
 
-def _stack(factors: list[LowRank]) -> LowRank:
-    full = [_gathered(one) for one in factors]
-    return LowRank(torch.stack([one.a for one in full]), torch.stack([one.b for one in full]), full[0].scaling)
+def _calls(pairs: dict[str, tuple[LowRank, ...]], alphas: dict[str, float]) -> Iterable[list[Batch]]:
+    """Return the batches of layers that are averaged in one call: of one device and the same ranks, or one shard."""
+    alike: dict[tuple, list[tuple[LowRank, ...]]] = {}
+    for name, (ours, theirs) in pairs.items():
+        if alphas[name] != 0:
+            ranks, shape = (ours.a.shape[0], theirs.a.shape[0]), (ours.a.shape[1], ours.b.shape[0])
+            key = (ours.a.device, ranks, shape, ours.scaling, theirs.scaling, alphas[name])
+            alike.setdefault(key, []).append((ours, theirs))
+    calls: dict[Any, list[Batch]] = {}
+    for (device, ranks, shape, *_, alpha), layers in alike.items():
+        size = max((CPU_NUMBERS if device.type == "cpu" else NUMBERS) // (sum(ranks) * sum(shape)), 1)
+        sharded = isinstance(layers[0][0].a, DTensor)  # shards are gathered layer by layer
+        for i in range(0, len(layers), step := 1 if sharded else size):
+            policies, references = (list(side) for side in zip(*layers[i : i + step], strict=True))
+            calls.setdefault(len(calls) if sharded else (device, ranks), []).append((policies, references, alpha))
+    return calls.values()
 
 
-def _finite_average(ours: LowRank, theirs: LowRank, weight: float, name: str) -> tuple[torch.Tensor, ...]:
+def _finite_averages(batches: Sequence[Batch]) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
     try:
-        return average(ours, theirs, weight)
+        return averages(batches)
     except torch.linalg.LinAlgError as error:
         raise UserError(
-            f"{name}: the policy's adapter cannot be averaged, for it holds non-finite numbers: training has "
-            "diverged; lower the learning rate, or go on from an earlier checkpoint"
+            "the policy's adapter cannot be averaged, for it holds non-finite numbers: training has diverged; lower "
+            "the learning rate, or go on from an earlier checkpoint"
         ) from error
 
 
-def _write(target: LowRank, a: torch.Tensor, b: torch.Tensor) -> None:
-    write(target.a, a)
-    write(target.b, b)
+def _write(targets: list[Tensor], values: Tensor) -> None:
+    if isinstance(targets[0], DTensor):
+        for target, value in zip(targets, values, strict=True):
+            write(target, value)
+    else:
+        torch._foreach_copy_(targets, list(values))
+
+
+def _all_gathered(factors: Iterable[LowRank]) -> list[LowRank]:
+    return [_gathered(one) for one in factors]
 
 
 def _gathered(one: LowRank) -> LowRank:
     return replace(one, a=full_tensor(one.a), b=full_tensor(one.b))
 
 
-def _squared_distance(one: LowRank, other: LowRank) -> torch.Tensor:
+def _squared_distance(one: LowRank, other: LowRank) -> Tensor:
     other = _gathered(other)
     return squared_norm(_gathered(one), replace(other, b=-other.b))
 
 
-def _ratio(lost: torch.Tensor, total: torch.Tensor) -> float:
-    return (lost / total.clamp(min=torch.finfo(total.dtype).tiny)).sqrt().item()
+def _ratio(lost: Tensor, total: Tensor) -> Tensor:
+    """Return the square root of a share, on the device: it is read where it is logged."""
+    return (lost / total.clamp(min=torch.finfo(total.dtype).tiny)).sqrt().float()

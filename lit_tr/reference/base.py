@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.policy.adapters import adapter_switched
+from lit_tr.policy.compiled import options
 from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, vocabulary_log_probs
 from lit_tr.policy.sharding import shard, write
 from lit_tr.reference.averaging import Alpha
@@ -58,10 +59,10 @@ class Reference(ABC):
     def prepare(self, policy: nn.Module) -> None:
         """Become a copy of the policy."""
 
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Shard the weights of the second model, if there is one."""
+    def shard(self, mesh: DeviceMesh, precision: str) -> None:
+        """Shard the weights of the second model, if there is one, for a precision of the Trainer."""
         if self.model is not None:
-            shard(self.model, mesh)
+            shard(self.model, mesh, precision)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Prepare for training: weights have their final precision and device, and the rows are loaded."""
@@ -81,11 +82,11 @@ class Reference(ABC):
         return adapter_switched(policy, self.adapter) if self.model is None else nullcontext(self.model)
 
     @abstractmethod
-    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
+    def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, Any]:
         """Move towards the policy: `reference <- alpha * policy + (1 - alpha) * reference` (arXiv 2404.09656, Eq. 5).
 
         Returns:
-            Metrics of the update by name, to be logged.
+            Metrics of the update by name, to be logged: numbers, or tensors of one, which nothing waits for.
 
         Raises:
             UserError: alpha is not in [0, 1], or not one that this reference takes.
@@ -142,7 +143,7 @@ class Reference(ABC):
         responses: no token is sampled, so it is never negative, and 0 only if the two agree. The contexts are the
         data's: it is no measure of the divergence on the policy's own samples.
         """
-        total = int(batch.lengths[: batch.chosen + batch.rejected].sum())
+        total = sum(batch.sizes[: batch.chosen + batch.rejected])
         tokens = torch.linspace(0, total - 1, min(total, KL_TOKENS), device=batch.lengths.device).long()
         with scoring(policy):
             ours = vocabulary_log_probs(policy, batch, tokens)
@@ -165,5 +166,5 @@ def frozen_copy(policy: nn.Module, make: Callable[[nn.Module], nn.Module] = deep
     copy = make(policy).requires_grad_(False).eval()
     for ours, theirs in zip(policy.modules(), copy.modules(), strict=True):
         if ours._compiled_call_impl is not None:  # a copy is not compiled
-            theirs.compile(dynamic=True)
+            theirs.compile(**options())
     return copy

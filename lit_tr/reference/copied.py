@@ -65,14 +65,14 @@ class CopyReference(Reference):
         dtype = None if self.hard_only else getattr(torch, self.dtype or "", None)
         self.model = frozen_copy(policy, quantized_copy if self.hard_only else deepcopy).to(self.device, dtype)
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, precision: str) -> None:
         """Shard the weights of the second model as those of the policy are."""
         if self.hard_only or self.device:
             raise UserError(
                 "CopyReference: a sharded second model is on the policy's devices and not in 4 bits: leave dtype nf4 "
                 "and device out"
             )
-        super().shard(mesh)
+        super().shard(mesh, precision)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Start the average if an update will need it: the weights now have their final precision."""

@@ -99,7 +99,7 @@ class FrozenReference(Reference):
     def token_log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
         """Return the initial policy's log-probs of the scored tokens, `(scored tokens,)`."""
         if self._precomputes and batch.dummy:
-            return torch.zeros(int(batch.lengths.sum()), device=batch.lengths.device)
+            return torch.zeros(sum(batch.sizes), device=batch.lengths.device)
         return super().token_log_probs(policy, batch)
 
     def rank_state(self) -> Any:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-CHUNK = 2**19
+CHUNK = 2**17
 """Weights that are converted to float32 at a time: few enough for a CPU's cache."""
 
 
@@ -116,7 +116,7 @@ def lerp(targets: list[Tensor], goals: list[Tensor], weight: float) -> None:
 def _lerp_bits(upper: Tensor, lower: Tensor, goal: Tensor, weight: float) -> None:
     """Move a bfloat16 tensor with its low-order bits, in chunks of rows."""
     upper, lower, goal = (torch.atleast_1d(tensor) for tensor in (upper, lower, goal))
-    count = CHUNK if upper.device.type == "cpu" else 64 * CHUNK
+    count = CHUNK if upper.device.type == "cpu" else 256 * CHUNK
     rows = max(count * len(upper) // max(upper.numel(), 1), 1)
     for high, low, end in zip(upper.split(rows), lower.split(rows), goal.split(rows), strict=True):
         value = high.float()

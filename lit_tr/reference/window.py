@@ -74,7 +74,7 @@ class WindowReference(Reference):
             if self._validation:
                 self._validation.log_probs = [self._score(module, one) for one in self._validation.batches]
         self._drawn, self._saved, self._is_policy = drawn, [], False
-        batch.known = known_log_probs(drawn.log_probs[batch.index].to(batch.lengths.device))
+        batch.known = known_log_probs(drawn.log_probs[batch.index]).to(batch.lengths.device)
 
     def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
         """Return a context whose value is the policy, while it is the reference.

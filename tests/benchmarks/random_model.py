@@ -7,9 +7,10 @@ that token ids keep below 512.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig
 
 from lit_tr.embedded import TINY, resolve
 
@@ -25,6 +26,17 @@ LLAMA_3_8B = LlamaConfig(
     tie_word_embeddings=False,
     bos_token_id=None,
 )
+TINY_LLAMA = LlamaConfig(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=2048,
+    tie_word_embeddings=False,
+    bos_token_id=None,
+)
 
 
 def main() -> None:
@@ -34,14 +46,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     config = AutoConfig.from_pretrained(args.config) if args.config else LLAMA_3_8B
+    print(f"{save(config, args.output, args.device):,} parameters are in {args.output}")
+
+
+def save(config: PreTrainedConfig, output: str | Path, device: str = "cpu") -> int:
+    """Save a model in bfloat16 with its tokenizer; return the number of its parameters."""
     tokenizer = AutoTokenizer.from_pretrained(resolve(TINY))
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     torch.manual_seed(0)
-    with torch.device(args.device):
+    with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(args.output)
-    tokenizer.save_pretrained(args.output)
-    print(f"{model.num_parameters():,} parameters are in {args.output}")
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return model.num_parameters()
 
 
 if __name__ == "__main__":

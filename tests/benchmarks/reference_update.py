@@ -1,9 +1,10 @@
 """Time of a reference update beside that of a training step.
 
-usage: python tests/benchmarks/reference_update.py --model DIR [--repeats 7]
+usage: python tests/benchmarks/reference_update.py --model DIR [--repeats 7] [--dtype float32] [--only TEXT]
 
 A step is forward and backward pass of the policy, forward pass of the reference and fused AdamW, on a pack of 4 pairs
-of random tokens, about 550 in all, in bfloat16. Steps and updates are timed in turn.
+of random tokens, about 550 in all, in bfloat16 (--dtype float32 where a CPU multiplies no bfloat16: averages then
+need no low-order bits). Steps and updates are timed in turn. --only takes the kinds whose titles hold a text.
 """
 
 import argparse
@@ -37,10 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--only", default="")
     args = parser.parse_args()
     print("| | a step | an update | of a step | 1 % of the time or less at every_n_steps of |")
     print("| --- | --- | --- | --- | --- |")
     for title, (make, lora, alpha) in KINDS.items():
+        if args.only not in title:
+            continue
         step, update = measure(args, make(), lora, alpha)
         share = update / step
         print(f"| {title} | {step:.2f} s | {update:.4f} s | {share:.1%} | {math.ceil(share * 100)} |", flush=True)
@@ -48,7 +53,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, reference: Reference, lora: LoRA | None, alpha: float) -> tuple[float, float]:
     torch.manual_seed(0)
-    module = PreferenceModule(PretrainedPolicy(args.model, dtype="bfloat16", lora=lora), reference, DPO())
+    module = PreferenceModule(PretrainedPolicy(args.model, dtype=args.dtype, lora=lora), reference, DPO())
     module.configure_model()
     trained = [param for param in module.policy.parameters() if param.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)

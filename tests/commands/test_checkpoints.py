@@ -14,7 +14,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(config, tmp_path, capsys
     torn.write_bytes(whole.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="torn.ckpt was cut short"):
         main(["fit", f"--config={config}", "--trainer.max_steps=5", "--ckpt_path=last"])
-    assert int(metrics(tmp_path / "run", version=1)[-1]["step"]) == 4
+    assert int(metrics(tmp_path / "run", 1)[-1]["step"]) == 4
     assert "was cut short" in fails(capsys, "fit", f"--config={config}", f"--ckpt_path={torn}")
 
 

@@ -163,7 +163,7 @@ def test_a_full_model_names_no_attention_and_no_quantization_of_its_own(trained,
     assert "packed" not in config
     assert "quantization" not in config
     assert json.loads(config)["dtype"] == "float32"
-    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors"}
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".md"}
     assert AutoModelForCausalLM.from_pretrained(folder).config._attn_implementation == "sdpa"
 
 

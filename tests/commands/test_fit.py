@@ -10,7 +10,7 @@ import yaml
 from lit_tr.commands import LitTRCLI, main
 from lit_tr.commands.fit import configured
 from lit_tr.module import PreferenceModule
-from tests.runs import metrics
+from tests.runs import folder, metrics
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -84,7 +84,7 @@ def test_hh_configs_train_another_model_on_a_file_by_overrides_alone(name, llama
 
 def test_fit_leaves_metrics_config_and_checkpoint(config, tmp_path):
     main(["fit", "--config", config])
-    run = tmp_path / "run" / "lightning_logs" / "version_0"
+    run = folder(tmp_path / "run")
     losses = [float(row["train/loss"]) for row in metrics(tmp_path / "run") if row.get("train/loss")]
     assert len(losses) == 4
     assert losses[0] == pytest.approx(0.693147, abs=1e-5)
@@ -143,7 +143,7 @@ def test_predict_leaves_its_predictions(config, tmp_path):
 @pytest.mark.slow
 def test_quickstart_raises_the_gold_reward(tmp_path):
     main(["fit", "--config=configs/quickstart.yaml", f"--trainer.default_root_dir={tmp_path}"])
-    run = tmp_path / "lightning_logs" / "version_0"
+    run = folder(tmp_path)
     report = json.loads((run / "report.json").read_text())
     errors = report["before"]["gold reward, standard error"] + report["after"]["gold reward, standard error"]
     assert report["after"]["gold reward"] > report["before"]["gold reward"] + 4 * errors
@@ -192,7 +192,7 @@ def test_a_subclass_is_taken_by_its_class_path(own, config, tmp_path, where, lla
     Path("overlay.yaml").write_text(yaml.dump({"model": {"class_path": "own_module.Mine"}}))
     if where == "saved":
         main(["fit", *args, "--trainer.max_steps=1"])
-        args = ["--config=run/lightning_logs/version_0/config.yaml", "--trainer.max_steps=2"]
+        args = [f"--config={folder('run')}/config.yaml", "--trainer.max_steps=2"]
     main(["fit", *args, "--model.bonus=2", "--model.loss.beta=0.7", "--model.policy.compile=false"])
     path = max(Path("run").rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
     module = sys.modules["own_module"].Mine.load_from_checkpoint(path)
@@ -202,7 +202,7 @@ def test_a_subclass_is_taken_by_its_class_path(own, config, tmp_path, where, lla
 
 def test_the_saved_config_takes_dotted_options_and_overlays_without_a_class_path(config, tmp_path):
     main(["fit", f"--config={config}"])
-    saved = tmp_path / "run" / "lightning_logs" / "version_0" / "config.yaml"
+    saved = folder(tmp_path / "run") / "config.yaml"
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.dump({"model": {"policy": {"lora": {"r": 3}}, "reference": "AdapterReference"}}))
     args = [f"--config={saved}", f"--config={overlay}", "--model.loss.beta=0.5", "--model.policy.path=elsewhere"]

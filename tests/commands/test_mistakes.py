@@ -102,14 +102,14 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_from_its_last_whole_chec
     with pytest.warns(UserWarning, match="was cut short"):
         main(["fit", *options, "--ckpt_path=last"])
     assert max(map(step, root.rglob("*.ckpt"))) == 8
-    assert len(losses(root, 1)) == 8 - steps
+    assert len(losses(root, 1)) == 8
 
 
 def test_a_folder_that_cannot_be_written_is_named(config, disk, capsys):
     root, remount = disk
     remount("ro")
     error = fails(capsys, "fit", *each_step(config, root))
-    assert error.startswith(f"lit-tr: {root}/lightning_logs")
+    assert error.startswith(f"lit-tr: {root}/20")
     assert "Read-only file system" in error
     assert "Traceback" not in error
 
@@ -150,13 +150,52 @@ def test_what_an_error_comes_from_is_said():
     assert unwritable(OSError(errno.EIO, "broken"), "folder") is None
 
 
-def test_an_option_that_cannot_be_read_is_named_without_the_usage(config, capsys):
-    options = {
-        "--model.loss.bta=1": "--model.loss:\n  Problem with given class_path 'lit_tr.losses.DPO':\n  Option 'bta' is",
-        "--trainer.max_steps=x": "--trainer.max_steps:\n  Expected a <class 'int'>. Got value: x\n",
-        "--nothing=1": "unrecognized arguments: --nothing=1\n",
-    }
-    for option, said in options.items():
-        error = fails(capsys, "fit", f"--config={config}", option)
-        assert error.startswith(f"lit-tr: {said}")
-        assert "usage" not in error
+MISTAKES = {  # options beside --config, and what is said of them
+    "--model.loss=DPOO": "--model.loss: there is no DPOO among Loss\n  did you mean DPO",
+    "--model.loss=KT0": "did you mean KTO",
+    "--model.loss.bta=1": "--model.loss.bta: DPO has no argument 'bta'\n  did you mean beta?\n  there are beta, label",
+    "--model.loss.beta=x": "--model.loss.beta: expected float, not 'x'",
+    "--model.loss.beta=-1": "beta must be above 0, not -1",
+    "--model.los.beta=1": "--model.los.beta: PreferenceModule has no argument 'los'\n  did you mean loss?",
+    "--model.reference=FrozenRef": "--model.reference: there is no FrozenRef among Reference\n  did you mean FrozenRef",
+    "--model.reference=null": "PreferenceModule: DPO needs a reference",
+    "--model.optimizer=AdamX": "--model.optimizer: there is no AdamX among Optimizer\n  did you mean Adam",
+    "--model.optimizer.lrr=1": "--model.optimizer.lrr: ",
+    "--model.policy.quantise=nf4": "--model.policy.quantise: PretrainedPolicy has no argument 'quantise'\n  did you",
+    "--model.policy.quantize=int3": "--model.policy.quantize: there is no 'int3'\n  there are nf4",
+    "--model.policy.quantize=nf4": "4-bit weights cannot be trained; give lora or adapter",
+    "--model.policy.path=nowhere": "nowhere: no tokenizer in this folder",
+    "--update=SoftUpdate": "--update: there is no SoftUpdate among ReferenceUpdate\n  did you mean SoftReferenceUpdate",
+    "--update.alpah=1": "--update.alpah: SoftReferenceUpdate has no argument 'alpah'\n  did you mean alpha?",
+    "--update.alpha=1.5": "alpha must be in (0, 1], not 1.5",
+    "--update.every_n_steps=0": "every_n_steps must be at least 1, not 0",
+    "--data.batchsize=3": "there is no option --data.batchsize\n  did you mean --data.batch_size",
+    "--data.batch_size=x": "--data.batch_size: expected int, not 'x'",
+    "--data.batch_size=0": "batch_size must be at least 1, not 0",
+    "--data.max_tokens=64": "give batch_size or max_tokens, and null for the other one",
+    "--data.turns=some": "--data.turns: there is no 'some'\n  there are last, all",
+    "--data.train=none.jsonl": "none.jsonl: there is no such file",
+    "--trainer.max_steps=x": "--trainer.max_steps: expected int, not 'x'",
+    "--trainer.precision=fp16": "--trainer.precision: there is no 'fp16'\n  did you mean bf16",
+    "--trainer.strategy=deepspeed": "deepspeed",
+    "--trainer.callbacks+=EarlyStop": "--trainer.callbacks: there is no EarlyStop among Callback\n  did you mean",
+    "--logger=wandb": "pip install 'wandb",
+    "--nothing=1": "there is no option --nothing",
+    "--ckpt_path=none.ckpt": "--ckpt_path: there is no checkpoint none.ckpt",
+}
+
+
+@pytest.mark.parametrize(("option", "said"), MISTAKES.items())
+def test_a_mistake_gets_a_few_lines_with_what_to_do(config, capsys, option, said):
+    error = fails(capsys, "fit", f"--config={config}", option)
+    assert error.startswith("lit-tr: ")
+    assert said in error
+    assert len(error.splitlines()) <= 5
+    assert not any(word in error for word in ("usage", "Traceback", "Union", "Namespace"))
+
+
+def test_no_configuration_and_one_that_is_not_there(capsys):
+    assert "--config NAME of one that ships with lit_tr, such as quickstart" in fails(capsys, "fit")
+    error = fails(capsys, "fit", "--config=quickstrat")
+    assert "there is no file quickstrat" in error
+    assert "did you mean quickstart?" in error

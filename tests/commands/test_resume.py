@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from lit_tr.commands import main
-from tests.runs import fails, losses
+from tests.runs import fails, folder, losses
 
 
 @pytest.mark.parametrize("stop", [3, pytest.param(4, marks=pytest.mark.slow), 6])
@@ -18,11 +18,20 @@ def test_ckpt_path_last_goes_on(config, tmp_path, stop, window):
     main(["fit", *options, "--trainer.max_steps=9", f"--trainer.default_root_dir={tmp_path / 'whole'}"])
     main(["fit", *options, f"--trainer.max_steps={stop}"])
     main(["fit", *options, "--trainer.max_steps=9", "--ckpt_path=last"])
-    assert losses(tmp_path / "run", version=1) == losses(tmp_path / "whole")[stop:]
+    assert losses(tmp_path / "run", 1) == losses(tmp_path / "whole")
 
 
-def checkpoint(root, version=0):
-    return root / "lightning_logs" / f"version_{version}" / "checkpoints" / "last.ckpt"
+def test_the_last_checkpoint_is_that_of_the_end_of_training(run):
+    """Not that of the last validation, two steps before."""
+    root = run("--trainer.val_check_interval=2", steps=3)
+    assert loaded(root, 0)["global_step"] == 3
+    run("--trainer.val_check_interval=2", "--ckpt_path=last", steps=5)
+    whole = run("--trainer.val_check_interval=2", f"--trainer.default_root_dir={root}_whole", steps=5)
+    assert losses(root, 1) == losses(f"{whole}_whole")
+
+
+def checkpoint(root, number=0):
+    return folder(root, number) / "checkpoints" / "last.ckpt"
 
 
 def loaded(root, version):
@@ -90,13 +99,13 @@ def test_the_side_that_wins_is_trained_with(run):
     options = ["--data.batch_size=1", "--ckpt_path", str(checkpoint(root)), "--model.loss.beta=0.7"]
     run(*options, "--on_conflict=checkpoint", steps=3)
     run(*options, "--on_conflict=config", steps=3)
-    (saved,), (configured,) = losses(root, 1), losses(root, 2)
+    saved, configured = losses(root, 1)[-1], losses(root, 2)[-1]
     h = -math.log(math.expm1(float(saved))) / 0.1
     assert abs(h) > 0.01
     assert float(configured) == pytest.approx(math.log1p(math.exp(-0.7 * h)), rel=1e-4)
     kept = [loaded(root, version)["hyper_parameters"]["loss"]["init_args"]["beta"] for version in (1, 2)]
     assert kept == [0.1, 0.7]
-    assert "on_conflict" not in (root / "lightning_logs" / "version_2" / "config.yaml").read_text()
+    assert "on_conflict" not in (folder(root, 2) / "config.yaml").read_text()
 
 
 def test_a_configured_learning_rate_steps_so_far(run):
@@ -190,5 +199,5 @@ def test_a_numpy_scalar_is_named_at_resume_and_export(run, config, tmp_path, mon
         assert "x.item()" in error
         assert "not a checkpoint" not in error
     run("--weights_only=false", f"--ckpt_path={path}", overlay=callback, steps=3)
-    assert len(losses(root, 1)) == 1
+    assert len(losses(root, 1)) == 3
     assert Path(path).exists()

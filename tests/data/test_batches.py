@@ -31,8 +31,7 @@ EXAMPLES = PAIRS | st.lists(LABELLED, min_size=1, max_size=5)
 def rows(batch):
     """Prompt and response of each row, read back from the tensors."""
     ids = [row[mask.bool()].tolist() for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
-    lengths = batch.response_mask.sum(dim=1).tolist()
-    return [(row[: len(row) - n], row[len(row) - n :]) for row, n in zip(ids, lengths, strict=True)]
+    return [(row[: len(row) - n], row[len(row) - n :]) for row, n in zip(ids, batch.sizes, strict=True)]
 
 
 @given(examples=EXAMPLES)
@@ -49,7 +48,9 @@ def test_padding_by_hand():
     batch = Collator(packed=False)([TokenizedExample([1, 2], [3], [4, 5])])
     assert batch.input_ids.tolist() == [[1, 2, 3, 0], [1, 2, 4, 5]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert batch.response_mask.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1]]
+    assert batch.predictors.tolist() == [1, 5, 6]  # 4 to 7 are in the second row
+    assert batch.targets.tolist() == [3, 4, 5]
+    assert batch.columns.tolist() == [1, 2]
     assert batch.paired
 
 
@@ -82,11 +83,13 @@ def test_scored_tokens_by_hand():
     pair = TokenizedExample([1, 2], [3, 4, 5], [6, 7], chosen_scored=[True, False, True], rejected_scored=[False, True])
     padded, packed = Collator(packed=False)([pair]), Collator()([pair])
     assert padded.input_ids.tolist() == [[1, 2, 3, 4, 5], [1, 2, 6, 7, 0]]
-    assert padded.response_mask.int().tolist() == [[0, 0, 1, 0, 1], [0, 0, 0, 1, 0]]
+    assert padded.predictors.tolist() == [1, 3, 7]
+    assert padded.targets.tolist() == [3, 5, 7]
+    assert padded.columns.tolist() == [1, 2, 3]
     assert packed.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
     assert packed.predictors.tolist() == [1, 3, 5]  # 2 predicts 3, 4 predicts 5, 6 predicts 7
     assert packed.targets.tolist() == [3, 5, 7]
-    assert padded.lengths.tolist() == packed.lengths.tolist() == [2, 1]
+    assert padded.lengths.tolist() == packed.lengths.tolist() == padded.sizes == packed.sizes == [2, 1]
     assert Collator().tokens(pair) == 7  # context takes its place as well
 
 
@@ -172,6 +175,7 @@ def test_without_rows_there_is_a_dummy_batch_of_the_same_kind(packed, mismatched
 def test_values_of_tokens_are_split_as_the_responses_are():
     pairs = [TokenizedExample([1], [2, 3], [4]), TokenizedExample([5], [6], [7, 8, 9])]
     batch = Collator(mismatched=True)(pairs)
+    assert batch.tokens == [3, 4, 7]
     chosen, rejected, kl_rows = batch.split_tokens(batch.targets)
     assert (chosen.tolist(), rejected.tolist()) == ([2, 3, 6], [4, 7, 8, 9])
     assert kl_rows.tolist() == [7, 8, 9, 2, 3, 6, 4]  # each prompt with the response of the row before

@@ -1,6 +1,4 @@
-import csv
 import json
-import math
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.embedded.task import GoldReward
 from lit_tr.errors import UserError
 from lit_tr.evaluation import GenerationReport
-from lit_tr.evaluation.report import plot_curves, score
+from lit_tr.evaluation.report import score
 from lit_tr.losses import DPO
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference
@@ -75,16 +73,6 @@ def test_scores_by_hand():
     assert chosen.policy.tolist() == rejected.policy.tolist() == [1, 5]
     assert chosen.tokens.tolist() == [2, 1]
     assert rejected.log_ratios.tolist() == [0, 4]
-
-
-def test_curves_are_drawn_from_what_there_is(tmp_path):
-    with (tmp_path / "metrics.csv").open("w") as file:
-        writer = csv.DictWriter(file, ["step", "train/loss", "val/loss"])
-        writer.writeheader()
-        writer.writerows({"step": i, "train/loss": math.exp(-i)} for i in range(3))
-        writer.writerow({"step": 2, "val/loss": 0.5})
-    plot_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -82,15 +82,52 @@ def test_switched_adapters_compute_what_they_hold(llama_dir):
 
 
 @pytest.mark.parametrize("name", [None, "reference"])
-def test_flags_are_as_before_after_a_switch_even_when_it_fails(llama_dir, name):
+def test_all_is_as_before_after_a_switch_even_when_it_fails(llama_dir, name):
     policy = PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load()
     add_adapter_copy(policy, "reference")
     next(iter(adapter_parameters(policy).values())).requires_grad_(False)  # a user's own choice
-    before = {key: param.requires_grad for key, param in policy.named_parameters()}
+
+    def flags():
+        return {key: param.requires_grad for key, param in policy.named_parameters()}
+
+    before, status = flags(), policy.get_layer_status()
+    with adapter_switched(policy, name):
+        assert policy.get_model_status().enabled == (name is not None)
+        assert policy.get_model_status().active_adapters == [name or "default"]
+        assert flags() == before
+    assert (flags(), policy.get_layer_status()) == (before, status)
     with pytest.raises(ZeroDivisionError), adapter_switched(policy, name):
-        _ = 1 / sum(param.requires_grad for param in policy.parameters())  # none is trainable inside
-    assert {key: param.requires_grad for key, param in policy.named_parameters()} == before
+        _ = 1 / 0
+    assert (flags(), policy.get_layer_status()) == (before, status)
     assert policy.active_adapters == ["default"]
+
+
+def test_switches_within_a_switch(llama_dir):
+    policy = filled(PretrainedPolicy(llama_dir, lora=LoRA(r=4)).load())
+    add_adapter_copy(policy, "reference")
+    for param in adapter_parameters(policy).values():
+        param.data += 0.1
+    with torch.no_grad(), adapter_switched(policy, "reference"):
+        expected = policy(IDS).logits
+        with adapter_switched(policy, None):
+            assert not torch.equal(policy(IDS).logits, expected)
+        assert torch.equal(policy(IDS).logits, expected)
+
+
+def test_an_adapter_that_is_added_after_a_switch_is_switched_too(llama_dir):
+    """The layers are found once; another adapter can bring more of them, and more dropout."""
+    policy = filled(PretrainedPolicy(llama_dir, lora=LoRA(r=4, targets=["q_proj"])).load()).train()
+    for name in (None, "late"):
+        with scoring(policy), adapter_switched(policy, name):
+            before = policy(IDS).logits
+        if name is None:
+            policy.add_adapter("late", LoraConfig(r=4, target_modules=["v_proj"], lora_dropout=0.5))
+            for param in adapter_parameters(policy, "late").values():
+                param.data.normal_(std=0.2)
+    with scoring(policy), adapter_switched(policy, "late"):
+        assert torch.equal(policy(IDS).logits, before)
+        assert not any(module.training for module in policy.modules())
+    assert all(module.training for module in policy.modules())
 
 
 def test_base_keys_are_all_but_the_adapters(llama_dir):

@@ -5,6 +5,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import LlamaForCausalLM
 
 from lit_tr.embedded import TINY
@@ -93,3 +94,9 @@ def test_a_copy_of_a_4bit_policy_holds_the_same_codes(llama_dir):
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_rank_stabilized_adapters_are_scaled_by_the_root_of_the_rank(llama_dir):
+    model = PretrainedPolicy(llama_dir, lora=LoRA(r=4, alpha=6, rslora=True)).load()
+    scalings = {layer.scaling["default"] for layer in model.modules() if isinstance(layer, LoraLayer)}
+    assert scalings == {6 / 4**0.5}

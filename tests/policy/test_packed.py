@@ -6,14 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy import LoRA, PretrainedPolicy, logprobs
-from lit_tr.policy.attention import packed_attention
 from lit_tr.policy.logprobs import response_log_probs, scoring
 from lit_tr.policy.probe import why_not_packed
 
@@ -163,7 +160,7 @@ def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, mon
 
     def spoiled(causal, batch):
         values = {"positions": torch.arange(batch.input_ids.numel()), "segment_ids": batch.packing.segment_ids * 0}
-        packing = replace(batch.packing, **{wrong: values[wrong]}, _masks={})
+        packing = replace(batch.packing, spans=None, **{wrong: values[wrong]})
         return right(causal, replace(batch, packing=packing))
 
     policy = PretrainedPolicy(llama_dir, dtype=dtype).load()
@@ -196,18 +193,6 @@ def test_padded_rows_are_scored_as_the_model_does_by_itself(tmp_path, kind, opti
             logits = own(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
             expected = sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(response))
             torch.testing.assert_close(log_prob, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("window", [None, 7])
-def test_the_block_mask_of_cuda_lets_through_what_the_masks_of_the_cpu_do(window):
-    pairs = [TokenizedExample([5] * 20, [6] * 9, [7] * 30), TokenizedExample([8], [9], [10] * 200)]
-    packing = Collator(mismatched=True)(pairs).packing
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 2, len(packing.segment_ids), 8) for _ in range(3))
-    expected, _ = packed_attention(sdpa_attention_forward, None, query, key, value, None, packing, window)
-    flexible = flex_attention(query, key, value, block_mask=packing.block_mask(window))
-    torch.testing.assert_close(flexible.transpose(1, 2), expected)
-    assert packing.block_mask(window) is packing.block_mask(window)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

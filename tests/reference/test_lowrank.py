@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_tr.reference.lowrank import LowRank, average, padded, squared_norm
+from lit_tr.reference.lowrank import LowRank, average, averages, exact, iterated, padded, squared_norm
 
 
 def random(shape, rank, scaling, draw):
@@ -80,3 +80,82 @@ def test_a_zero_matrix_stays_zero():
     zero = LowRank(torch.ones(2, 5), torch.zeros(6, 2), 1.0)
     a, b, cut, total = average(zero, zero, 0.5)
     assert (b @ a).abs().max() == cut == total == 0
+
+
+def errors(policies, references, alpha, leading, device="cpu"):
+    """The error of an average, that of the best of its rank by a dense SVD, and the one it tells, relative."""
+    sides = (
+        [LowRank(one.a.to(device), one.b.to(device), one.scaling) for one in side] for side in (policies, references)
+    )
+    [(a, b)], cut, total = averages([(*sides, alpha)], leading)
+    a, b = a.cpu(), b.cpu()
+    found = []
+    for i, (policy, reference) in enumerate(zip(policies, references, strict=True)):
+        dense_average = alpha * dense(policy) + (1 - alpha) * dense(reference)
+        best = torch.linalg.svdvals(dense_average)[len(reference.a) :].norm()
+        error = (dense(LowRank(a[i], b[i], reference.scaling)) - dense_average).norm()
+        found.append(torch.stack([error, best, (cut[i] / total[i]).sqrt().cpu() * dense_average.norm()]))
+        found[-1] /= dense_average.norm()
+    moved = [LowRank(*factors, references[0].scaling) for factors in zip(a, b, strict=True)]
+    return torch.stack(found).unbind(-1), moved
+
+
+def graded(one, decades):
+    return LowRank(one.a, one.b * torch.logspace(0, -decades, one.b.shape[-1]), one.scaling)
+
+
+def hard_cases(draw):
+    """Pairs of a policy and a reference of ranks 16 and 32, by what makes them hard."""
+    policy, reference = random((96, 80), 16, 2.0, draw), random((96, 80), 32, 0.5, draw)
+    copy = LowRank(*padded(policy, reference), 0.5)
+    near = LowRank(*(one + 1e-4 * torch.randn(one.shape, generator=draw) for one in (policy.a, policy.b)), 2.0)
+    return {
+        "after a hard update": (policy, copy),
+        "after a small step": (near, copy),
+        "after a large one": (random((96, 80), 16, 2.0, draw), copy),
+        "a new adapter": (policy, LowRank(copy.a, 0 * copy.b, 0.5)),
+        "few rows": (random((30, 80), 16, 2.0, draw), random((30, 80), 32, 0.5, draw)),
+        "small singular values": (graded(policy, 5), graded(reference, 7)),
+        "full ranks": (policy, reference),
+    }
+
+
+def check_hard_cases(leading, excess, device="cpu"):
+    for name, (policy, reference) in hard_cases(torch.Generator().manual_seed(0)).items():
+        for alpha in (0.01, 0.6, 0.999):
+            (error, best, told), _ = errors([policy], [reference], alpha, leading, device)
+            assert error <= (1 + excess) * best + 1e-6, (name, alpha)
+            torch.testing.assert_close(told, error, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("leading", "excess"), [(exact, 1e-6), (iterated, 0.04)])
+def test_hard_cases_are_near_the_best_of_the_rank(leading, excess):
+    check_hard_cases(leading, excess)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.6])
+def test_iterations_follow_a_policy_as_well_as_exact_decompositions(alpha):
+    """From the start of a run, where the adapter is zero, as two factors drift."""
+    draw = torch.Generator().manual_seed(0)
+    policy = LowRank(torch.randn(8, 60, generator=draw), torch.zeros(50, 8), 2.0)
+    moved = [LowRank(*padded(policy, LowRank(torch.zeros(16, 60), torch.zeros(50, 16), 2.0)), 2.0)]
+    drift = [torch.randn(one.shape, generator=draw) for one in (policy.a, policy.b)]
+    for _ in range(20):
+        noise = [torch.randn(one.shape, generator=draw) for one in drift]
+        a, b = (1e-3 * (one + other) for one, other in zip(drift, noise, strict=True))
+        policy = LowRank(policy.a + a, policy.b + b, 2.0)
+        (error, best, _), moved = errors([policy], moved, alpha, iterated)
+        assert error <= 1.001 * best + 2e-7
+
+
+def test_batches_of_other_shapes_are_averaged_in_one_call():
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((9, 7), (12, 5))
+    batches = [([random(s, 2, 2.0, draw)] * 2, [random(s, 3, 1.0, draw)] * 2, 0.3) for s in shapes]
+    factors, cut, _ = averages(batches)
+    for i, (policies, references, alpha) in enumerate(batches):
+        a, b, left_out, _ = average(policies[0], references[0], alpha)
+        expected = dense(LowRank(a, b, 1.0))
+        for j in range(2):
+            torch.testing.assert_close(dense(LowRank(factors[i][0][j], factors[i][1][j], 1.0)), expected)
+            assert cut[2 * i + j].item() == pytest.approx(left_out.item())

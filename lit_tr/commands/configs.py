@@ -1,0 +1,50 @@
+"""`lit-tr configs`: the configurations that ship with lit_tr, which `--config NAME` finds too."""
+
+import re
+from argparse import ArgumentParser
+from pathlib import Path
+
+from lit_tr.commands.parsing import nearest
+from lit_tr.errors import UserError
+
+PACKAGE = Path(__file__).parents[1]
+FOLDER = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
+"""In an installed wheel, or in the repository."""
+
+
+def run(args: list[str]) -> None:
+    """List the shipped configurations, or print one: `lit-tr configs`, `lit-tr configs show NAME`."""
+    parser = ArgumentParser(prog="lit-tr configs", description="List the configurations that ship with lit_tr.")
+    parser.add_argument("show", nargs="?", choices=["show"], help="print one")
+    parser.add_argument("name", nargs="?", help="the one to print")
+    given = parser.parse_args(args)
+    if given.name:
+        print(shipped(given.name).read_text(), end="")
+    else:
+        for name, file in _files().items():
+            print(f"{name:<24}{file.read_text().splitlines()[0].lstrip('# ')}")
+
+
+def shipped(name: str) -> Path:
+    """Return the file of a shipped configuration; a `UserError` where there is none of the name."""
+    files = _files()
+    if name not in files:
+        raise UserError(
+            f"--config: there is no file {name}, and no shipped configuration of this name{nearest(name, [*files])}"
+        )
+    return files[name]
+
+
+def with_shipped(args: list[str]) -> list[str]:
+    """Return arguments with the files of shipped configurations in the place of their names."""
+    found = list(args)
+    for i, arg in enumerate(args):
+        name = arg.removeprefix("--config=") if arg.startswith("--config=") else arg
+        is_value = arg != name or (i > 0 and args[i - 1] == "--config")
+        if is_value and not re.search(r"\.(ya?ml|json)$", name) and not Path(name).exists():
+            found[i] = arg[: len(arg) - len(name)] + str(shipped(name))
+    return found
+
+
+def _files() -> dict[str, Path]:
+    return {file.relative_to(FOLDER).with_suffix("").as_posix(): file for file in sorted(FOLDER.rglob("*.yaml"))}

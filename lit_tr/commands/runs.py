@@ -1,0 +1,116 @@
+"""The folder of a run, its curves over a resume, and what is said at its end."""
+
+import csv
+import time
+from collections.abc import Callable, Iterable
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from lit_tr.console.pace import as_time, last_step
+from lit_tr.console.progress import SHOWN
+from lit_tr.console.summary import lines
+
+METRICS = "metrics.csv"
+CONFIG = "config.yaml"
+RUNS = "runs"
+"""Folder of the runs where `trainer.default_root_dir` names none."""
+
+
+def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> list[Logger]:
+    """Return what writes a run's metrics to its folder, named by the time of its start and a name, and the others.
+
+    Args:
+        root: folder of the runs.
+        name: name of the run, if it has one.
+        others: some of `tensorboard`, `wandb` and `mlflow`, which write into the same folder; wandb to its server, too.
+    """
+    csv_logger = CSVLogger(root or RUNS, name="", version=_unused(Path(root or RUNS), name))
+    folder, project = csv_logger.log_dir, Path(root or RUNS).resolve().name
+    make: dict[str, Callable[[], Logger]] = {
+        "tensorboard": lambda: TensorBoardLogger(folder, name="", version=""),
+        "wandb": lambda: WandbLogger(name=name, save_dir=folder, project=project),
+        "mlflow": lambda: MLFlowLogger(project, run_name=name, save_dir=f"{folder}/mlruns"),
+    }
+    return [csv_logger, *(make[one]() for one in others)]
+
+
+def _unused(root: Path, name: str | None) -> str:
+    """Return the name of a folder that is not there yet."""
+    started = time.strftime("%Y-%m-%d_%H-%M-%S")
+    named = f"{started}_{name}" if name else started
+    numbers = chain([""], (f"_{number}" for number in count(2)))
+    return next(named + number for number in numbers if not (root / (named + number)).exists())
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's, and `last.ckpt` is that of the end of training too, not of the last validation before it."""
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save the end, unless it is saved."""
+        super().on_train_end(trainer, pl_module)
+        if self.last_model_path and self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.last_model_path)
+
+
+class WholeCurves(Callback):
+    """Lets `metrics.csv` of a run that goes on from a checkpoint begin with the metrics up to there."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Copy the rows of the run that is gone on with."""
+        if not trainer.ckpt_path or not trainer.is_global_zero:
+            return
+        before = Path(trainer.ckpt_path).parent.parent / METRICS
+        for logger in (one for one in trainer.loggers if isinstance(one, CSVLogger)):
+            if before.exists() and before.parent.resolve() != Path(logger.log_dir).resolve():
+                logger.experiment.metrics[:0] = _rows(before, trainer.global_step)
+
+
+def _rows(file: Path, step: int) -> list[dict[str, Any]]:
+    """Return the rows of a `metrics.csv` that were logged before an optimizer step ended."""
+    with file.open(newline="") as opened:
+        rows = [row for row in csv.DictReader(opened) if int(row["step"]) < step]
+    return [{name: value for name, value in row.items() if value} for row in rows]
+
+
+def say_end(trainer: Any, seconds: float, complete: bool) -> None:
+    """Print how a run ended, where its files are, and the commands that come next; nothing if it never began."""
+    if not trainer.is_global_zero or not trainer.global_step:
+        return
+    last, folder = last_step(trainer), Path(trainer.log_dir or trainer.default_root_dir)
+    of = "" if trainer.global_step >= last else f" of {last:,.0f}"
+    said = {"finished" if complete else "stopped": f"at step {trainer.global_step:,}{of}, after {as_time(seconds)}"}
+    if figures := _figures(trainer.callback_metrics):
+        said["reached"] = figures
+    said["files"] = f"{folder}: {', '.join(sorted(path.name for path in folder.glob('*.*')))}"
+    if checkpoint := _newest(trainer):
+        said["checkpoint"] = checkpoint
+    lines(said)
+    if checkpoint:
+        config = folder / CONFIG
+        print("\nTo go on, or to use the policy elsewhere:")
+        if config.exists():
+            print(f"  lit-tr fit --config {config} --ckpt_path {checkpoint}")
+        print(f"  lit-tr export --checkpoint {checkpoint} --output {folder / 'exported'}")
+
+
+def _figures(values: Any) -> str:
+    """Return the last metrics of validation, or of training where there was none."""
+    stage, named = ("val", "validation") if "val/loss" in values else ("train", "training")
+    found = [
+        f"{label} {values[f'{stage}/{name}']:{form}}"
+        for name, (label, form) in SHOWN.items()
+        if f"{stage}/{name}" in values
+    ]
+    return f"{', '.join(found)} ({named})" if found else ""
+
+
+def _newest(trainer: Any) -> str:
+    """Return the checkpoint that was saved last: the one to go on from."""
+    saved = [getattr(one, "last_model_path", "") for one in trainer.callbacks if isinstance(one, Checkpoint)]
+    saved += [getattr(one, "best_model_path", "") for one in trainer.callbacks if isinstance(one, Checkpoint)]
+    return next(filter(None, saved), "")

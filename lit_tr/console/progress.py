@@ -1,0 +1,173 @@
+"""What a run shows while it trains: a live display in a terminal, plain lines elsewhere."""
+
+import math
+import time
+from typing import Any
+
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar as Bar
+from rich.table import Table
+from rich.text import Text
+
+from lit_tr.console.pace import Pace, as_time, last_step, peak_memory
+from lit_tr.console.terminal import console, is_live
+from lit_tr.reference.base import updates_of
+
+SHOWN = {
+    "loss": ("loss", ".4f"),
+    "rewards/accuracies": ("accuracy", ".2f"),
+    "rewards/margins": ("margin", ".3f"),
+    "log_ratios": ("log-ratio", ".2f"),
+    "initial/log_ratios": ("to initial", ".2f"),
+}
+"""Label and format of the metrics that are shown, by name."""
+
+
+class RunProgress(ProgressBar):
+    """Shows how a run goes: loss, accuracy, margin, log-ratios, learning rate, speed, memory, time left, and updates.
+
+    `log-ratio` is that of the policy to its reference, `to initial` that to the initial policy, both in nats a
+    response. A terminal gets a live display. Where there is none (a pipe, a job's log, a notebook), or where `NO_COLOR`
+    or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one.
+    Updates of the reference that are rarer than logged steps get a line each.
+
+    Args:
+        every_seconds: most seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        super().__init__()
+        self.every_seconds = every_seconds
+        self._enabled = True
+        self._live: Live | None = None
+
+    def disable(self) -> None:
+        """Show nothing from now on."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show what comes from now on."""
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the live display."""
+        if self._enabled:
+            self._console.print(*args, soft_wrap=True, **kwargs)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Find out where it prints to; other ranks than the first print nothing."""
+        super().setup(trainer, pl_module, stage)
+        self._console = console()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the clock and the display."""
+        self._pace, self._rates, self._figures = Pace(trainer), (0.0, 0.0), dict[str, str]()
+        self._first, self._shown_at = trainer.global_step, time.monotonic()
+        self._updates = self._counted()
+        self._status = ""
+        if self._enabled and is_live(self._console):
+            self._live = Live(console=self._console, get_renderable=self._display, refresh_per_second=4)
+            self._live.start()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the batch, and show what is due."""
+        self._pace.count(batch)
+        if trainer.fit_loop._should_accumulate():
+            return
+        logged = trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0
+        overdue = time.monotonic() - self._shown_at > self.every_seconds
+        if self._enabled and (logged or overdue or trainer.global_step == self._first + 1):
+            self._refresh()
+        self._mark_updates()
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Show how far a validation is."""
+        self._status = f"validation, batch {batch_idx + 1} of {sum(trainer.num_val_batches)}"
+        overdue = not self._live and trainer.training and time.monotonic() - self._shown_at > self.every_seconds
+        if overdue:
+            self._line(self._status)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Show the means of a validation within training."""
+        self._status = ""
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._line(f"step {trainer.global_step}  validation  {'  '.join(self._named('val').values())}")
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """End the display."""
+        self._stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """End the display."""
+        self._stop()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """End the display."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _refresh(self) -> None:
+        """Take the figures of now, and print them where there is no display."""
+        self._rates, self._figures = self._pace.rates(), self._named("train")
+        self._shown_at = time.monotonic()
+        if self._live is None:
+            self._line("  ".join([self._where(), *self._figures.values(), self._speed(), self._left()]))
+
+    def _line(self, text: str) -> None:
+        self._shown_at = time.monotonic()
+        self.print(Text(text))
+
+    def _mark_updates(self) -> None:
+        """Print a line for an update of the reference where updates are rare; the display counts all of them."""
+        before, self._updates = self._updates, self._counted()
+        logged: Any = self.trainer
+        rare = all(one.every_n_steps >= logged.log_every_n_steps for one in updates_of(self.trainer))
+        if self._updates > before and rare:
+            self._line(f"step {self.trainer.global_step}  reference updated ({self._updates} so far)")
+
+    def _counted(self) -> int:
+        return sum(one.updates for one in updates_of(self.trainer))
+
+    def _named(self, stage: str) -> dict[str, str]:
+        """Return the last logged metrics of a stage, as they are shown."""
+        values = self.trainer.callback_metrics
+        return {
+            name: f"{label} {values[f'{stage}/{name}'].item():{form}}"
+            for name, (label, form) in SHOWN.items()
+            if f"{stage}/{name}" in values
+        }
+
+    def _where(self) -> str:
+        last = last_step(self.trainer)
+        of = f"/{last:.0f}" if math.isfinite(last) else ""
+        return f"step {self.trainer.global_step}{of}"
+
+    def _speed(self) -> str:
+        pairs, tokens = self._rates
+        rates = [group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        memory = peak_memory(self.trainer.strategy.root_device) / 1e9
+        return f"lr {max(rates):.1e}  {pairs:.1f} pairs/s  {tokens:,.0f} tokens/s  {memory:.2f} GB"
+
+    def _left(self) -> str:
+        return f"left {as_time(self._pace.seconds_left())}"
+
+    def _display(self) -> Group:
+        last, step = last_step(self.trainer), self.trainer.global_step
+        total = last if math.isfinite(last) else None
+        top = Table.grid(padding=(0, 1), expand=True)
+        for ratio in (None, 1, None):
+            top.add_column(ratio=ratio, no_wrap=True)
+        bar = Bar(total=total, completed=step, pulse=total is None)
+        top.add_row(self._where(), bar, f"{as_time(self._pace.elapsed)}  {self._left()}")
+        figures = Text("  ".join(self._figures.values()), style="bold")
+        updates = f"  {self._updates} reference updates" if updates_of(self.trainer) else ""
+        lines: list[Any] = [top, figures, Text(self._speed() + updates, style="dim")]
+        return Group(*lines, *([Text(self._status, style="dim")] if self._status else []))

@@ -1,0 +1,74 @@
+"""The curves of a run, from its `metrics.csv`."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+CURVES = {
+    "loss": "loss (mean per example)",
+    "rewards/margins": "reward margin (mean per pair)",
+    "rewards/accuracies": "accuracy (share of pairs)",
+    "log_ratios": "log-ratio to the reference (nats per response)",
+    "initial/log_ratios": "log-ratio to the initial policy (nats per response)",
+    "logps/chosen": "log-prob of chosen responses (nats per response)",
+}
+"""The metrics that are drawn, with their units."""
+AT_START = {"rewards/margins": 0.0, "rewards/accuracies": 0.5, "log_ratios": 0.0, "initial/log_ratios": 0.0}
+"""Values before the first step, when the policy is its own reference."""
+COLORS = {"train": "#1f78b4", "val": "#d95f02"}
+WEIGHT = 0.2
+"""Weight of a new value in the smoothed curve, an exponential moving average."""
+
+
+def plot_curves(metrics: Path, picture: Path) -> None:
+    """Draw the curves of training, raw and smoothed, and of validation, and the updates of the reference into a PNG."""
+    from matplotlib.figure import Figure
+
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    updates = [step for step, _ in _points(rows, "reference/alpha")]
+    for axes, (name, label) in zip(figure.subplots(2, 3).flat, CURVES.items(), strict=True):
+        _draw(axes, rows, name)
+        if len(updates) <= 50:
+            for step in updates:
+                axes.axvline(step, color="#999999", linestyle=":", linewidth=0.8)
+        axes.set(title=label, xlabel="optimizer step", xlim=(0, None))
+        axes.title.set_fontsize("medium")
+        axes.grid(alpha=0.25)
+    _legend(figure, bool(_points(rows, "val/loss")), bool(updates))
+    figure.savefig(picture, dpi=100)
+
+
+def _draw(axes: Any, rows: list[dict[str, str]], name: str) -> None:
+    start = [(0, AT_START[name])] if name in AT_START else []
+    raw, validated = _points(rows, f"train/{name}"), _points(rows, f"val/{name}")
+    if raw:
+        axes.plot(*zip(*start, *raw, strict=True), color=COLORS["train"], alpha=0.3, linewidth=1)
+        axes.plot(*zip(*_smoothed([*start, *raw]), strict=True), color=COLORS["train"], linewidth=1.8)
+    if validated:
+        axes.plot(*zip(*start, *validated, strict=True), color=COLORS["val"], marker="o", linestyle="--", markersize=5)
+
+
+def _points(rows: list[dict[str, str]], name: str) -> list[tuple[int, float]]:
+    """Return optimizer steps, counted from 1, and values of a metric."""
+    return [(int(row["step"]) + 1, float(row[name])) for row in rows if row.get(name)]
+
+
+def _smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    mean, smoothed = points[0][1], []
+    for step, value in points:
+        mean += WEIGHT * (value - mean)
+        smoothed.append((step, mean))
+    return smoothed
+
+
+def _legend(figure: Any, validated: bool, updates: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=COLORS["train"], linewidth=1.8, label="training, smoothed (raw: pale)")]
+    if validated:
+        handles.append(Line2D([], [], color=COLORS["val"], marker="o", linestyle="--", label="validation"))
+    if updates:
+        handles.append(Line2D([], [], color="#999999", linestyle=":", label="reference update"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

@@ -1,0 +1,99 @@
+"""What a run prints: in a pipe, with a terminal of several widths, and where colours are turned off."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from lit_tr.commands.main import main
+from lit_tr.console.terminal import is_live
+
+LINE = re.compile(
+    r"step (\d+)/6(  loss [\d.]+  accuracy [\d.]+  margin [-\d.]+  log-ratio [-\d.]+  to initial [-\d.]+)?"
+    r"  lr [\d.e-]+  [\d.]+ pairs/s  [\d,]+ tokens/s  [\d.]+ GB  left \d+:\d\d"
+)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    sizes = ("--data.train.size=32", "--data.val.size=4", "--data.batch_size=4", "--trainer.val_check_interval=4")
+    callbacks = ("--trainer.callbacks=null", "--update.every_n_steps=4", "--trainer.log_every_n_steps=2")
+    return ["--config=quickstart", f"--trainer.default_root_dir={root}", "--trainer.max_steps=6", *sizes, *callbacks]
+
+
+def test_a_pipe_gets_the_start_a_line_at_each_logged_step_and_the_end(options, capsys):
+    main(["fit", *options])
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    named = [line.split("  ")[0].strip() for line in lines]
+    assert named[:7] == ["policy", "reference", "loss", "memory", "data", "steps", "folder"]
+    assert "SoftReferenceUpdate every 4 steps, alpha 0.6" in lines[1]
+    assert lines[4].endswith("train 32 examples, val 4 examples")
+    steps = [found for found in map(LINE.fullmatch, lines) if found]
+    assert [int(found[1]) for found in steps] == [1, 2, 4, 6]
+    assert [bool(found[2]) for found in steps] == [False, True, True, True]
+    assert "step 4  reference updated (1 so far)" in lines
+    assert sum(line.startswith("step 4  validation  loss") for line in lines) == 1
+    assert any(line.startswith("finished") and "at step 6, after" in line for line in lines)
+    assert sum(line.startswith("  lit-tr ") for line in lines) == 2
+    assert said.err == (
+        "lit-tr: three models are held: the policy, its reference, and the initial policy to log against; "
+        "model.log_initial false leaves the last one out\n"
+    )
+
+
+def test_the_commands_that_are_printed_run(options, capsys):
+    main(["fit", *options])
+    goes_on, export = (line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  lit-tr"))
+    main([*goes_on, "--trainer.max_steps=8"])
+    assert "from step 6 on" in capsys.readouterr().out
+    main(export)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "live"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "dumb"}, False),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_what_changes_in_place_is_for_terminals(terminal, environment, live, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_live(Console(file=io.StringIO(), force_terminal=terminal)) is live
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_terminal_gets_a_live_display_of_its_width(options, columns):
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "40", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lit_tr", "fit", *options], stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    shown = b""
+    while part := _read(ours):
+        shown += part
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
+    drawn = [line for line in re.split(r"[\r\n]+", text) if line.startswith("step ") and "left" in line]
+    assert drawn
+    assert all(len(line) <= columns for line in drawn)
+    assert "1 reference updates" in re.sub(r"\s+", " ", text)
+
+
+def _read(file):
+    try:
+        return os.read(file, 65536)
+    except OSError:  # the other end is closed
+        return b""
