@@ -11,7 +11,6 @@ from copy import copy
 from dataclasses import astuple, dataclass
 from typing import Any
 
-import bitsandbytes  # noqa: F401  its operations are counted
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+import lit_tr.policy.quantization  # noqa: F401  bitsandbytes' operations are counted
 from lit_tr.data.batches import PairBatch
 from lit_tr.planning.attention import backward_flops, forward_flops
 from lit_tr.policy.logprobs import response_log_probs
