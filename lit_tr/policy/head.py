@@ -6,10 +6,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK, CUDA_CHUNK = 2**23, 2**27
-"""Logits in memory at a time: 32 MB in float32, and 512 MB on a GPU."""
+"""Logits in memory at a time: 32 MB in float32, and 512 MB on a GPU.
+
+Forward and backward pass of 680 tokens take 2.5 s of a core in chunks of 2^23, 2.8 in those of 2^22, 3.3 in those of
+2^21, and no less in those of 2^24 (SmolLM2-135M's head in float32).
+"""
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
@@ -32,7 +37,7 @@ def log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """
     config, head = causal.config.get_text_config(decoder=True), causal.get_output_embeddings()
     rows = chunk_rows(config.vocab_size, hidden.device)
-    if type(head) is nn.Linear:  # the weight's gradient is written once
+    if type(head) is nn.Linear and not (head._forward_hooks or head._forward_pre_hooks):
         scaled = _scaling(config)
         return _LinearHead.apply(hidden, head.weight, head.bias, targets, rows, scaled)
     chunks = zip(hidden.split(rows), targets.split(rows), strict=True)  # an adapter's, or one in 4 bits
@@ -86,6 +91,7 @@ class _LinearHead(torch.autograd.Function):
         )
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         given, params, constant, targets = ctx.saved_tensors
         hidden, weight, bias = _cast(ctx.dtype, given, params, constant)

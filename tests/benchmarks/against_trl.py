@@ -1,14 +1,14 @@
 """TR-DPO steps of lit_tr and of TRL side by side: time, peak memory, and model FLOP/s beside the machine's own.
 
 usage: python tests/benchmarks/against_trl.py --model DIR --data FILE [--pairs 4] [--steps 8] [--repeats 3] [--lora]
-           [--quantize] [--compile] [--device cuda] [--dtype float32] [--lengths 512 1024 2048 4096 8192]
+           [--quantize] [--compile] [--alone] [--device cuda] [--dtype float32] [--lengths 512 1024 2048 4096 8192]
 
 Each run is a process of its own, lit_tr and TRL in turn, on the same pairs in the same order: HH rows that fit in 512
 tokens, bfloat16 (--dtype float32 where a CPU multiplies no bfloat16), fused AdamW, clipping, a soft update of the
 reference each step. The first two steps of a run are left out. With --lora, TRL's reference is the frozen base, for it
 refuses a moving one there; lit_tr's moves. --quantize does so on an NF4 base. --compile compiles lit_tr's layers.
-Memory is the peak of what is resident, on CUDA of what is allocated there. random_model.py makes a model of any size to
-measure.
+--alone leaves TRL out. Memory is the peak of what is resident, on CUDA of what is allocated there. random_model.py
+makes a model of any size to measure.
 
 At the end, lit_tr's peak memory in two steps of one pack that is filled with pairs up to each of some lengths.
 """
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--quantize", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--lengths", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
@@ -58,7 +59,7 @@ def compare(args: argparse.Namespace) -> None:
         examples, lines = read(args)
         pairs.write_text("".join(lines[: args.pairs * args.steps]))
         tokens, flops = cost(args, examples[: args.pairs * args.steps])
-        results: dict[str, list[dict]] = {"lit_tr": [], "trl": []}
+        results: dict[str, list[dict]] = {"lit_tr": []} if args.alone else {"lit_tr": [], "trl": []}
         rates = []
         for _ in range(args.repeats):
             for name in results:
@@ -80,8 +81,9 @@ def compare(args: argparse.Namespace) -> None:
         amount = tokens["packed" if name == "lit_tr" else "padded"]
         share = f"{args.pairs / seconds:.2f}, {amount / seconds:.0f} | {speed / 1e9:.0f} GFLOP/s | {speed / rate:.0%}"
         print(f"| {name} | {seconds:.2f} ({least:.2f} to {most:.2f}) | {peak:.2f} GB | {share} |")
-    ours, theirs = summary["lit_tr"], summary["trl"]
-    print(f"TRL / lit_tr step time: {theirs[0] / ours[0]:.2f}; lit_tr / TRL peak memory: {ours[3] / theirs[3]:.2f}")
+    if not args.alone:
+        ours, theirs = summary["lit_tr"], summary["trl"]
+        print(f"TRL / lit_tr step time: {theirs[0] / ours[0]:.2f}; lit_tr / TRL peak memory: {ours[3] / theirs[3]:.2f}")
     if memory:
         print("\n| tokens in one pack | response tokens | peak memory | more than the pack before, a token |")
         print("| --- | --- | --- | --- |")

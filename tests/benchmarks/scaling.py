@@ -3,9 +3,9 @@
 usage: python tests/benchmarks/scaling.py [--model DIR] [--device cuda] [--dtype float32] [--prompt 64] [--response 64]
            [--tokens 512 1024 2048 4096 8192 16384 32768] [--repeats 3]
 
-Packs are filled with pairs of random tokens, each of one prompt and two responses. Without --model it is a Llama of 2
-million parameters with random weights, half of a step of whose time is in its head, and the whole takes a minute on a
-core. The least time of some repeats counts. The optimizer's part of a step depends on no tokens and is left out.
+Packs are filled with pairs of random tokens, each of one prompt and two responses. Without --model it is a Llama of 3
+million parameters with random weights. The least time of some repeats counts. The optimizer's part of a step, which
+depends on no tokens, is left out.
 """
 
 import argparse
