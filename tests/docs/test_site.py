@@ -15,7 +15,7 @@ from tests.docs.pages import ROOT
 PACKAGES = ("", ".losses", ".reference", ".policy", ".data", ".data.formats", ".data.rows", ".evaluation", ".planning")
 PUBLIC = {
     f"lit_tr{package}.{name}"
-    for package in (*PACKAGES, ".embedded", ".commands")
+    for package in (*PACKAGES, ".console", ".embedded", ".commands")
     for name in import_module(f"lit_tr{package}").__all__
 }
 API = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
