@@ -163,7 +163,7 @@ def test_wrong_positions_and_masks_are_found_out_in_any_precision(llama_dir, mon
 
     def spoiled(causal, batch):
         values = {"positions": torch.arange(batch.input_ids.numel()), "segment_ids": batch.packing.segment_ids * 0}
-        packing = replace(batch.packing, **{wrong: values[wrong]})
+        packing = replace(batch.packing, spans=None, **{wrong: values[wrong]})
         return right(causal, replace(batch, packing=packing))
 
     policy = PretrainedPolicy(llama_dir, dtype=dtype).load()
