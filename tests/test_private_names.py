@@ -11,10 +11,12 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import lit_tr
 
 OBJECTS = {  # where an instance has the name, and its class does not
+    "checkpoint": ModelCheckpoint,
     "config": transformers.LlamaConfig,
     "dataset": lambda: datasets.Dataset.from_dict({"a": [1]}).to_iterable_dataset(),
     "linear": lambda: torch.nn.Linear(1, 1),
@@ -37,7 +39,11 @@ USED = [  # the name, the files of lit_tr, and what for
     (f"{FIT}._combined_loader", "reference/window", "the validation loader whose batches are kept"),
     (f"{FIT}._data_fetcher", "resume", "an argument of _should_check_val_fx"),
     (f"{FIT}._data_source", "loading", "puts a loader between the given one and the loop"),
-    (f"{FIT}._should_accumulate", "commands/interrupt module", "whether a batch ends an optimizer step"),
+    (
+        f"{FIT}._should_accumulate",
+        "commands/interrupt console/progress module",
+        "whether a batch ends an optimizer step",
+    ),
     (f"{FIT}.epoch_loop._batches_that_stepped", "module updates", "the step under which Lightning logs"),
     (f"{FIT}.epoch_loop._should_check_val_fx", "resume", "whether validation follows the step of a checkpoint"),
     (f"{FIT}.epoch_loop.val_loop._max_batches", "reference/window", "limits of validation, before it begins"),
@@ -55,7 +61,9 @@ USED = [  # the name, the files of lit_tr, and what for
     ("trainer:_logger_connector", "updates", "whether Lightning logs this step"),
     ("trainer:_results", "updates", "drops figures of the last update"),
     ("trainer:_signal_connector", "commands/interrupt", "a stop at the end of an optimizer step"),
-    ("torch:_foreach_copy_", "reference/precision", "averages many weights at once"),
+    ("torch:_foreach_copy_", "reference/adapter reference/precision", "averages many weights at once"),
+    ("torch:_dynamo", "policy/compiled", "its limit of variants, on torch 2.11"),
+    ("torch:_foreach_mul_", "step_mean", "scales many gradients at once"),
     ("torch:_foreach_lerp_", "reference/precision", "averages many weights at once"),
     ("torch:ops.aten._local_scalar_dense", "planning/dry_run", "numbers of fake tensors"),
     ("torch:ops.aten._local_scalar_dense.default._overloadpacket", "planning/dry_run", "arithmetic by operator"),
@@ -74,6 +82,13 @@ USED = [  # the name, the files of lit_tr, and what for
     ("linear:_parameters", "planning/dry_run", "replaces tensors by fake ones"),
     ("config:_attn_implementation", "planning/plan policy/probe", "the attention that transformers chose"),
     ("transformers:PreTrainedModel._supports_attention_backend", "planning/plan", "whether it can be chosen"),
+    ("checkpoint:_last_global_step_saved", "commands/runs", "whether the end of training is saved"),
+    ("peft.tuners.tuners_utils:BaseTunerLayer._active_adapter", "policy/adapters", "switches adapters without a walk"),
+    (
+        "peft.tuners.tuners_utils:BaseTunerLayer._disable_adapters",
+        "policy/adapters",
+        "switches adapters without a walk",
+    ),
     ("dataset:_ex_iterable", "data/rows/memory", "whether a stream can go on from its state"),
     ("tokenizer:_tokenizer", "embedded/build", "the tokenizer that ships"),
 ]

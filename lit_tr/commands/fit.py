@@ -1,6 +1,7 @@
 """`lit-tr fit`, `validate`, `test`, `predict`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
 import json
+import re
 import time
 from argparse import ArgumentError
 from pathlib import Path
@@ -88,8 +89,7 @@ class LitTRCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            parsers = [parser, *self._subcommand_parsers.values()] if self._subcommand_parsers else [parser]
-            error.options = [name for one in parsers for name in one._option_string_actions]  # type: ignore[attr-defined]
+            error.options = re.findall(r"--[\w.]+", page("fit", RUN_OPTIONS))  # type: ignore[attr-defined]
             raise
 
     def _parse_ckpt_path(self) -> None:
@@ -136,12 +136,10 @@ class LitTRCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config["logger"] in (None, True):  # Lightning's own choice depends on what else is installed
-            others = self._get(self.config, "logger") or []
-            config["logger"] = run_loggers(
-                config["default_root_dir"],
-                self._get(self.config, "name"),
-                [others] if isinstance(others, str) else others,
-            )
+            verb = self.config.get("subcommand")
+            chosen = self.config[verb] if verb else self.config
+            others = [chosen.logger] if isinstance(chosen.logger, str) else chosen.logger or []
+            config["logger"] = run_loggers(config["default_root_dir"], chosen.name, others)
         given = [callback for callback in callbacks if callback is not None]  # `update: null`
         listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_checkpointing"] is not False and not any(isinstance(one, Checkpoint) for one in listed):

@@ -37,7 +37,7 @@ def log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """
     config, head = causal.config.get_text_config(decoder=True), causal.get_output_embeddings()
     rows = chunk_rows(config.vocab_size, hidden.device)
-    if type(head) is nn.Linear and not (head._forward_hooks or head._forward_pre_hooks):
+    if type(head) is nn.Linear:
         scaled = _scaling(config)
         return _LinearHead.apply(hidden, head.weight, head.bias, targets, rows, scaled)
     chunks = zip(hidden.split(rows), targets.split(rows), strict=True)  # an adapter's, or one in 4 bits
