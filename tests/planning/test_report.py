@@ -131,7 +131,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_cut(found, width):
     assert max(map(len, said.splitlines())) <= width
     assert "…" not in said
     words = " ".join(said.split())
-    for part in ("data.max_tokens", "on each device, packs of 200 tokens", "checkpointing off", "of linear", "16"):
+    for part in ("data.max_tokens", "on each device, packs of 200 tokens", "checkpointing off", "linear", "16"):
         assert part in words
 
 
