@@ -22,7 +22,7 @@ from torch import nn
 from lit_tr.errors import UserError, explained
 
 INSTANTIATOR = "lit_tr.hparams.instantiate"
-vars(saving).get("_ALLOWED_INSTANTIATORS", set()).add(INSTANTIATOR)  # where Lightning (2.6.5) lists such functions
+vars(saving).get("_ALLOWED_INSTANTIATORS", set()).add(INSTANTIATOR)  # where Lightning (2.6.6) lists such functions
 UNSAVED_KEY = "_unsaved"
 """Key of the reason why an argument could not be saved."""
 ADAPTER_KEY = "_adapter"
