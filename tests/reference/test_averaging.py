@@ -223,7 +223,7 @@ def test_a_reference_on_another_device_stays_there(make, alpha):
     """On tensors without values, which refuse to be computed with across devices as a GPU's do."""
     with FakeTensorMode():
         policy = {"w": torch.ones(3, 4, device="cuda")}
-        with pytest.raises(RuntimeError, match="at least two devices"):
+        with pytest.raises(RuntimeError, match="two( different)? devices"):
             torch.ones(3, 4).lerp_(policy["w"], 0.5)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             reference, average = {"w": torch.ones(3, 4, dtype=dtype)}, make()
