@@ -24,9 +24,10 @@ class ReferenceUpdate(Callback, ABC):
 
     Steps are optimizer steps, whatever the gradient accumulation; one that a gradient scaler skips does not count. The
     update comes after the step and before a checkpoint of that step is saved. It logs, with the metrics of that step,
-    alpha and the reference's own figures, and at most once per `log_every_n_steps` steps what costs more: the Euclidean
+    alpha and the reference's own figures, and at the last update up to each logged step what costs more: the Euclidean
     distance of the weights before and after, and `margin_jump`, the change of the mean reward margin on the last batch,
-    which takes two forward passes of the reference.
+    which takes two forward passes of the reference. Figures are read, and ranks compared, at logged steps alone and
+    before anything is saved: no other step waits for the device.
 
     In your own LightningModule, `reference` may be any module with the policy's parameter names. Its half-precision
     weights are averaged as in float32, with low-order bits in the callback's state. Parameters are averaged one by one:
@@ -79,8 +80,9 @@ class ReferenceUpdate(Callback, ABC):
 
     def _reset(self) -> None:
         self.updates = self._skipped_steps = self._seen_step = 0
-        self._loss_scale, self._measured_at = 0.0, -math.inf
+        self._loss_scale = 0.0
         self._averaged, self._logged = LowOrderBits(), list[str]()
+        self._unread, self._uncompared = list[tuple[dict[str, Any], int]](), list[tuple[int, Tensor]]()
 
     @property
     def state_key(self) -> str:
@@ -158,22 +160,33 @@ class ReferenceUpdate(Callback, ABC):
             return
         before = self._seen_step - self._skipped_steps
         self._seen_step = trainer.global_step
-        figures: dict[str, float] = {}
+        figures: dict[str, Any] = {}
         if self._was_skipped(trainer):
             self._skipped_steps += taken
         elif before + taken >= self.next_update(before) and self.is_due(trainer, pl_module, batch):
             figures = self._update(trainer, pl_module, batch, before + taken)
         self._log(trainer, pl_module, figures)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what is left before the figures of the validation."""
+        self._settle(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Log what a run that goes on from the checkpoint would not, and save nothing of ranks that have drifted."""
+        self._settle(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what is left."""
+        self._settle(pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, and the low-order bits of a module's average."""
-        counters = {"updates": self.updates, "skipped_steps": self._skipped_steps, "measured_at": self._measured_at}
+        counters = {"updates": self.updates, "skipped_steps": self._skipped_steps}
         return {**counters, "averaged": dict(vars(self._averaged.kept))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counters and the average."""
         self.updates, self._skipped_steps = state_dict["updates"], state_dict["skipped_steps"]
-        self._measured_at = state_dict["measured_at"]
         self._averaged.kept = SimpleNamespace(**state_dict["averaged"])
 
     def _modules(self, pl_module: LightningModule) -> list[Any]:
@@ -197,11 +210,11 @@ class ReferenceUpdate(Callback, ABC):
         if self.buffers != "copy":
             raise UserError(f"{own}: buffers is for a module that follows, and {where} is a {kind}: leave it out")
 
-    def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: int) -> dict[str, float]:
+    def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: int) -> dict[str, Any]:
         policy, reference = self._modules(pl_module)
         if isinstance(reference, nn.Module):
             reference = ModuleReference(reference, None if self.hard else self._averaged, self.buffers)
-        alpha, measures = self.alpha_at(step), self._measures(trainer)
+        alpha, measures = self.alpha_at(step), self._measures(trainer, step)
         before = self._measure(pl_module, policy, reference, batch) if measures else {}
         figures = {"alpha": alpha, **reference.update(policy, self.weights(alpha))}
         self.updates += 1
@@ -214,17 +227,31 @@ class ReferenceUpdate(Callback, ABC):
             figures["margin_jump"] = after["margin"] - before["margin"]
         return figures
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, figures: dict[str, float]) -> None:
-        """Log figures in the row of the step, or in a row of their own if Lightning logs none."""
+    def _log(self, trainer: Trainer, pl_module: LightningModule, figures: dict[str, Any]) -> None:
+        """Log figures in the row of the step, or later in a row of their own if Lightning logs none."""
         named = {f"{self.reference}/{name}": value for name, value in figures.items()}
         if trainer._logger_connector.should_update_logs:
+            self._settle(pl_module)
             pl_module.log_dict(named)
             self._logged = [*named]
         elif named:
-            for logger in pl_module.loggers:
-                logger.log_metrics(named, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self._unread.append((named, trainer.fit_loop.epoch_loop._batches_that_stepped))
         # of a number in Python it would make a tensor on the device, and wait for that
         pl_module.log(f"{self.reference}/updates", torch.full((), float(self.updates), device=pl_module.device))
+
+    def _settle(self, pl_module: LightningModule) -> None:
+        """Compare the ranks, and log the figures, of the updates since the last logged step.
+
+        Raises:
+            DriftError: the ranks do not hold the same weights.
+        """
+        uncompared, self._uncompared = self._uncompared, []
+        for step, sums in uncompared:
+            self._check_ranks(step, sums)
+        unread, self._unread = self._unread, []
+        for named, step in unread:
+            for logger in pl_module.loggers:
+                logger.log_metrics({name: float(value) for name, value in named.items()}, step=step)
 
     def _compare_ranks(self, trainer: Trainer, policy: nn.Module, reference: Any, step: int) -> None:
         trained = [param for param in policy.parameters() if param.requires_grad]
@@ -232,8 +259,10 @@ class ReferenceUpdate(Callback, ABC):
             return
         sums = (checksum(trained), checksum(reference.tensors(policy)))
         own = torch.stack([one.to(trainer.strategy.root_device) for one in sums])
-        gathered = cast(Tensor, trainer.strategy.all_gather(own))
-        for name, sums_of_ranks in zip((self.policy, self.reference), gathered.unbind(-1), strict=True):
+        self._uncompared.append((step, cast(Tensor, trainer.strategy.all_gather(own))))
+
+    def _check_ranks(self, step: int, sums: Tensor) -> None:
+        for name, sums_of_ranks in zip((self.policy, self.reference), sums.unbind(-1), strict=True):
             if others := (sums_of_ranks != sums_of_ranks[0]).nonzero().flatten().tolist():
                 raise DriftError(
                     f"the ranks have drifted apart: after step {step} the weights of {name!r} on rank {others[0]} are "
@@ -241,12 +270,11 @@ class ReferenceUpdate(Callback, ABC):
                     "go on from an earlier checkpoint"
                 )
 
-    def _measures(self, trainer: Trainer) -> bool:
-        """Whether to measure distances and margins."""
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = bool(trainer.loggers) and trainer.global_step - self._measured_at >= every
-        self._measured_at = trainer.global_step if due else self._measured_at
-        return due
+    def _measures(self, trainer: Trainer, step: int) -> bool:
+        """Whether to measure distances and margins: at the last update before a logged step, or at that step."""
+        every = max(trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
+        logged = -(-trainer.global_step // every) * every
+        return bool(trainer.loggers) and (not self.scheduled or self.next_update(step) > logged)
 
     def _measure(self, pl_module: Any, policy: nn.Module, reference: Any, batch: Any) -> dict[str, float]:
         margin = pl_module.reward_margin(batch) if hasattr(pl_module, "reward_margin") else None
@@ -358,6 +386,6 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
     def is_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
         """Return whether the divergence exceeds the bound."""
         measured = torch.as_tensor(cast(Any, pl_module).kl_to_reference(batch), device=pl_module.device)
-        kl = trainer.strategy.reduce(measured, reduce_op="mean").item()
+        kl = cast(Tensor, trainer.strategy.reduce(measured, reduce_op="mean"))
         pl_module.log(f"{self.reference}/kl", kl)
-        return kl > self.max_kl
+        return kl.item() > self.max_kl

@@ -588,8 +588,17 @@ def test_a_callback_begins_anew_in_another_fit(llama_dir, tmp_path):
         options = {"logger": CSVLogger(tmp_path / run), "log_every_n_steps": 4}
         align(update, preferences(llama_dir, CopyReference()), llama_dir, **options)
         rows = rows_of(tmp_path / run)
-        assert [row["reference/distance_before"] > "" for row in rows if row["reference/alpha"]] == [True, False]
+        assert [row["reference/distance_before"] > "" for row in rows if row["reference/alpha"]] == [False, True]
         assert update.updates == 2
+
+
+@pytest.mark.parametrize(("every", "log_every", "expected"), [(1, 4, [3, 7]), (3, 4, [2, 5]), (2, 1, [1, 3, 5, 7])])
+def test_what_costs_more_is_measured_at_the_last_update_up_to_a_logged_step(
+    llama_dir, tmp_path, every, log_every, expected
+):
+    options = {"logger": CSVLogger(tmp_path), "log_every_n_steps": log_every, "max_steps": 8}
+    align(SoftReferenceUpdate(0.5, every), preferences(llama_dir, CopyReference()), llama_dir, **options)
+    assert [int(row["step"]) for row in rows_of(tmp_path) if row["reference/distance_before"]] == expected
 
 
 def test_a_trainer_that_fits_again_goes_on_counting():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
@@ -91,7 +92,8 @@ class Watched(Callback):
         (KTO(), CopyReference, {}),
     ],
 )
-def test_steps_that_are_not_logged_wait_for_nothing(llama_dir, loss, reference, policy):
+@pytest.mark.parametrize("logger", [False, True])
+def test_steps_that_are_not_logged_wait_for_nothing(llama_dir, tmp_path, loss, reference, policy, logger):
     """Packs of pairs; in the first step the optimizer makes its state."""
     waits = Waits()
     watched = Watched(waits)
@@ -99,7 +101,8 @@ def test_steps_that_are_not_logged_wait_for_nothing(llama_dir, loss, reference, 
     data = PreferenceDataModule(llama_dir, SyntheticPairs(14), batch_size=2, mismatched=loss.mismatched)
     trainer = Trainer(
         strategy=OnDevice(waits), max_steps=6, log_every_n_steps=3, gradient_clip_val=1.0,
-        callbacks=[watched, SoftReferenceUpdate(0.6, every_n_steps=1)], **QUIET,
+        callbacks=[watched, SoftReferenceUpdate(0.6, every_n_steps=1)], default_root_dir=tmp_path,
+        **QUIET | {"logger": logger and CSVLogger(tmp_path)},
     )  # fmt: skip
     with waits:
         trainer.fit(module, data)
