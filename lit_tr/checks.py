@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lit_tr.errors import UserError
@@ -75,13 +75,4 @@ def say_what_does_not_move(module: Any) -> None:
     if 0 < trainer.max_steps < first:
         rank_zero_warn(
             f"{kind} will not move: its first update follows step {first}, and max_steps is {trainer.max_steps}"
-        )
-
-
-def say_what_is_held(module: Any) -> None:
-    """Say in one line where a third whole model is held."""
-    if sum(held.model is not None for held in module.held) > 1:
-        rank_zero_info(
-            "three models are held: the policy, its reference, and the initial policy to log against; "
-            "model.log_initial false leaves the last one out"
         )

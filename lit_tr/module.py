@@ -120,7 +120,6 @@ class PreferenceModule(ReferenceHolder):
 
     def on_fit_start(self) -> None:
         """Choose the layout of batches before their loaders are made, and let the reference get ready."""
-        checks.say_what_is_held(self)
         rows: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(rows, "packed", False):
             with self._precision():
@@ -244,7 +243,11 @@ class PreferenceModule(ReferenceHolder):
         return kl / tokens.clamp(min=1)
 
     def reward_margin(self, batch: PairBatch) -> float | None:
-        """Return the mean reward margin of a batch of pairs, without gradient and dropout; None of unpaired rows."""
+        """Return the mean reward margin of a batch of pairs against the reference; None of unpaired rows.
+
+        A reward is beta times a log-ratio in nats, summed over a response (Rafailov et al. 2023, arXiv 2305.18290,
+        Sec. 4), unless the loss defines another. It is computed without gradient and dropout.
+        """
         with self._precision():
             return self.scorer.reward_margin(self.policy, self.reference, batch)
 

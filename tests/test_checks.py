@@ -9,7 +9,7 @@ from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, 
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, SFT, SimPO
-from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, WindowReference
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -75,22 +75,6 @@ def test_an_update_of_no_reference_is_named(llama_dir):
 def test_a_reference_that_will_not_move_is_said(llama_dir, callbacks, message):
     with pytest.warns(UserWarning, match=message):
         fit(PreferenceModule(llama_dir, CopyReference(), DPO(), log_initial=False), llama_dir, callbacks)
-
-
-def test_three_models_are_said(llama_dir, caplog):
-    with caplog.at_level("INFO"):
-        fit(PreferenceModule(llama_dir, CopyReference(), DPO()), llama_dir)
-    assert "three models are held" in caplog.text
-    caplog.clear()
-    lora = PretrainedPolicy(llama_dir, lora=LoRA(r=4))
-    for model in (
-        PreferenceModule(llama_dir, CopyReference(), DPO(), log_initial=False),
-        PreferenceModule(llama_dir, FrozenReference(), DPO()),
-        PreferenceModule(lora, AdapterReference(), DPO()),
-    ):
-        with caplog.at_level("INFO"):
-            fit(model, llama_dir)
-        assert "three models" not in caplog.text
 
 
 def test_an_average_of_weights_in_shards_is_refused(llama_dir):

@@ -17,7 +17,8 @@ from lit_tr.commands.help import page
 from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.commands.mistakes import say, unwritable
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
-from lit_tr.commands.runs import RunCheckpoint, WholeCurves, run_loggers, say_end
+from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, run_loggers, say_end
+from lit_tr.commands.slurm import is_queued_again, job_folder
 from lit_tr.console import RunProgress, RunSummary
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
@@ -97,6 +98,8 @@ class LitTRCLI(LightningCLI):
         verb = self.config.get("subcommand")
         config = self.config[verb] if verb else self.config
         choice = config.pop("on_conflict")  # of this start only: not saved
+        if verb == "fit" and is_queued_again(config.trainer.default_root_dir or RUNS):
+            config.ckpt_path = "hpc"  # its own checkpoint is further than the one it began with
         if verb:
             self.config[verb], self._follow_config = resumed(self._parser(verb), config, verb, choice)
 
@@ -135,6 +138,8 @@ class LitTRCLI(LightningCLI):
                 say_end(self.trainer, time.monotonic() - started, complete)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if self.config.get("subcommand") == "fit" and (folder := job_folder(config["default_root_dir"] or RUNS)):
+            config["default_root_dir"] = str(folder)
         if config["logger"] in (None, True):  # Lightning's own choice depends on what else is installed
             verb = self.config.get("subcommand")
             chosen = self.config[verb] if verb else self.config

@@ -58,16 +58,32 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class WholeCurves(Callback):
-    """Lets `metrics.csv` of a run that goes on from a checkpoint begin with the metrics up to there."""
+    """Lets `metrics.csv` of a run that goes on from a checkpoint begin with the metrics up to there.
+
+    They are looked for in the folder above the checkpoint's, as runs lay it out, or else where the run wrote them.
+    """
+
+    def __init__(self) -> None:
+        self.metrics = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the path of the run's metrics."""
+        return {"metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the path of the metrics of the run that is gone on with."""
+        self.metrics = state_dict["metrics"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Copy the rows of the run that is gone on with."""
-        if not trainer.ckpt_path or not trainer.is_global_zero:
-            return
-        before = Path(trainer.ckpt_path).parent.parent / METRICS
         for logger in (one for one in trainer.loggers if isinstance(one, CSVLogger)):
-            if before.exists() and before.parent.resolve() != Path(logger.log_dir).resolve():
-                logger.experiment.metrics[:0] = _rows(before, trainer.global_step)
+            own = Path(logger.log_dir).resolve() / METRICS
+            if trainer.ckpt_path and trainer.is_global_zero:
+                beside = Path(trainer.ckpt_path).resolve().parent.parent / METRICS
+                before = beside if beside.exists() else Path(self.metrics)
+                if before.is_file() and before != own:
+                    logger.experiment.metrics[:0] = _rows(before, trainer.global_step)
+            self.metrics = str(own)
 
 
 def _rows(file: Path, step: int) -> list[dict[str, Any]]:

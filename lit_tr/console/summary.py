@@ -95,7 +95,9 @@ def _memory(module: Any) -> str:
     for name, one in (("reference", module.reference), ("initial policy", module.initial)):
         if one is not None and one.model is not None:
             held[name] = list(one.model.parameters())
-    return ", ".join(f"{name} {_size(tensors)}" for name, tensors in held.items())
+    said = ", ".join(f"{name} {_size(tensors)}" for name, tensors in held.items())
+    third = "initial policy" in held and "reference" in held
+    return f"{said} (model.log_initial false leaves the last out)" if third else said
 
 
 def _size(tensors: Iterable[Tensor]) -> str:

@@ -19,6 +19,7 @@ from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
 from lit_tr.policy.compiled import options
 from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
+from lit_tr.policy.targets import target_names
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 """Precisions of a Trainer that cast all weights, and what they cast to."""
@@ -32,7 +33,8 @@ class LoRA:
         r: rank.
         alpha: the update is scaled by alpha / r.
         dropout: dropout on the adapter's input.
-        targets: names of the linear layers that get an adapter; `all-linear` is all except the output head.
+        targets: names of the linear layers that get an adapter, or `all-linear` for all except the output head,
+            `attention` for those of attention blocks, `mlp` for the others.
         rslora: scale by alpha / sqrt(r), rank-stabilized LoRA (Kalajdzievski 2023, arXiv 2312.03732): for high ranks.
     """
 
@@ -164,7 +166,7 @@ class PretrainedPolicy:
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=lora.targets,
+            target_modules=target_names(model, lora.targets),
             use_rslora=lora.rslora,
             task_type="CAUSAL_LM",
         )

@@ -93,7 +93,10 @@ class Reference(ABC):
         """
 
     def distance(self, policy: nn.Module) -> float | None:
-        """Return the Euclidean distance of the policy's weights from the reference's; None if it is not known."""
+        """Return the Euclidean norm of the policy's weights less the reference's, all taken as one vector.
+
+        None if it is not known.
+        """
         return None
 
     def tensors(self, policy: nn.Module) -> Iterable[Tensor]:
@@ -139,9 +142,9 @@ class Reference(ABC):
     def kl(self, policy: nn.Module, batch: PairBatch) -> tuple[Tensor, int]:
         """Return the KL divergence of the policy from the reference, summed over response tokens, and their number.
 
-        It is in nats, over the full vocabulary, at up to 256 tokens, evenly spaced over the chosen and rejected
-        responses: no token is sampled, so it is never negative, and 0 only if the two agree. The contexts are the
-        data's: it is no measure of the divergence on the policy's own samples.
+        The sum is a scalar, in nats, over the full vocabulary, at up to 256 tokens, evenly spaced over the chosen and
+        rejected responses: no token is sampled, so it is never negative, and 0 only if the two agree. The contexts are
+        the data's: it is no measure of the divergence on the policy's own samples.
         """
         total = sum(batch.sizes[: batch.chosen + batch.rejected])
         tokens = torch.linspace(0, total - 1, min(total, KL_TOKENS), device=batch.lengths.device).long()

@@ -147,7 +147,7 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
     content["trainer"]["plugins"] = [{**plugin, "init_args": {"requeue_signal": requeue_signal.name}}]
     Path(config).write_text(yaml.dump(content))
     tasks = slurm(config, "--trainer.max_steps=100000")
-    wait_for(tmp_path / "run")
+    wait_for(tmp_path / "run/slurm-12345")
     tasks[1].send_signal(requeue_signal)
     wait_for(tmp_path / "asked")
     time.sleep(1)
@@ -155,7 +155,7 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
     for task in tasks:  # as SLURM ends a job that it queues again
         task.kill()
         task.wait(60)
-    steps = torch.load(tmp_path / "run" / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
+    steps = torch.load(tmp_path / "run/slurm-12345/hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
     assert steps > 0
     for root in ("run", "whole"):  # the same command, and a run that nothing disturbs
         options = (f"--trainer.max_steps={steps + 3}", f"--trainer.default_root_dir={tmp_path / root}")
@@ -166,3 +166,5 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
         for root in ("run", "whole")
     )
     assert same_weights(resumed, whole)
+    again = max((tmp_path / "run").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    assert again.read_text().count("\n") > steps  # its curves begin at the first step
