@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_tr import checks, progress, resume
+from lit_tr.console import RunProgress, RunSummary
 from lit_tr.data.batches import PairBatch
 from lit_tr.holder import ReferenceHolder
 from lit_tr.hparams import describe
@@ -25,6 +27,9 @@ from lit_tr.reference import FrozenReference, Reference
 from lit_tr.scoring import Scorer
 from lit_tr.speed import Speed
 from lit_tr.step_mean import StepMean
+
+SHOWN_BY: dict[type, type] = {RichModelSummary: RunSummary, RichProgressBar: RunProgress}
+"""What shows a run in the place of a Trainer's defaults."""
 
 
 class PreferenceModule(ReferenceHolder):
@@ -75,9 +80,15 @@ class PreferenceModule(ReferenceHolder):
         self._examples = 0
 
     def configure_callbacks(self) -> list[Any]:
-        """Check the trainer before a callback asks for weights; no callback is added."""
+        """Check the trainer, and show a run by lit_tr's own summary and progress in the place of Lightning's defaults.
+
+        `enable_model_summary` and `enable_progress_bar` turn them off, and a progress bar of another class stays.
+        """
         checks.check_trainer(self.trainer)
-        return []
+        defaults = [one for one in self.trainer.callbacks if type(one) in SHOWN_BY]  # type: ignore[attr-defined]
+        for one in defaults:
+            self.trainer.callbacks.remove(one)  # type: ignore[attr-defined]
+        return [SHOWN_BY[type(one)]() for one in defaults]
 
     def setup(self, stage: str) -> None:
         """Check what goes with the reference before weights are loaded, and draw the training batches by steps."""

@@ -33,7 +33,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "resume": {"holder", "policy", "progress", "errors"},
     "updates": {"reference.averaging", "reference.precision", "errors"},
     "module": {
-        *("reference", "policy", "data.batches", "losses", "metrics", "errors"),
+        *("console", "reference", "policy", "data.batches", "losses", "metrics", "errors"),
         *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),
     },
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors"},

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_tr.commands.configs import with_shipped
@@ -19,7 +19,6 @@ from lit_tr.commands.mistakes import say, unwritable
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
 from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, run_loggers, say_end
 from lit_tr.commands.slurm import is_queued_again, job_folder
-from lit_tr.console import RunProgress, RunSummary
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
 from lit_tr.hparams import INSTANTIATOR, arguments
@@ -151,10 +150,7 @@ class LitTRCLI(LightningCLI):
             given.append(RunCheckpoint(save_last=True, save_on_exception=True))
         if self._follow_config:
             given.append(ConfiguredOptimizer())
-        given += [GracefulInterrupt(), WholeCurves(), RunSummary()]
-        if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in listed):
-            given.append(RunProgress())
-        return super()._instantiate_trainer(config, given)
+        return super()._instantiate_trainer(config, [*given, GracefulInterrupt(), WholeCurves()])
 
 
 class DataCLI(LitTRCLI):

@@ -136,7 +136,9 @@ class PretrainedPolicy:
     def _prepared(self, model: PreTrainedModel) -> Any:
         keep_layout(model)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # by its name in transformers 5.24 and later, or before
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         if self.compile:
             for layer in model.modules():
                 if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer

@@ -27,14 +27,29 @@ def fit(config, *options):
     return [sys.executable, "-m", "lit_tr", "fit", f"--config={config}", *options]
 
 
+@pytest.fixture
+def start():
+    """Start processes, which end with the test."""
+    started = []
+
+    def run(command, **variables):
+        started.append(subprocess.Popen(command, env=environment(**variables)))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
 def environment(**more):
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(config, tmp_path, number, code):
+def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(start, config, tmp_path, number, code):
     command = fit(config, "--trainer.accumulate_grad_batches=3")
-    process = subprocess.Popen([*command, "--trainer.max_steps=100000"], env=environment())
+    process = start([*command, "--trainer.max_steps=100000"])
     wait_for(tmp_path / "run")
     process.send_signal(number)
     assert process.wait(60) == code
@@ -52,7 +67,7 @@ def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(confi
     assert all(theirs[step] == loss for step, loss in ours.items())
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(config, tmp_path):
+def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(start, config, tmp_path):
     content = yaml.safe_load(Path(config).read_text())
     saved = {"save_last": True, "every_n_train_steps": 7, "dirpath": str(tmp_path / "killed")}
     content["trainer"] |= {
@@ -63,7 +78,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(con
     content["model"]["reference"] = "lit_tr.reference.AdapterReference"
     Path(config).write_text(yaml.dump(content))
     command = fit(config)
-    process = subprocess.Popen(command, env=environment())
+    process = start(command)
     wait_for(tmp_path / "killed", "last.ckpt")
     time.sleep(0.5)
     process.kill()
@@ -82,9 +97,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(con
     assert resumed["callbacks"].keys() == whole["callbacks"].keys()
 
 
-def test_sigterm_ends_a_long_validation_too(config, tmp_path):
+def test_sigterm_ends_a_long_validation_too(start, config, tmp_path):
     options = ("--data.val.init_args.size=100000", "--trainer.max_steps=100000", "--trainer.num_sanity_val_steps=0")
-    process = subprocess.Popen(fit(config, *options, "--trainer.val_check_interval=2"), env=environment())
+    process = start(fit(config, *options, "--trainer.val_check_interval=2"))
     wait_for(tmp_path / "run", "20*/config.yaml")
     time.sleep(20)  # two steps are over
     process.send_signal(signal.SIGTERM)
@@ -102,8 +117,8 @@ def same_weights(ours, theirs):
     return all(torch.equal(tensor, theirs["state_dict"][name]) for name, tensor in ours["state_dict"].items())
 
 
-def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(config, tmp_path):
-    process = subprocess.Popen(fit(config, *TWO_RANKS, "--trainer.max_steps=100000"), env=environment())
+def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(start, config, tmp_path):
+    process = start(fit(config, *TWO_RANKS, "--trainer.max_steps=100000"))
     wait_for(tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
@@ -119,25 +134,22 @@ def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(con
 
 
 @pytest.fixture
-def slurm(tmp_path):
+def slurm(start, tmp_path):
     """Start a job of two tasks as srun would; a stand-in for scontrol writes down what it is asked."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n')
     scontrol.chmod(0o755)
 
-    def start(config, *options):
+    def srun(config, *options):
         job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "align", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
         job |= {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
         return [
-            subprocess.Popen(
-                fit(config, *TWO_RANKS, *options),
-                env=environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
-            )
+            start(fit(config, *TWO_RANKS, *options), **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
             for rank in (0, 1)
         ]
 
-    return start
+    return srun
 
 
 @pytest.mark.parametrize("requeue_signal", [signal.SIGUSR1, signal.SIGTERM])
@@ -149,7 +161,7 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
     tasks = slurm(config, "--trainer.max_steps=100000")
     wait_for(tmp_path / "run/slurm-12345")
     tasks[1].send_signal(requeue_signal)
-    wait_for(tmp_path / "asked")
+    wait_for(tmp_path, "asked")
     time.sleep(1)
     assert (tmp_path / "asked").read_text() == "requeue 12345\n"
     for task in tasks:  # as SLURM ends a job that it queues again
