@@ -97,7 +97,9 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
     """Print how a run ended, where its files are, and the commands that come next; nothing if it never began."""
     if not trainer.is_global_zero or not trainer.global_step:
         return
-    last, folder = last_step(trainer), Path(trainer.log_dir or trainer.default_root_dir)
+    # of the logger, for `trainer.log_dir` waits for all ranks, and some may have ended by an error
+    own = getattr(trainer.logger, "log_dir", None)
+    last, folder = last_step(trainer), Path(own or trainer.default_root_dir)
     of = "" if trainer.global_step >= last else f" of {last:,.0f}"
     said = {"finished" if complete else "stopped": f"at step {trainer.global_step:,}{of}, after {as_time(seconds)}"}
     if figures := _figures(trainer.callback_metrics):

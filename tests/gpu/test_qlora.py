@@ -96,7 +96,7 @@ def test_a_soft_update_is_the_average_of_the_weights(llama_dir, device, record):
             param.data.normal_(std=0.1)  # more than the reference's rank can hold of both
     before = lora_factors(policy, POLICY_ADAPTER, reference.adapter)
     wanted = {name: ALPHA * dense(ours) + (1 - ALPHA) * dense(theirs) for name, (ours, theirs) in before.items()}
-    said = reference.update(policy, ALPHA)["relative_error"]
+    said = float(reference.update(policy, ALPHA)["relative_error"])
     after = {name: dense(one) for name, (one,) in lora_factors(policy, reference.adapter).items()}
     lost = sum((after[name] - one).square().sum() for name, one in wanted.items())
     error = float((lost / sum(one.square().sum() for one in wanted.values())).sqrt())
