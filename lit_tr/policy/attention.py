@@ -75,9 +75,11 @@ def packed_attention(
         raise NotImplementedError("the model adds a position bias to its attention")
     if query.is_cuda and not kwargs.get("dropout"):
         return _flexible(query, key, value, packing.block_mask(sliding_window), **kwargs), None
+    # a slice's gradient is of the length of the pack, and the sum of all slices' would take the square of it
+    sizes = [end - start for start, end in packing.offsets]
+    groups = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = []
-    for group, (start, end) in enumerate(packing.offsets):
-        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
+    for group, (q, k, v) in enumerate(groups):
         mask = partial(packing.mask, group, query.dtype, sliding_window)
         if own is sdpa_attention_forward:
             outputs.append(_grouped_sdpa(q, k, v, mask, **kwargs))
