@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.collator import Collator
@@ -18,7 +18,7 @@ from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.head import chunk_rows
 from lit_tr.policy.logprobs import logits_at, scoring
 
-Active = Callable[[], AbstractContextManager[nn.Module]]
+Active = Callable[[], AbstractContextManager[Any]]
 """Gives a model for the time of a `with`: `lambda: nullcontext(model)`, or `partial(reference.active, policy)`."""
 
 BATCH_SIZE = 32
@@ -112,8 +112,8 @@ def divergences(
 
 def _divergence(rows: list[tuple[Tensor, Tensor]]) -> Divergence:
     exact, log_ratios = zip(*rows, strict=True)
-    sums = (torch.stack([values.sum() for values in one]) for one in (exact, log_ratios))
-    return Divergence(*sums, list(log_ratios))
+    sums = [torch.stack([one.sum() for one in values]) for values in (exact, log_ratios)]
+    return Divergence(sums[0], sums[1], list(log_ratios))
 
 
 def _batches(samples: Sequence[TokenizedExample], chunk: int, packed: bool) -> Iterator[list[int]]:
@@ -135,7 +135,7 @@ def _length(sample: TokenizedExample) -> int:
     return len(sample.prompt) + sample.longest
 
 
-def _vocabulary(model: nn.Module) -> int:
+def _vocabulary(model: Any) -> int:
     return causal_model(model).config.get_text_config(decoder=True).vocab_size
 
 

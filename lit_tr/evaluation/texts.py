@@ -1,7 +1,7 @@
 """What sampled responses look like as texts: how much they repeat themselves, and one another.
 
-All figures depend on what is taken for a token, and so compare only what was split in the same way: `words` for texts of
-several policies, or the token ids of one tokenizer.
+All figures depend on what is taken for a token, and so compare only what was split in the same way: `words` for texts
+of several policies, or the token ids of one tokenizer.
 """
 
 import re

@@ -10,7 +10,7 @@ from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.embedded.task import GoldReward
 from lit_tr.errors import UserError
 from lit_tr.evaluation import GenerationReport
-from lit_tr.evaluation.report import score
+from lit_tr.evaluation.held_out import score
 from lit_tr.losses import DPO
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference
@@ -62,7 +62,7 @@ def test_before_is_the_initial_policy_and_after_the_trained_one(tmp_path, lora):
     assert after["gold reward"] == pytest.approx(sum(rewards) / 4)
     assert {path.name for path in folder.iterdir()} >= {"report.json", "curves.png", "metrics.csv"}
     # the start is computed as such: a fresh policy samples the same
-    fresh = GenerationReport(GoldReward(), prompts=4).sample(PretrainedPolicy(TINY).load(), data)
+    fresh = GenerationReport(GoldReward(), prompts=4).evaluator.sample(PretrainedPolicy(TINY).load(), data)
     mean = sum(GoldReward()(one.prompt_text, one.text) for one in fresh) / 4
     assert before["gold reward"] == pytest.approx(mean)
 

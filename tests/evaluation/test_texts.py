@@ -10,7 +10,7 @@ from lit_tr.evaluation.texts import SELF_BLEU_TEXTS, distinct, repetition, self_
 
 def test_repetition_counts_trigrams_said_before():
     assert repetition([1, 2, 3, 1, 2, 3, 1, 2]) == 3 / 6  # 123 231 312 123 231 312
-    assert repetition("the river is icy".split()) == 0
+    assert repetition(["the", "river", "is", "icy"]) == 0
     assert repetition([7, 7, 7, 7], n=1) == 3 / 4
     assert repetition([1, 2]) == repetition([]) == 0  # no trigram
 
