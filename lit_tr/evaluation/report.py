@@ -12,6 +12,7 @@ from rich.table import Table
 from lit_tr.errors import UserError
 from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.curves import plot_curves
+from lit_tr.evaluation.generate import Generation
 from lit_tr.evaluation.held_out import Evaluation, Evaluator, Judge
 from lit_tr.updates import ReferenceUpdate
 
@@ -64,7 +65,7 @@ class GenerationReport(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
         if not trainer.is_global_zero:
             return
-        before, after = self.compare(trainer, pl_module)
+        before, after = self.evaluate(trainer, pl_module)
         updates = sum(callback.updates for callback in trainer.callbacks if isinstance(callback, ReferenceUpdate))
         report = {"before": shown(before), "after": shown(after), "reference updates": updates}
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,12 @@ class GenerationReport(Callback):
         console.print(table(report))
         console.print(f"Report, samples, curves and metrics are in {folder}", soft_wrap=True)
 
-    def compare(self, trainer: Any, pl_module: Any) -> tuple[Evaluation, Evaluation]:
+    def compare(self, trainer: Any, pl_module: Any) -> tuple[dict[str, float], dict[str, float], list[Generation]]:
+        """Return the figures of the initial policy and those of the policy, as in the table, and its samples."""
+        before, after = self.evaluate(trainer, pl_module)
+        return shown(before), shown(after), after.samples
+
+    def evaluate(self, trainer: Any, pl_module: Any) -> tuple[Evaluation, Evaluation]:
         """Return the evaluations of the initial policy and of the policy, each with a win rate against the former."""
         both = self.evaluator.initial(trainer, pl_module), self.evaluator.policy(trainer, pl_module)
         for done in both:

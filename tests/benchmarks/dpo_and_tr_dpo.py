@@ -21,7 +21,6 @@ from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, 
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.embedded.task import GoldReward
 from lit_tr.evaluation import GenerationReport
-from lit_tr.evaluation.report import shown
 from lit_tr.losses import DPO
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import CopyReference, FrozenReference
@@ -55,7 +54,7 @@ class Sampled(Callback):
 
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         with torch.random.fork_rng():
-            after = shown(self.report.compare(trainer, pl_module)[1])
+            _, after, _ = self.report.compare(trainer, pl_module)
         self.points.append({"step": trainer.global_step, **{name: after[name] for name in FIGURES}})
 
 
