@@ -68,11 +68,11 @@ class PreferenceAccuracy(Callback):
 
 def against(module: Any) -> str:
     """Return what the rewards of a module are taken against, in words."""
+    if not module.loss.needs_reference:
+        return f"{type(module.loss).__name__}'s own, without a reference"
     if module.start is not None:
         return "against the initial policy"
-    if module.reference is not None:
-        return "against the reference, for the initial policy is not held (model.log_initial)"
-    return f"{type(module.loss).__name__}'s own, without a reference"
+    return "against the reference, for the initial policy is not held (model.log_initial)"
 
 
 def table(margins: Tensor, subsets: list[str | None], of: str) -> Table:

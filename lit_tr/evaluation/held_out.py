@@ -39,7 +39,7 @@ class Scorer(Protocol):
 Judge = Callable[[str, str], float] | Scorer
 LogProbs = Callable[[PairBatch], Tensor]
 
-BATCH_SIZE = 32
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)

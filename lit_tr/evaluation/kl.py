@@ -21,8 +21,8 @@ from lit_tr.policy.logprobs import logits_at, scoring
 Active = Callable[[], AbstractContextManager[Any]]
 """Gives a model for the time of a `with`: `lambda: nullcontext(model)`, or `partial(reference.active, policy)`."""
 
-BATCH_SIZE = 32
-"""Most responses in a batch."""
+BATCH_SIZE, PACK_TOKENS = 32, 2**14
+"""Most responses in a batch, and most tokens in a pack."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _batches(samples: Sequence[TokenizedExample], chunk: int, packed: bool) -> I
     batch: list[int] = []
     for i in order:
         longest, shortest = _length(samples[i]), min(len(samples[j].prompt) for j in [*batch, i])
-        is_full = not packed and (len(batch) + 1) * (longest - shortest + 1) > chunk
-        if batch and (is_full or len(batch) == BATCH_SIZE):
+        tokens, most = (longest, PACK_TOKENS) if packed else (longest - shortest + 1, chunk)
+        if batch and ((len(batch) + 1) * tokens > most or len(batch) == BATCH_SIZE):
             yield batch
             batch = []
         batch.append(i)
