@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import nan, sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -49,11 +49,11 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over prompts.
+    """A mean, with its error over prompts.
 
     Args:
-        mean: the mean over prompts of the means over the samples of each.
-        standard_error: standard deviation of these means (n - 1) by the root of their number; nan of one prompt.
+        mean: the mean of the values.
+        standard_error: that of prompts that were drawn with all their samples; nan of one prompt.
         prompts: their number.
     """
 
@@ -65,20 +65,25 @@ class Estimate:
 def over_prompts(values: Sequence[float], prompts: Sequence[Any]) -> Estimate:
     """Return the mean of values, and its standard error over prompts: samples of one prompt are not independent.
 
+    The standard error is the cluster-robust one (Liang and Zeger 1986, https://doi.org/10.1093/biomet/73.1.13) with the
+    factor n / (n - 1) for n prompts; with one sample a prompt, or as many for each, the usual one of their means.
+
     Args:
         values: one for each sample.
         prompts: what names the prompt of each sample, such as its text or a tuple of its token ids.
 
     Examples:
-        >>> over_prompts([1.0, 3.0, 6.0], ["a", "a", "b"])  # 2 and 6
+        >>> over_prompts([1.0, 3.0, 6.0, 6.0], ["a", "a", "b", "b"])  # 2 and 6
         Estimate(mean=4.0, standard_error=2.0, prompts=2)
     """
-    of_each: dict[Any, list[float]] = {}
+    mean = fmean(values)
+    residuals: dict[Any, float] = {}
     for value, prompt in zip(values, prompts, strict=True):
-        of_each.setdefault(prompt, []).append(value)
-    means = [fmean(found) for found in of_each.values()]
-    error = stdev(means) / sqrt(len(means)) if len(means) > 1 else nan
-    return Estimate(fmean(means), error, len(means))
+        residuals[prompt] = residuals.get(prompt, 0.0) + value - mean
+    if (count := len(residuals)) < 2:
+        return Estimate(mean, nan, count)
+    squares = sum(one**2 for one in residuals.values())
+    return Estimate(mean, sqrt(squares * count / (count - 1)) / len(values), count)
 
 
 def divergences(

@@ -6,8 +6,10 @@ from functools import partial
 from itertools import product
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 import torch
+from statsmodels.api import OLS
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -162,6 +164,12 @@ def test_adapters_on_one_base(tokenizer, packed):
 
 def test_standard_errors_are_over_prompts():
     assert over_prompts([1.0, 3.0, 6.0, 6.0], [(1,), (1,), (2,), (2,)]) == Estimate(4.0, 2.0, 2)
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(0, 20, 60)  # some have more samples than others
+    values = rng.normal(size=60) + prompts
+    robust = OLS(values, np.ones(60)).fit(cov_type="cluster", cov_kwds={"groups": prompts})
+    found = over_prompts(values.tolist(), prompts.tolist())
+    assert (found.mean, found.standard_error) == pytest.approx((robust.params[0], robust.bse[0]))
     one = over_prompts([1.0, 3.0], ["a", "a"])
     assert (one.mean, one.prompts) == (2.0, 1)
     assert one.standard_error != one.standard_error  # of one prompt nothing is known
