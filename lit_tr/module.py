@@ -204,15 +204,21 @@ class PreferenceModule(ReferenceHolder):
         if said := fallbacks():
             rank_zero_warn(said)
 
-    def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the means of an evaluation."""
-        self.means.update(self._evaluate(batch, self.initial))
+    def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Add a batch to the means of an evaluation; callbacks get the values of each example, by name."""
+        values = self._evaluate(batch, self.initial)
+        self.means.update(values)
+        return values
 
     test_step = validation_step
 
-    def predict_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return losses, rewards, margins, log-probs and log-ratios of each example, by name."""
-        return self._evaluate(batch, self.initial)
+    def predict_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Return losses, rewards, margins, log-probs and log-ratios of each example, by name.
+
+        With them the implicit reward of each token: `token_rewards/chosen` is a list with a tensor `(scored tokens,)`
+        for each response, `tokens/chosen` has the ids of these tokens.
+        """
+        return self._evaluate(batch, self.initial, by_token=True)
 
     def on_validation_start(self) -> None:
         """Begin a validation, which is no part of the speed of training."""
@@ -273,8 +279,9 @@ class PreferenceModule(ReferenceHolder):
         self.loader.load([state["position"] for state in self.saved], self.global_rank, self.trainer.world_size)
         return self.loader
 
-    def _evaluate(self, batch: PairBatch, initial: Reference | None, training: bool = False) -> dict[str, Tensor]:
-        return self.scorer.values(self.policy, self.reference, initial, batch, self._add_ranks, training)
+    def _evaluate(self, batch: PairBatch, initial: Reference | None, **options: bool) -> dict[str, Any]:
+        options = {"training": False, **options}
+        return self.scorer.values(self.policy, self.reference, initial, batch, self._add_ranks, **options)
 
     def _add_ranks(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum") if self._trainer else values

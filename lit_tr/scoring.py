@@ -38,7 +38,8 @@ class Scorer:
         batch: PairBatch,
         add_ranks: Callable[[Tensor], Tensor],
         training: bool,
-    ) -> dict[str, Tensor]:
+        by_token: bool = False,
+    ) -> dict[str, Any]:
         """Return losses and metrics of each example by name; `loss` has a gradient in training.
 
         Args:
@@ -48,6 +49,7 @@ class Scorer:
             batch: the batch.
             add_ranks: adds up a tensor over all ranks.
             training: whether the statistics of this batch are those that the next one goes on from.
+            by_token: return what `by_token` does as well.
         """
         self.check(batch)
         batch = self.laid_out(policy, batch)
@@ -60,11 +62,38 @@ class Scorer:
         if training:
             self.statistics = statistics
         values["loss"] = self.loss(chosen, rejected, statistics)
-        if initial is not None:
-            chosen, rejected, _ = self.scores(batch, ours.detach(), initial.token_log_probs(policy, batch))
+        start = None if initial is None else initial.token_log_probs(policy, batch)
+        if start is not None:
+            chosen, rejected, _ = self.scores(batch, ours.detach(), start)
             against_start = preference_metrics(self.loss, chosen, rejected, batch.paired)
             values |= {f"initial/{name}": value for name, value in against_start.items() if "logps" not in name}
-        return values
+        return values | (self.by_token(batch, ours, {"": theirs, "initial/": start}) if by_token else {})
+
+    def by_token(self, batch: Any, policy: Tensor, others: dict[str, Tensor | None]) -> dict[str, list[Tensor]]:
+        """Return what each scored token of the data's responses adds to their rewards, on the CPU.
+
+        The reward of a token is `beta * log(policy / other)` (Rafailov et al. 2024, "From r to Q*", arXiv 2404.12358);
+        those of a response sum to its reward under DPO.
+
+        Args:
+            batch: the batch.
+            policy: log-probs of the scored tokens under the policy, `(scored tokens,)`.
+            others: the same under other models, by the prefix of their names; None leaves one out.
+
+        Returns:
+            Of each response a tensor `(scored tokens of it,)`, by name: `tokens/chosen` and `tokens/rejected`, token
+            ids; `token_rewards/chosen` and `token_rewards/rejected` after each prefix.
+        """
+        values = {"tokens": batch.targets}
+        values |= {
+            f"{prefix}token_rewards": self.loss.beta * (policy - other)
+            for prefix, other in others.items()
+            if other is not None
+        }
+        rows = {name: [] if batch.dummy else value.cpu().split(batch.sizes) for name, value in values.items()}
+        last = batch.chosen + batch.rejected
+        sides = {"chosen": slice(batch.chosen), "rejected": slice(batch.chosen, last)}
+        return {f"{name}/{side}": list(found[at]) for name, found in rows.items() for side, at in sides.items()}
 
     def scores(self, batch: PairBatch, policy: Tensor, reference: Tensor | None) -> list[Scores]:
         """Return the scores of the chosen, the rejected and the KL rows, of the log-probs of each scored token."""

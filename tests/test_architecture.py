@@ -52,6 +52,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
             "data",
             "embedded",
             "errors",
+            "evaluation",
         ),
         *("hparams", "ignore_expected_warnings", "lazy"),
     },

@@ -373,6 +373,43 @@ def test_predict_gives_each_example(llama_dir):
     assert [len(batch["rewards/margins"]) for batch in batches] == [4, 4, 2]
 
 
+def moved(held):
+    torch.manual_seed(4)
+    for param in held.model.parameters():
+        param.data += 0.05 * torch.randn_like(param)
+
+
+class Moved(PreferenceModule):
+    """Its references are not the policy."""
+
+    def configure_model(self):
+        super().configure_model()
+        for held in self.held:
+            moved(held)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_predict_tells_the_reward_of_each_token(llama_dir, packed):
+    model = Moved(PretrainedPolicy(llama_dir), CopyReference(), DPO(beta=0.3), log_initial=True)
+    rows = data(llama_dir, packed=packed)
+    trainer = Trainer(**QUIET, enable_checkpointing=False)
+    for batch in trainer.predict(model, rows):
+        for side in ("chosen", "rejected"):
+            for prefix in ("", "initial/"):
+                tokens = batch[f"{prefix}token_rewards/{side}"]
+                sums = torch.stack([one.sum() for one in tokens])
+                torch.testing.assert_close(sums, batch[f"{prefix}rewards/{side}"], rtol=1e-4, atol=1e-4)
+                assert [len(one) for one in tokens] == [len(one) for one in batch[f"tokens/{side}"]]
+    # against plain forward passes: the last response of the last batch
+    example = rows.examples["test"][-1]
+    assert batch["tokens/rejected"][-1].tolist() == example.rejected
+    ids, start = torch.tensor([example.prompt + example.rejected]), len(example.prompt) - 1
+    with torch.no_grad():
+        ours, theirs = (m(ids).logits[0, start:-1].log_softmax(-1) for m in (model.policy, model.reference.model))
+    expected = 0.3 * (ours - theirs)[range(len(example.rejected)), example.rejected]
+    torch.testing.assert_close(batch["token_rewards/rejected"][-1], expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [

@@ -21,6 +21,7 @@ from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, run_loggers, 
 from lit_tr.commands.slurm import is_queued_again, job_folder
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
+from lit_tr.evaluation.accuracy import PreferenceAccuracy
 from lit_tr.hparams import INSTANTIATOR, arguments
 from lit_tr.module import PreferenceModule
 from lit_tr.policy.loading import PretrainedPolicy
@@ -116,7 +117,7 @@ class LitTRCLI(LightningCLI):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             file.writelines(
-                json.dumps({name: value.tolist() for name, value in batch.items()}) + "\n" for batch in batches
+                json.dumps({name: _plain(value) for name, value in batch.items()}) + "\n" for batch in batches
             )
         print(f"Predictions are in {path}")
 
@@ -148,6 +149,8 @@ class LitTRCLI(LightningCLI):
         listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_checkpointing"] is not False and not any(isinstance(one, Checkpoint) for one in listed):
             given.append(RunCheckpoint(save_last=True, save_on_exception=True))
+        if self.config.get("subcommand") == "validate":
+            given.append(PreferenceAccuracy())
         if self._follow_config:
             given.append(ConfiguredOptimizer())
         return super()._instantiate_trainer(config, [*given, GracefulInterrupt(), WholeCurves()])
@@ -195,6 +198,10 @@ def run(verb: str, args: list[str]) -> None:
 def configured(args: list[str]) -> DataCLI:
     """Return the module, data module and callbacks that `fit` would make from its options."""
     return DataCLI(run=False, save_config_callback=None, args=with_shipped(args))
+
+
+def _plain(value: Any) -> list[Any]:
+    return [one.tolist() for one in value] if isinstance(value, list) else value.tolist()
 
 
 def _tokenizer(model: PreferenceModule) -> str:

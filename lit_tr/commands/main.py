@@ -28,7 +28,10 @@ def _of(module: str, *given: str) -> Callable[[list[str]], None]:
 
 VERBS = {
     "fit": Verb("train a policy on preferences; --ckpt_path last goes on with the run", _of("fit", "fit")),
-    "validate": Verb("log the metrics of a checkpoint on the validation rows", _of("fit", "validate")),
+    "validate": Verb(
+        "log the metrics of a checkpoint on the validation rows, and the accuracy of its rewards",
+        _of("fit", "validate"),
+    ),
     "test": Verb("log the metrics of a checkpoint on the test rows", _of("fit", "test")),
     "predict": Verb("write losses, rewards and log-probs of each example to a file", _of("fit", "predict")),
     "data": Verb("`data inspect` shows what fit would train on; `data formats` lists formats of rows", _of("data")),

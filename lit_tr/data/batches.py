@@ -48,6 +48,7 @@ class PairBatch(ByValue):
         labels: labels from the data: `confidence`, `margin`, and a format's own; nan for KL rows.
         dummy: a batch without examples, for a rank whose rows have ended while others go on. Its parts are empty.
         known: holds `reference_log_probs`, as exact as labels are.
+        subsets: which part of the rows each example belongs to; None where no row says.
         drawn: the chunk of batches that this one was drawn in, and `index` its number in it.
     """
 
@@ -60,6 +61,7 @@ class PairBatch(ByValue):
     sizes: list[int] = field(kw_only=True, repr=False)
     dummy: bool = field(default=False, kw_only=True)
     known: Labels | None = field(default=None, kw_only=True, repr=False)
+    subsets: list[str | None] | None = field(default=None, kw_only=True, repr=False)
     drawn: Any = field(default=None, kw_only=True, repr=False, compare=False)
     index: int = field(default=0, kw_only=True, repr=False, compare=False)
 

@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         ("margin", pa.float64()),
         ("confidence", pa.float64()),
         ("labels", pa.string()),  # JSON; null where there are none
+        ("subset", pa.string()),
         ("truncated", pa.int32()),  # tokens that were taken off the prompt, and off each response
         ("responses_truncated", pa.list_(pa.int32(), 2)),
         ("prompt_hash", pa.int64()),
@@ -129,6 +130,7 @@ def _table(examples: list[TokenizedExample], locations: list[str]) -> pa.Table:
         "margin": [e.margin for e in examples],
         "confidence": [e.confidence for e in examples],
         "labels": [json.dumps(dict(e.labels)) if e.labels else None for e in examples],
+        "subset": [e.subset for e in examples],
         "truncated": [e.truncated for e in examples],
         "responses_truncated": [e.responses_truncated for e in examples],
         "prompt_hash": [_hash(e.prompt) for e in examples],

@@ -131,6 +131,7 @@ def _example(row: dict[str, Any], ids: NDArray[np.int32]) -> TokenizedExample:
         {name: tuple(values) for name, values in json.loads(row["labels"] or "{}").items()},
         row["truncated"],
         tuple(row["responses_truncated"]),
+        subset=row["subset"],
     )
 
 

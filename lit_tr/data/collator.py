@@ -47,6 +47,7 @@ class Collator:
             mismatched=len(mismatched) if self.mismatched else None,
             paired=len(chosen) == len(rejected) == len(examples),
             labels=_labels(examples, len(mismatched)),
+            subsets=[e.subset for e in examples] if any(e.subset for e in examples) else None,
             known=known_log_probs(_log_probs_ahead(examples, self.mismatched)) if ahead else None,
         )
 

@@ -37,6 +37,7 @@ class Example:
             before the prompt, with a blank line between them.
         tools: the tools that the chat template shows to the model, as JSON schemas.
         template: further arguments of the chat template.
+        subset: which part of the rows it belongs to; accuracies are printed for each.
     """
 
     prompt: Text
@@ -48,6 +49,7 @@ class Example:
     system: str | None = None
     tools: list[Any] | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
+    subset: str | None = None
 
     def __post_init__(self) -> None:
         if self.chosen == self.rejected:

@@ -30,6 +30,7 @@ class TokenizedExample:
         chosen_scored: which ids of the preferred response are scored, the others being context; None scores all.
         rejected_scored: the same of the other response.
         labels: further labels by name, of the chosen and of the rejected response.
+        subset: which part of the rows it belongs to.
         truncated: how many tokens of the prompt were taken off.
         responses_truncated: how many were taken off the chosen and off the rejected response.
         ahead: precomputed reference log-probs, if there are any.
@@ -43,6 +44,7 @@ class TokenizedExample:
     chosen_scored: list[bool] | None = None
     rejected_scored: list[bool] | None = None
     labels: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    subset: str | None = field(default=None, kw_only=True)
     truncated: int = field(default=0, compare=False)
     responses_truncated: tuple[int, int] = field(default=(0, 0), compare=False)
     ahead: "Ahead | None" = field(default=None, compare=False)
@@ -134,6 +136,7 @@ def tokenize(
         None if pair[0] is None else next(scored),
         None if pair[1] is None else next(scored),
         example.labels,
+        subset=example.subset,
     )
 
 

@@ -1,6 +1,6 @@
 """Log-probs of the responses of a batch under a model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -72,6 +72,23 @@ def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> 
         causal = causal_model(model)
         return logits(causal, _hidden(causal, batch)[batch.predictors[tokens]]).log_softmax(dim=-1)
     return _padded_logits(model, batch)[0][tokens].log_softmax(dim=-1)
+
+
+def logits_at(model: nn.Module, batch: PairBatch) -> Callable[[slice], Tensor]:
+    """Return a function from a slice of the scored tokens to the logits before them, `(tokens, vocabulary)`, float32.
+
+    Of a pack only hidden states are held, and a call makes the logits of its tokens: a model whose adapter was switched
+    must be switched again for it. Of a padded batch all logits are held. The weights must not be sharded.
+
+    Args:
+        model: as for `response_log_probs`.
+        batch: prompts and responses.
+    """
+    if isinstance(batch, PackedBatch):
+        causal = causal_model(model)
+        hidden = _hidden(causal, batch).index_select(0, batch.predictors)
+        return lambda tokens: logits(causal, hidden[tokens])
+    return _padded_logits(model, batch)[0].__getitem__
 
 
 def _padded_logits(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:

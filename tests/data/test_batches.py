@@ -137,6 +137,13 @@ def test_any_label_of_a_format_is_one_of_the_batch_and_nan_where_a_row_has_none(
     assert batch.labels.score.dtype == batch.labels.margin.dtype == torch.float32
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_subsets_are_of_examples(packed):
+    batch = Collator(packed)([replace(PAIR, subset="math"), replace(PAIR, prompt=[9])])
+    assert batch.subsets == batch.padded().subsets == pickle.loads(pickle.dumps(batch)).subsets == ["math", None]
+    assert Collator(packed)([PAIR]).subsets is None
+
+
 @pytest.mark.parametrize("carry", [lambda batch: pickle.loads(pickle.dumps(batch)), lambda batch: batch.to("cpu")])
 def test_labels_travel_with_the_batch(carry):
     batch = Collator()([replace(PAIR, labels={"score": (4.0, 1.5)})])

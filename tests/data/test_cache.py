@@ -71,8 +71,9 @@ def tokenized(draw):
         for side in sides
     ]
     labels = draw(st.dictionaries(st.text(max_size=3), st.tuples(numbers, numbers), max_size=2))
+    subset = draw(st.none() | st.text(max_size=3))
     known = draw(numbers), draw(st.floats(0, 1))
-    return TokenizedExample(draw(ids), *sides, *known, *scored, labels, draw(st.integers(0, 99)))
+    return TokenizedExample(draw(ids), *sides, *known, *scored, labels, draw(st.integers(0, 99)), subset=subset)
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,12 +5,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
-from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.embedded.task import GoldReward
 from lit_tr.errors import UserError
 from lit_tr.evaluation import GenerationReport
-from lit_tr.evaluation.report import score
 from lit_tr.losses import DPO
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference
@@ -61,18 +59,26 @@ def test_before_is_the_initial_policy_and_after_the_trained_one(tmp_path, lora):
     rewards = [GoldReward()(sample["prompt"], sample["response"]) for sample in samples]
     assert after["gold reward"] == pytest.approx(sum(rewards) / 4)
     assert {path.name for path in folder.iterdir()} >= {"report.json", "curves.png", "metrics.csv"}
+    assert report["after"]["win rate against the initial policy"] == pytest.approx(
+        sum((a > b) + 0.5 * (a == b) for a, b in zip(rewards, of_start(data), strict=True)) / 4
+    )
+    assert [(line["id"], line["sample"], line["policy"]) for line in samples] == [
+        (str(i), 0, "policy") for i in range(4)
+    ]
+    assert sum(sample["kl"] for sample in samples) / 4 == pytest.approx(after["KL to the initial policy"], abs=1e-6)
+    evaluated = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["label"], line["kl"]) for line in evaluated] == [
+        (0, "initial", 0),
+        (2, "policy", after["KL to the initial policy"]),
+    ]
     # the start is computed as such: a fresh policy samples the same
-    fresh = GenerationReport(GoldReward(), prompts=4).sample(PretrainedPolicy(TINY).load(), data)
-    mean = sum(GoldReward()(one.prompt_text, one.text) for one in fresh) / 4
-    assert before["gold reward"] == pytest.approx(mean)
+    assert before["gold reward"] == pytest.approx(sum(of_start(data)) / 4)
 
 
-def test_scores_by_hand():
-    examples = [TokenizedExample([1], [2, 3], [4]), TokenizedExample([5], [6], [7])]
-    chosen, rejected = score(examples, lambda batch: batch.input_ids[:, 0].float(), lambda batch: torch.ones(4))
-    assert chosen.policy.tolist() == rejected.policy.tolist() == [1, 5]
-    assert chosen.tokens.tolist() == [2, 1]
-    assert rejected.log_ratios.tolist() == [0, 4]
+def of_start(data):
+    """The rewards of what a policy samples that was never trained."""
+    fresh = GenerationReport(GoldReward(), prompts=4).evaluator.sample(PretrainedPolicy(TINY).load(), data)
+    return [GoldReward()(one.prompt_text, one.text) for one in fresh]
 
 
 @pytest.mark.parametrize(

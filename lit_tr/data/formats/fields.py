@@ -164,7 +164,7 @@ def example(
     margin: float | None = None,
     confidence: float = 1.0,
 ) -> Example:
-    """Return an example with what else a row says: its `system`, `tools`, `chat_template_kwargs`, and scores.
+    """Return an example with what else a row says: its `system`, `tools`, `chat_template_kwargs`, `subset`, and scores.
 
     Raises:
         BadRowError: the row has images, or the responses are equal.
@@ -179,7 +179,8 @@ def example(
         margin = 0.0 if chosen is None or rejected is None else _margin(row)
     tools = without_nulls(parsed(row, "tools", list)) if row.get("tools") else None
     template = without_nulls(parsed(row, "chat_template_kwargs", dict)) if row.get("chat_template_kwargs") else {}
-    return Example(prompt, chosen, rejected, margin, confidence, {}, system, tools or None, template)
+    subset = str(row["subset"]) if row.get("subset") is not None else None
+    return Example(prompt, chosen, rejected, margin, confidence, {}, system, tools or None, template, subset)
 
 
 def without_nulls(value: Any) -> Any:

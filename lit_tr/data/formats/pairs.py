@@ -2,7 +2,7 @@
 
 Each of the three is text or chat messages. A `system` column beside them is the system prompt, `tools` and
 `chat_template_kwargs` go to the chat template, and the difference of columns such as `score_chosen` and
-`score_rejected` is the margin. A row that does not fit raises `BadRowError`.
+`score_rejected` is the margin; accuracies are printed for each `subset`. A row that does not fit raises `BadRowError`.
 """
 
 from lit_tr.data.example import Example, Message, Row, Text, message
