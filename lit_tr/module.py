@@ -177,7 +177,7 @@ class PreferenceModule(ReferenceHolder):
 
     def on_after_backward(self) -> None:
         """Make the gradient that of the mean over the examples of a step: of all its batches, on all ranks."""
-        if not self.trainer.fit_loop._should_accumulate():
+        if progress.ends_step(self.trainer):
             self.step_mean.normalise(self.trainer)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -200,7 +200,7 @@ class PreferenceModule(ReferenceHolder):
             self.log_dict({f"train/{name}": rate for name, rate in self.speed.rates(self.device).items()})
         if self._logs:
             self.speed.reset(self.device)
-        self._in_step = self.trainer.fit_loop._should_accumulate()
+        self._in_step = not progress.ends_step(self.trainer)
         if said := fallbacks():
             rank_zero_warn(said)
 

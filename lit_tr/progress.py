@@ -36,7 +36,8 @@ def _set(progress: dict[str, Any], current: dict[str, int], total: dict[str, int
 def ends_step(trainer: Any) -> bool:
     """Whether the batch that is trained on ends an optimizer step."""
     ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    return ready % trainer.accumulate_grad_batches == 0 or _is_last(trainer)
+    at_end = not trainer.strategy.handles_gradient_accumulation and _is_last(trainer)
+    return ready % trainer.accumulate_grad_batches == 0 or at_end
 
 
 def is_logged(trainer: Any) -> bool:

@@ -87,7 +87,8 @@ class ReferenceUpdate(Callback, ABC):
     @property
     def state_key(self) -> str:
         """Key of the counters in a checkpoint, one per policy and reference."""
-        return self._generate_state_key(policy=self.policy, reference=self.reference)
+        named = {"policy": self.policy, "reference": self.reference}
+        return f"{type(self).__qualname__}{named}"
 
     @abstractmethod
     def alpha_at(self, step: int) -> float:

@@ -12,6 +12,7 @@ import json
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lit_tr.embedded import TINY, resolve
@@ -19,6 +20,8 @@ from lit_tr.embedded.task import SyntheticPairs
 
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+settings.register_profile("patient", deadline=None)  # a busy machine, or the first of many calls, is slow
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

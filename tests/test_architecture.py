@@ -38,7 +38,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     },
     "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors"},
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
-    "console": {"console", "policy.sharding", "reference.base"},
+    "console": {"console", "policy.sharding", "progress", "reference.base"},
     "commands": {
         *(
             "commands",
@@ -54,7 +54,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
             "errors",
             "evaluation",
         ),
-        *("hparams", "ignore_expected_warnings", "lazy"),
+        *("hparams", "ignore_expected_warnings", "lazy", "progress"),
     },
     "__init__": {"lazy", "module", "updates", "data.datamodule"},
 }

@@ -105,7 +105,6 @@ class LitTRCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Save the model's configuration in its checkpoints, for `load_from_checkpoint`."""
-        self._dump_config()
         kept = arguments(self.config_dump["model"])
         self.model.save_hyperparameters({**kept, "_instantiator": INSTANTIATOR}, logger=False)
 

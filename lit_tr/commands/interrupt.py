@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_tr.progress import ends_step
+
 
 class GracefulInterrupt(Callback):
     """Delays Ctrl-C, SIGTERM and SLURM's signal to the end of an optimizer step, the same one on all ranks.
@@ -33,7 +35,7 @@ class GracefulInterrupt(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Act on signals at the end of an optimizer step."""
-        if not trainer.fit_loop._should_accumulate():
+        if ends_step(trainer):
             self._act(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

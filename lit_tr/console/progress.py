@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lit_tr.console.pace import Pace, as_time, last_step, peak_memory
 from lit_tr.console.terminal import console, is_live
+from lit_tr.progress import ends_step
 from lit_tr.reference.base import updates_of
 
 SHOWN = {
@@ -74,7 +75,7 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch, and show what is due."""
         self._pace.count(batch)
-        if trainer.fit_loop._should_accumulate():
+        if not ends_step(trainer):
             return
         logged = trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0
         overdue = time.monotonic() - self._shown_at > self.every_seconds

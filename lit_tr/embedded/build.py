@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -33,7 +33,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     draw = random.Random(SEED)
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator((text(draw) for _ in range(20_000)), vocab_size=512, special_tokens=[EOS])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=EOS, pad_token=EOS)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token=EOS, pad_token=EOS)
 
 
 def train_model(tokenizer: PreTrainedTokenizerFast, steps: int = STEPS) -> LlamaForCausalLM:

@@ -4,8 +4,9 @@ The step is run by the training code. Nothing is allocated or computed, so a mod
 """
 
 import gc
+import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import astuple, dataclass
@@ -15,21 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 import lit_tr.policy.quantization  # noqa: F401  bitsandbytes' operations are counted
 from lit_tr.data.batches import PairBatch
 from lit_tr.planning.attention import backward_flops, forward_flops
 from lit_tr.policy.logprobs import response_log_probs
 
+
+def _square_flops(query: Tensor, key: Tensor, value: Tensor, inner: int, outer: int) -> int:
+    """Return the FLOPs of products of all queries with all keys: `inner` as wide as keys, `outer` as wide as values."""
+    return 2 * math.prod(query.shape[:-1]) * key.shape[-2] * (inner * key.shape[-1] + outer * value.shape[-1])
+
+
 FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *args, **kwargs: sdpa_flop_count(
-        q.shape, k.shape, v.shape
+    # torch counts these from its release 2.14 on
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *args, **kwargs: _square_flops(
+        q, k, v, inner=1, outer=1
     ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *args, **kwargs: (
-        sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+        _square_flops(q, k, v, inner=3, outer=2)
     ),
     torch.ops.lit_tr.planned_attention: forward_flops,
     torch.ops.lit_tr.planned_attention_backward: backward_flops,
@@ -69,16 +76,16 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count its result."""
         kwargs = dict(kwargs or {})
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = list(tensors_in((args, kwargs)))
         self._known.update(tensor.untyped_storage() for tensor in given)
         if func is torch.ops.aten._local_scalar_dense.default and given[0].is_meta:
             return self.reads
         elsewhere = self._to_meta(given, kwargs)
         out = func(*args, **kwargs)
-        if (count := FLOPS.get(func._overloadpacket)) is not None:
+        if (count := FLOPS.get(func.overloadpacket)) is not None:
             self.flops += count(*args, **kwargs, out_val=out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._known:
+        for tensor in tensors_in(out):
+            if tensor.untyped_storage() not in self._known:
                 self._add(tensor, elsewhere)
         return out
 
@@ -123,17 +130,29 @@ class Ledger(TorchDispatchMode):
             self.peaks[-1] = self.live, self.logits, self.gradients
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Return the tensors in nested lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | Mapping):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(inner)
+
+
 def give_fake_tensors(model: nn.Module, ledger: Ledger) -> None:
     """Replace the tensors of a model on the meta device by fake ones on the CPU."""
     with FakeTensorMode(allow_non_fake_inputs=True), ledger:
         tensors = [*model.parameters(), *model.buffers()]
         made = {id(tensor): _faked(tensor) for tensor in tensors}
-        for named in (named for module in model.modules() for named in (module._parameters, module._buffers)):
-            named.update({name: made[id(tensor)] for name, tensor in named.items() if tensor is not None})
+        for module in model.modules():
+            own = *module.named_parameters("", False, False), *module.named_buffers("", False, False)
+            for name, tensor in own:
+                setattr(module, name, made[id(tensor)])
 
 
 def _faked(tensor: Tensor) -> Any:
-    fake: Any = torch.empty_like(tensor, device="cpu")
+    # of its shape, for bitsandbytes' kind of parameter takes part in an operation by its own rules
+    fake: Any = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
     if isinstance(tensor, nn.Parameter):
         fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
     if (state := getattr(tensor, "quant_state", None)) is not None:
@@ -256,5 +275,5 @@ def _trial(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool, count: 
     with ledger:
         optimizer.step()
     size = params[0].nbytes
-    states = [value for value in tree_leaves(list(optimizer.state.values())) if isinstance(value, Tensor)]
+    states = tensors_in(list(optimizer.state.values()))
     return sum(value.nbytes for value in states if value.numel() > 1) / (count * size), ledger.peak / size

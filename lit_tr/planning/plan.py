@@ -184,7 +184,7 @@ class Plan:
         own, chunk = causal.config._attn_implementation, head.CHUNK
         if not self.run.cpu:
             head.CHUNK = head.CUDA_CHUNK
-            if causal._supports_attention_backend:
+            if causal.is_backend_compatible():
                 causal.set_attn_implementation(GPU)
 
         def few(groups: dict[int, int]) -> list[Step]:

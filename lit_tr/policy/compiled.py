@@ -22,8 +22,8 @@ def options() -> dict[str, Any]:
     logging.getLogger("torch._dynamo.convert_frame").addFilter(_passes)
     if "recompile_limit" in signature(torch.compile).parameters:
         return {"dynamic": True, "recompile_limit": LIMIT}
-    config: Any = torch._dynamo.config  # torch 2.11 has a limit for the process alone
-    config.recompile_limit = max(config.recompile_limit, LIMIT)
+    limits: Any = torch.compiler.config  # torch 2.11 has a limit for the process alone
+    limits.recompile_limit = max(limits.recompile_limit, LIMIT)
     return {"dynamic": True}
 
 

@@ -157,7 +157,7 @@ def _validation_loader(trainer: Any) -> KeptLoader | None:
         return None
     loop.setup_data()
     if loop._combined_loader is not None:
-        loop._combined_loader.limits = loop._max_batches
+        loop._combined_loader.limits = loop.max_batches
     return loop._combined_loader
 
 

@@ -11,6 +11,8 @@ from lit_tr.policy.logprobs import response_log_probs
 LAYERS, WIDTH = 2, 32
 LINEAR = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
 """Weights of a layer of the random Llama."""
+ANGLES = 1e-3
+"""Less than this share are the angles of rotations, which transformers makes by a matrix product before 5.24."""
 
 
 def batch_of(*examples):
@@ -35,7 +37,7 @@ def attention_of(step, batch):
 def test_blocks_of_a_pack_are_counted(llama_dir):
     batch = batch_of((128, 128, 128))  # the second response does not see the first: 1 + 2 + 2 blocks of 9
     product = LAYERS * 2 * WIDTH * 5 * 128**2
-    assert attention_of(step_of(llama_dir, batch), batch) == (2 * product, 7 * product)
+    assert attention_of(step_of(llama_dir, batch), batch) == pytest.approx((2 * product, 7 * product), rel=ANGLES)
 
 
 @pytest.mark.parametrize("window", [None, 100])
@@ -48,7 +50,7 @@ def test_as_many_blocks_as_a_dense_mask_has(llama_dir, tmp_path, window):
         seen[start:end, start:end] = batch.packing.mask(group, torch.float32, window)[0, 0] == 0
     blocks = seen.view(size // 128, 128, size // 128, 128).any(dim=3).any(dim=1).sum().item()
     forward, _ = attention_of(step_of(windowed(llama_dir, tmp_path, window), batch), batch)
-    assert forward == LAYERS * 2 * 2 * WIDTH * blocks * 128**2
+    assert forward == pytest.approx(LAYERS * 2 * 2 * WIDTH * blocks * 128**2, rel=ANGLES)
 
 
 def windowed(llama_dir, tmp_path, window):

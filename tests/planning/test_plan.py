@@ -112,7 +112,8 @@ def test_a_step_computes_what_a_llama_needs(bare):
     step = plan.step(Collator()(Lengths(8, 8).examples(2)))
     linear = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # weights of two layers
     attention = 2 * 2 * (4 * 24 * 24 * 32)  # layers, groups
-    assert step.forward == 2 * (linear * tokens + 512 * 32 * responses) + attention
+    forward = 2 * (linear * tokens + 512 * 32 * responses) + attention
+    assert step.forward == pytest.approx(forward, rel=1e-3)  # angles of rotations: some releases multiply matrices
     # the backward pass: twice each product, and the logits once more
     again = 2 * 512 * 32 * responses
     assert step.flops == pytest.approx(3 * step.forward + again + attention / 2, rel=0.01)
