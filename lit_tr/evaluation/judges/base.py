@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from lit_tr.data.example import Text
 from lit_tr.errors import UserError
 
-Prompt = str | Sequence[dict[str, Any]]
-"""A prompt: text, or the messages of a chat, `{"role", "content"}` each."""
 Function = Callable[[str, str], float]
 """From a prompt and a response to a score, such as `lit_tr.embedded.task.GoldReward`."""
 
@@ -26,7 +25,7 @@ class Pair:
         reference_answer: a right answer, if the row has one.
     """
 
-    prompt: Prompt
+    prompt: Text
     response_a: str
     response_b: str
     id: str = ""
@@ -36,30 +35,31 @@ class Pair:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of a pair, in one or both orders; what it did not say, or not so that it can be read, is None.
+    """What a judge says of a pair, in one or both orders.
 
     Args:
-        first_ab: probability in [0, 1] that the response shown *first* is better, when A is; 0.5 is a tie.
+        first_ab: probability in [0, 1] that the response shown *first* is better, when A is; 0.5 is a tie. None where
+            this order was not asked, or its answer cannot be read.
         first_ba: the same when B is shown first.
-        orders: how many orders were asked for. A judge that sees no order says 1.
+        unparsable: answers that cannot be read, with A first and with B first: 0 or 1 each.
 
     Examples:
         >>> Verdict(first_ab=1.0, first_ba=0.5).preference
         0.75
-        >>> Verdict(first_ab=1.0, first_ba=None).preference is None
+        >>> Verdict(first_ab=1.0, first_ba=None, unparsable=(0, 1)).preference is None
         True
     """
 
     first_ab: float | None
-    first_ba: float | None
-    orders: int = 2
+    first_ba: float | None = None
+    unparsable: tuple[int, int] = (0, 0)
 
     @property
     def preference(self) -> float | None:
         """Preference for A over B in [0, 1], the mean of the orders asked for; None where one cannot be read."""
         said = [self.first_ab, None if self.first_ba is None else 1 - self.first_ba]
         known = [value for value in said if value is not None]
-        return sum(known) / len(known) if len(known) == self.orders else None
+        return sum(known) / len(known) if known and not any(self.unparsable) else None
 
 
 @runtime_checkable
@@ -79,7 +79,7 @@ class Scorer(Protocol):
 
     name: str
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
         """Return a score for each response, higher is better; NaN where there is none."""
         ...
 
@@ -120,10 +120,10 @@ class ByScore:
 
     def _verdict(self, a: float, b: float) -> Verdict:
         if math.isnan(a - b):
-            return Verdict(None, None, orders=1)
+            return Verdict(None, unparsable=(1, 0))
         if not self.temperature:
-            return Verdict((a > b) + 0.5 * (a == b), None, orders=1)
-        return Verdict(0.5 + 0.5 * math.tanh((a - b) / self.temperature / 2), None, orders=1)
+            return Verdict((a > b) + 0.5 * (a == b))
+        return Verdict(0.5 + 0.5 * math.tanh((a - b) / self.temperature / 2))
 
 
 @dataclass(frozen=True)
@@ -143,19 +143,12 @@ class FunctionScorer:
             own = getattr(self.function, "__name__", type(self.function).__name__)
             object.__setattr__(self, "name", own)
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
         """Return the function's value for each response."""
         pairs = zip(prompts, responses, strict=True)
         return [float(self.function(last_text(prompt), response)) for prompt, response in pairs]
 
 
-def last_text(prompt: Prompt) -> str:
+def last_text(prompt: Text) -> str:
     """Return a prompt's text, or that of the last message of a chat."""
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-
-
-def as_text(prompt: Prompt) -> str:
-    """Return a prompt as one text: of a chat with several messages, each below its role."""
-    if isinstance(prompt, str) or len(prompt) == 1:
-        return last_text(prompt)
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
