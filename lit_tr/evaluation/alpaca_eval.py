@@ -52,9 +52,9 @@ def read_annotations(path: str | Path) -> Annotations:
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
-    file = open_file(path)
+    file, end = open_file(path), object()
     try:
-        for row in file:  # type: ignore[attr-defined]
+        while (row := next(file, end)) is not end:  # type: ignore[call-overload]
             if row is not None:
                 yield row
     except BadRowError as error:
