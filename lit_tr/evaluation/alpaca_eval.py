@@ -3,10 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_tr.data.rows.opening import open_file
+from lit_tr.data.rows.opening import open_file, reading
 from lit_tr.errors import BadRowError, UserError
 from lit_tr.evaluation.judgements import Judgement
 
@@ -52,11 +53,12 @@ def read_annotations(path: str | Path) -> Annotations:
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
-    file, end = open_file(path), object()
+    file = open_file(path)
     try:
-        while (row := next(file, end)) is not end:  # type: ignore[call-overload]
-            if row is not None:
-                yield row
+        with reading(path), suppress(StopIteration):
+            while True:
+                if (row := next(file)) is not None:
+                    yield row
     except BadRowError as error:
         raise UserError(f"{path}: {error}") from error
     finally:
