@@ -1,5 +1,6 @@
 """AlpacaEval's annotation files, and its own length-controlled win rate where it can be had."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,12 @@ from lit_tr.data.rows.opening import open_file, reading
 from lit_tr.errors import BadRowError, UserError
 from lit_tr.evaluation.judgements import Judgement
 
+ORDER = "alpaca_eval_gpt4_baseline.json"
+"""File of the hub that has the evaluation set in its order."""
 TEXTS = ("instruction", "output_1", "output_2")
 CANNOT = (
-    "AlpacaEval's own length-controlled win rate cannot be had here: it needs the package (`pip install alpaca-eval`) "
-    "and its files df_gamed.csv and instruction_difficulty, which lie on the Hugging Face hub alone"
+    "AlpacaEval's own length-controlled win rate cannot be had here ({}): it needs `pip install alpaca-eval` and the "
+    "files df_gamed.csv and alpaca_eval_gpt4_baseline.json of its data set, from the Hugging Face hub or its cache"
 )
 
 
@@ -99,3 +102,32 @@ def _only(column: str, rows: Sequence[tuple[str, dict[str, Any]]], path: str | P
     if len(names) > 1:
         raise UserError(f"{path}: {column} must be one model, and there are {', '.join(names)}; give a file for each")
     return names[0] if names else {"generator_1": "output_1", "generator_2": "output_2"}[column]
+
+
+def published(path: str | Path) -> dict[str, float]:
+    """Return AlpacaEval's own figures of annotations, by its package: `length_controlled_winrate` and others, in %.
+
+    Its fit takes the difficulty of an instruction by the number of the row, so rows are put into the order of the
+    evaluation set first.
+
+    Raises:
+        UserError: the package or its files are not there, or the rows are not those of the evaluation set.
+    """
+    try:
+        from alpaca_eval import constants
+        from alpaca_eval.metrics import get_length_controlled_winrate
+        from huggingface_hub import hf_hub_download
+
+        file = hf_hub_download(
+            "tatsu-lab/alpaca_eval", ORDER, repo_type="dataset", cache_dir=constants.DEFAULT_CACHE_DIR
+        )
+        place = {row["instruction"]: number for number, row in enumerate(json.loads(Path(file).read_text()))}
+        rows = [row for row in _rows(str(path))]
+        if sorted(place) != sorted(row.get("instruction", "") for row in rows):
+            raise UserError(f"{path}: its instructions are not those of AlpacaEval's evaluation set, each once")
+        rows.sort(key=lambda row: place[row["instruction"]])
+        return get_length_controlled_winrate(rows, save_weights_dir=None)
+    except UserError:
+        raise
+    except Exception as error:  # of any library that it takes: it goes on without the figure
+        raise UserError(CANNOT.format(f"{type(error).__name__}: {str(error)[:200]}")) from error

@@ -153,11 +153,13 @@ class Asker:
         model: the language model.
         answers: the cache.
         counts: what was asked so far.
+        watch: is told how many more questions are done, each time that some are.
     """
 
     model: LanguageModel
     answers: Answers = field(default_factory=Answers)
     counts: Counts = field(default_factory=Counts)
+    watch: Callable[[int], object] = lambda more: None
 
     def ask(self, questions: Sequence[Question]) -> list[Answer | None]:
         """Return the answer to each question; None where there is none."""
@@ -165,6 +167,7 @@ class Asker:
         known = self.answers.known(keys)
         missing = {key: one for key, one in zip(keys, questions, strict=True) if key not in known}
         self.counts.cached += len({*keys}) - len(missing)
+        self.watch(len(keys) - len(missing))
         self.model.answer([*missing.values()], self._keep)
         known |= self.answers.known(missing)
         self.counts.failed += sum(key not in known for key in missing)
@@ -176,3 +179,4 @@ class Asker:
             self.counts.asked += 1
             self.counts.prompt_tokens += answer.prompt_tokens
             self.counts.tokens += answer.tokens
+        self.watch(1)

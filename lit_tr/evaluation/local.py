@@ -73,10 +73,9 @@ class LocalModel:
             yield Answer(texts[0], first, length, 1)
 
     def _texts(self, encoded: Any, lengths: list[int], question: Question) -> Iterator[Answer]:
-        sampled = {"do_sample": True, "temperature": question.temperature, "top_k": 0, "top_p": 1.0}
-        how = (
-            sampled if question.temperature else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-        )
+        how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+        if question.temperature:
+            how = {"do_sample": True, "temperature": question.temperature, "top_k": 0, "top_p": 1.0}
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
             torch.manual_seed(question.draw)
             made = self.model.generate(
