@@ -77,7 +77,8 @@ def bootstrap_interval(statistic: Statistic, prompts: int, resamples: int = RESA
 
     numbers = np.arange(prompts)
     with catch_warnings():
-        simplefilter("ignore", DegenerateDataWarning)  # it is looked for below
+        simplefilter("ignore", DegenerateDataWarning)  # equal figures are looked for below
+        simplefilter("ignore", RuntimeWarning)
         done = bootstrap(
             (numbers,),
             lambda drawn, axis: statistic(np.moveaxis(drawn, axis, -1).astype(int)),

@@ -84,8 +84,7 @@ def test_a_side_that_always_wins(target):
 
 
 def test_lengths_that_decide_alone_leave_nothing_to_fit():
-    lengths = np.arange(40)
-    bias, _ = fit(np.tanh(lengths - 19.5), (lengths > 19.5).astype(float), np.ones((1, 40)))
+    bias, _ = fit(np.array([0.001, 0.002, 0.003]), np.array([0.0, 0.0, 1.0]), np.ones((1, 3)))
     assert np.isnan(bias).all()
 
 
