@@ -210,14 +210,15 @@ def test_no_server():
 )
 def test_a_limit_is_kept_and_what_was_paid_is_kept(tmp_path, limits):
     with Server() as server:
-        for asked in (3, 6, 9):
+        for _ in range(2):
+            before = len(server.requests)
             made = judge(server, tmp_path / "a", limits=limits, concurrency=3)
             with pytest.raises(LimitReached, match="run the same command again"):
                 made.compare(PAIRS)
             spent = made.asker.model.spending
             assert limits.allow(spent.prompt_tokens, spent.tokens)
-            assert len(server.requests) == asked  # a fourth may have more tokens than is left
-        verdicts = judge(server, tmp_path / "a", limits=limits).compare(PAIRS)
+            assert len(server.requests) - before in (3, 4)  # a fourth may be estimated higher than what is left
+        verdicts = judge(server, tmp_path / "a").compare(PAIRS)
         assert [one.preference for one in verdicts] == pytest.approx([0.9] * 5)
         assert set(server.asked.values()) == {1}
 
