@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_tr.errors import explained
+from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.alpaca_eval import read_annotations
 from lit_tr.evaluation.judgements import Judgement, join, judge_all, read, write
 from lit_tr.evaluation.judges.base import Judge
@@ -56,8 +56,14 @@ class Comparison:
         return {name: win_rates(those, self.repeated.get(name, ())) for name, those in self.judgements.items()}
 
     def less(self, other: "Comparison") -> dict[str, dict[str, Any]]:
-        """Return by criterion the win rates less those of another comparison, with paired intervals."""
+        """Return by criterion the win rates less those of another comparison, with paired intervals.
+
+        Raises:
+            UserError: no criterion, or no prompt, is in both.
+        """
         shared = [name for name in self.judgements if name in other.judgements]
+        if not shared:
+            raise UserError(f"no criterion is in both: {', '.join(self.judgements)}; {', '.join(other.judgements)}")
         return {name: difference(self.judgements[name], other.judgements[name]) for name in shared}
 
 

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from tests.evaluation.server import KEY, PROMPT_TOKENS, Server, always_a
 
 from lit_tr.commands import main
 from lit_tr.evaluation.alpaca_eval import read_annotations
 from lit_tr.evaluation.responses import Response, append
 from lit_tr.evaluation.win_rates import win_rates
+from tests.evaluation.server import KEY, PROMPT_TOKENS, Server, always_a
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,9 @@ def _place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     prompts = [f"Describe a {word} river." for word in ("cold", "hot", "quiet", "old", "new", "big")]
-    append("a.jsonl", [Response(str(i), one, f"The river is {one.split()[2]}. It flows.") for i, one in enumerate(prompts)])
+    append(
+        "a.jsonl", [Response(str(i), one, f"The river is {one.split()[2]}. It flows.") for i, one in enumerate(prompts)]
+    )
     append("b.jsonl", [Response(str(i), one, "No.") for i, one in enumerate(prompts[:-1])])
 
 
@@ -98,6 +100,11 @@ def test_a_limit_ends_with_what_to_do(capsys):
         assert set(server.asked.values()) == {1}
 
 
+FILES = ["a.jsonl", "b.jsonl"]
+GOLD = [*FILES, "--judge", "lit_tr.embedded.task.GoldReward"]
+MODEL = [*FILES, "--model", "x", "--url", "http://127.0.0.1:1/v1"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -107,9 +114,18 @@ def test_a_limit_ends_with_what_to_do(capsys):
         (["a.jsonl", "b.jsonl", "--model", "x", "--local", "y"], "give one judge"),
         (["a.jsonl", "b.jsonl", "--judge", "no.such"], "--judge no.such: there is no such function"),
         (["a.jsonl", "none.jsonl", "--judge", "lit_tr.embedded.task.GoldReward"], "none.jsonl"),
-        (["a.jsonl", "b.jsonl", "--judge", "lit_tr.embedded.task.GoldReward", "--criteria", "detail"], "has no criteria"),
-        (["a.jsonl", "b.jsonl", "--model", "x", "--url", "http://127.0.0.1:1/v1", "--criteria", "wit"], "no criterion 'wit'"),
-        (["a.jsonl", "b.jsonl", "--model", "x", "--url", "http://127.0.0.1:1/v1", "--limit-cost", "1"], "needs the prices"),
+        (
+            [*GOLD, "--criteria", "detail"],
+            "has no criteria",
+        ),
+        (
+            [*MODEL, "--criteria", "wit"],
+            "no criterion 'wit'",
+        ),
+        (
+            [*MODEL, "--limit-cost", "1"],
+            "needs the prices",
+        ),
         (["--alpaca-eval", "--judgements", "x"], "needs --annotations"),
         (["--judgements", "none"], "no file of judgements"),
     ],
@@ -157,7 +173,10 @@ def test_what_was_written_is_read_again(tmp_path, capsys):
 def test_prompts_are_copied(tmp_path, capsys):
     judge("--copy-prompts", "prompts")
     assert (tmp_path / "prompts" / "criteria" / "coherence.txt").exists()
-    (tmp_path / "prompts" / "pairwise.txt").write_text("### user\n{prompt}\n<answer A>\n{first}\n</answer A>\n<answer B>\n{second}\n</answer B>")
+    answers = "".join(
+        f"<answer {name}>\n{{{slot}}}\n</answer {name}>\n" for name, slot in (("A", "first"), ("B", "second"))
+    )
+    (tmp_path / "prompts" / "pairwise.txt").write_text(f"### user\n{{prompt}}\n{answers}")
     with Server() as server:
         options = ["--url", server.url, "--model", "judge-1", "--prompt", "prompts/pairwise.txt"]
         judge("a.jsonl", "b.jsonl", *options)

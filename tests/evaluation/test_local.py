@@ -12,11 +12,14 @@ from lit_tr.evaluation.judges import LLMJudge, Pair
 from lit_tr.evaluation.local import LIKELIEST, LocalModel, by_length
 
 TEXTS = ["Describe a cold river.", "Tell me about a loud market, and about an old ship.", "Write."]
+EXACT = "float32"
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return AutoModelForCausalLM.from_pretrained(resolve(TINY), dtype="float32").eval(), AutoTokenizer.from_pretrained(resolve(TINY))
+    return AutoModelForCausalLM.from_pretrained(resolve(TINY), dtype=EXACT).eval(), AutoTokenizer.from_pretrained(
+        resolve(TINY)
+    )
 
 
 def questions(**more):
@@ -34,7 +37,7 @@ def laid_out(tokenizer, text):
 @pytest.mark.parametrize("size", [1, 3])
 def test_first_tokens_are_those_of_each_question_alone(tiny, size):
     model, tokenizer = tiny
-    answers = Asker(LocalModel(TINY, device="cpu", dtype="float32", batch_size=size)).ask(questions())
+    answers = Asker(LocalModel(TINY, device="cpu", dtype=EXACT, batch_size=size)).ask(questions())
     for text, answer in zip(TEXTS, answers, strict=True):
         ids = laid_out(tokenizer, text)
         with torch.no_grad():
@@ -47,7 +50,7 @@ def test_first_tokens_are_those_of_each_question_alone(tiny, size):
 
 def test_texts_are_the_likeliest(tiny):
     model, tokenizer = tiny
-    answers = Asker(LocalModel(TINY, device="cpu", dtype="float32", batch_size=3)).ask(questions(max_tokens=8))
+    answers = Asker(LocalModel(TINY, device="cpu", dtype=EXACT, batch_size=3)).ask(questions(max_tokens=8))
     for text, answer in zip(TEXTS, answers, strict=True):
         ids = laid_out(tokenizer, text)
         made = model.generate(ids, do_sample=False, max_new_tokens=8, pad_token_id=tokenizer.eos_token_id)
@@ -58,14 +61,19 @@ def test_texts_are_the_likeliest(tiny):
 def test_draws_are_seeded_and_leave_the_random_state():
     state = torch.get_rng_state()
     hot = [Question((("user", TEXTS[0]),), max_tokens=12, temperature=1.5, draw=draw) for draw in (0, 1)]
-    first, second = Asker(LocalModel(TINY, device="cpu", dtype="float32")).ask(hot)
-    assert [one.text for one in Asker(LocalModel(TINY, device="cpu", dtype="float32")).ask(hot)] == [first.text, second.text]
+    first, second = Asker(LocalModel(TINY, device="cpu", dtype=EXACT)).ask(hot)
+    assert [one.text for one in Asker(LocalModel(TINY, device="cpu", dtype=EXACT)).ask(hot)] == [
+        first.text,
+        second.text,
+    ]
     assert first.text != second.text
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_it_is_a_judge_in_both_orders():
-    [verdict] = LLMJudge(Asker(LocalModel(TINY, device="cpu", dtype="float32"))).compare([Pair("Describe a river.", "It is icy.", "No.")])
+    [verdict] = LLMJudge(Asker(LocalModel(TINY, device="cpu", dtype=EXACT))).compare(
+        [Pair("Describe a river.", "It is icy.", "No.")]
+    )
     assert verdict.preference is None or math.isfinite(verdict.preference)
 
 

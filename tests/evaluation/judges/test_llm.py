@@ -26,11 +26,11 @@ class Rule:
 
 def longer(prompt):
     first, second = shown(prompt)
-    return Answer("A" if len(first) > len(second) else "B", {"A": math.log(0.75 if len(first) > len(second) else 0.25)} | {"B": math.log(0.25)})
+    return Answer("A" if len(first) > len(second) else "B")
 
 
 def test_both_orders_are_asked_and_slots_in_responses_stay():
-    model = Rule(lambda prompt: Answer("A" if len(shown(prompt)[0]) > len(shown(prompt)[1]) else "B"))
+    model = Rule(longer)
     [verdict] = LLMJudge(Asker(model)).compare([PAIR])
     assert (verdict.first_ab, verdict.first_ba, verdict.preference) == (0.0, 1.0, 0.0)
     assert [shown(one.messages[-1][1]) for one in model.asked] == [
@@ -69,7 +69,11 @@ def test_a_prompt_may_show_the_reference_answer(tmp_path):
 
 def test_messages_are_shown_below_their_roles():
     model = Rule(lambda prompt: Answer("A"))
-    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Go"}]
+    chat = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Go"},
+    ]
     LLMJudge(Asker(model), orders="one").compare([Pair(chat, "a", "b")])
     assert "user: Hi\n\nassistant: Yes?\n\nuser: Go" in model.asked[0].messages[-1][1]
 
