@@ -1,7 +1,7 @@
 """Options of judges, and the judges that they stand for."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pydoc import locate
@@ -145,7 +145,12 @@ def chosen(options: argparse.Namespace, folder: Path) -> Chosen:
     Raises:
         UserError: none or several kinds of judge are given, or options that one does not take.
     """
-    kinds = {"model": _by_address, "local": _local, "reward_model": _rewards, "judge": _own}
+    kinds: dict[str, Callable[[argparse.Namespace], Judge | LanguageModel]] = {
+        "model": _by_address,
+        "local": _local,
+        "reward_model": _rewards,
+        "judge": _own,
+    }
     given = [name for name in kinds if getattr(options, name)]
     if len(given) != 1:
         raise UserError("give one judge: --model NAME, --local FOLDER, --reward-model FOLDER or --judge NAME")

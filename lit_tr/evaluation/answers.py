@@ -67,7 +67,10 @@ Keep = Callable[[Question, Answer], None]
 class LanguageModel(Protocol):
     """Answers questions. `name` says which model it is, in the cache, in files and in tables."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """In the cache, in files and in tables."""
+        ...
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> None:
         """Ask, and keep each answer as soon as it comes. What cannot be answered is left out and counted."""

@@ -111,8 +111,8 @@ def of_judgements(path: str | Path) -> Comparison:
         by_criterion.setdefault(one.criterion, []).append(one)
     beside = (Path(path) if Path(path).is_dir() else Path(path).parent) / WIN_RATES
     told = json.loads(beside.read_text()) if beside.exists() else {}
-    sides = [Side(**told.get(side, {"name": side.upper(), "file": str(path)})) for side in ("a", "b")]
-    return Comparison(*sides, by_criterion)
+    a, b = (Side(**told.get(side, {"name": side.upper(), "file": str(path)})) for side in ("a", "b"))
+    return Comparison(a, b, by_criterion)
 
 
 def save(comparison: Comparison, told: Mapping[str, Any], folder: str | Path) -> None:

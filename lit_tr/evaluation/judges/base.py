@@ -66,7 +66,10 @@ class Verdict:
 class Judge(Protocol):
     """Compares pairs of responses. `name` says which judge it is, in files and tables."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """In files and tables."""
+        ...
 
     def compare(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Return a verdict for each pair, in their order."""
@@ -77,7 +80,10 @@ class Judge(Protocol):
 class Scorer(Protocol):
     """Scores responses, one at a time. `name` says which scorer it is, in files and tables."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """In files and tables."""
+        ...
 
     def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
         """Return a score for each response, higher is better; NaN where there is none."""
