@@ -36,13 +36,14 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *("console", "reference", "policy", "data.batches", "losses", "metrics", "errors"),
         *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),
     },
-    "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors"},
+    "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors", "embedded.model"},
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
     "console": {"console", "policy.sharding", "progress", "reference.base"},
     "commands": {
         *(
             "commands",
             "console",
+            "evaluation",
             "losses",
             "planning",
             "module",

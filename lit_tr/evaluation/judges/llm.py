@@ -1,0 +1,143 @@
+"""Judges that are language models: of pairs, in both orders, and of single responses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from lit_tr.data.example import Text
+from lit_tr.errors import UserError
+from lit_tr.evaluation.answers import Asker, Question
+from lit_tr.evaluation.judges.base import Pair, Verdict
+from lit_tr.evaluation.judges.reading import preference, rating
+from lit_tr.evaluation.judges.templates import Criterion, Template, criterion, template
+from lit_tr.evaluation.responses import as_text
+
+PAIR_SLOTS, SCORE_SLOTS = {"prompt", "first", "second"}, {"prompt", "response"}
+OPTIONAL = {"criterion", "reference"}
+
+
+@dataclass
+class LLMJudge:
+    """A language model that says which of two responses is better.
+
+    Args:
+        asker: the model and its cache.
+        criterion: what to judge by: a name of `lit_tr/evaluation/judges/prompts/criteria`, or a text file's path.
+        prompt: a name of `lit_tr/evaluation/judges/prompts`, or a file's path. It needs the slots {prompt}, {first} and
+            {second}, and may have {criterion} and {reference}.
+        orders: `both` shows each pair twice, with A first and with B first; `one` shows A first alone.
+        max_tokens: most tokens of an answer. With 1, the answer is read from the probabilities of A and B as first
+            token, where the model tells them; with more, from its text.
+        temperature: of the answer.
+        draw: number of the answer, to ask the same once more.
+
+    Raises:
+        UserError: there is no such prompt or criterion, or a slot is missing or unknown.
+    """
+
+    asker: Asker
+    criterion: str = "overall"
+    prompt: str = "pairwise"
+    orders: Literal["both", "one"] = "both"
+    max_tokens: int = 1
+    temperature: float = 0.0
+    draw: int = 0
+    _measure: Criterion = field(init=False, repr=False)
+    _template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._measure, self._template = criterion(self.criterion), template(self.prompt, PAIR_SLOTS, OPTIONAL)
+        if self.orders not in ("both", "one"):
+            raise UserError(f"orders: both or one, not {self.orders!r}")
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.asker.model.name
+
+    def compare(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """Return a verdict for each pair."""
+        questions = [self._question(pair, pair.response_a, pair.response_b) for pair in pairs]
+        if self.orders == "both":
+            questions += [self._question(pair, pair.response_b, pair.response_a) for pair in pairs]
+        said = [preference(answer) for answer in self.asker.ask(questions)]
+        first, second = said[: len(pairs)], said[len(pairs) :]
+        if not second:
+            return [Verdict(ab, unparsable=(int(ab is None), 0)) for ab in first]
+        both = zip(first, second, strict=True)
+        return [Verdict(ab, ba, (int(ab is None), int(ba is None))) for ab, ba in both]
+
+    def again(self) -> "LLMJudge":
+        """Return the same judge, asked once more: answers of the first time are not taken from the cache."""
+        return replace(self, draw=self.draw + 1)
+
+    def _question(self, pair: Pair, first: str, second: str) -> Question:
+        slots = {"prompt": as_text(pair.prompt), "first": first, "second": second, "criterion": self._measure.text}
+        if "reference" in self._template.slots:
+            slots["reference"] = _reference(pair, self._template)
+        return _question(self, self._template.fill(slots))
+
+
+@dataclass
+class LLMScorer:
+    """A language model that rates single responses.
+
+    Args:
+        asker: the model and its cache.
+        criterion: what to judge by, as for `LLMJudge`.
+        prompt: a name of `lit_tr/evaluation/judges/prompts`, or a file's path, with the slots {prompt} and {response}.
+        lowest: least rating that the prompt asks for.
+        highest: greatest rating.
+        max_tokens: most tokens of an answer. With 1 and ratings below 10, the rating is the mean over the digits'
+            probabilities as first token, where the model tells them.
+        temperature: of the answer.
+        draw: number of the answer, to ask the same once more.
+
+    Raises:
+        UserError: there is no such prompt or criterion, or a slot is missing or unknown.
+    """
+
+    asker: Asker
+    criterion: str = "overall"
+    prompt: str = "score"
+    lowest: int = 1
+    highest: int = 9
+    max_tokens: int = 1
+    temperature: float = 0.0
+    draw: int = 0
+    _measure: Criterion = field(init=False, repr=False)
+    _template: Template = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._measure, self._template = criterion(self.criterion), template(self.prompt, SCORE_SLOTS, {"criterion"})
+        if not self.lowest < self.highest:
+            raise UserError(f"lowest: a rating below highest, {self.highest}, not {self.lowest}")
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.asker.model.name
+
+    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
+        """Return a rating of each response; NaN where the answer cannot be read."""
+        slots = {"criterion": self._measure.text}
+        filled = [
+            self._template.fill(slots | {"prompt": as_text(prompt), "response": response})
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        answers = self.asker.ask([_question(self, messages) for messages in filled])
+        return [rating(answer, self.lowest, self.highest) for answer in answers]
+
+    def again(self) -> "LLMScorer":
+        """Return the same scorer, asked once more."""
+        return replace(self, draw=self.draw + 1)
+
+
+def _question(judge: LLMJudge | LLMScorer, messages: tuple[tuple[str, str], ...]) -> Question:
+    return Question(messages, judge.max_tokens, judge.temperature, judge.max_tokens == 1, judge.draw)
+
+
+def _reference(pair: Pair, prompt: Template) -> str:
+    if pair.reference_answer is None:
+        raise UserError(f"{prompt.path} shows a reference answer, and the responses to prompt {pair.id!r} have none")
+    return pair.reference_answer
