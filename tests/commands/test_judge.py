@@ -8,7 +8,7 @@ from lit_tr.commands import main
 from lit_tr.evaluation.alpaca_eval import read_annotations
 from lit_tr.evaluation.responses import Response, append
 from lit_tr.evaluation.win_rates import win_rates
-from tests.evaluation.server import KEY, PROMPT_TOKENS, Server, always_a
+from tests.evaluation.judges.server import KEY, PROMPT_TOKENS, Server, always_a
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from lit_tr.evaluation.answers import Answers, Asker, Question
 from lit_tr.evaluation.endpoint import Endpoint
 from lit_tr.evaluation.judges import LLMJudge, Pair
 from lit_tr.evaluation.spending import LimitReached, Limits
-from tests.evaluation.server import KEY, PROMPT_TOKENS, TOKENS, Server, longest
+from tests.evaluation.judges.server import KEY, PROMPT_TOKENS, TOKENS, Server, longest
 
 pytest.importorskip("openai")
 PAIRS = [Pair(f"Question {number}?", "long " * number + "answer", "short", str(number)) for number in range(1, 6)]

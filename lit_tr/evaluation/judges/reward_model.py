@@ -11,7 +11,7 @@ import torch
 
 from lit_tr.data.example import Message, Text
 from lit_tr.errors import UserError
-from lit_tr.evaluation.local import by_length, load_tokenizer, loaded
+from lit_tr.evaluation.judges.local import by_length, load_tokenizer, loaded
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pytest
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Answer, Asker
 from lit_tr.evaluation.judges import ByScore, LLMJudge, LLMScorer, Pair
-from tests.evaluation.server import shown
+from tests.evaluation.judges.server import shown
 
 PAIR = Pair("Name a river.", "The Rhine.", "A very {first} long answer", "7", reference_answer="Any river.")
 

@@ -9,7 +9,7 @@ from lit_tr.embedded import TINY, resolve
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Asker, Question
 from lit_tr.evaluation.judges import LLMJudge, Pair
-from lit_tr.evaluation.local import LIKELIEST, LocalModel, by_length
+from lit_tr.evaluation.judges.local import LIKELIEST, LocalModel, by_length
 
 TEXTS = ["Describe a cold river.", "Tell me about a loud market, and about an old ship.", "Write."]
 EXACT = "float32"
