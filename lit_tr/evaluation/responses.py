@@ -1,0 +1,214 @@
+"""Responses of a policy in a file: a JSON object a line, whole lines only, also after a crash."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from lit_tr.data.example import Message, Text
+from lit_tr.errors import UserError
+
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "id": (str, int),
+    "prompt": (str, list),
+    "sample": (int,),
+    "response": (str,),
+    "policy": (str,),
+    "tokens": (int, type(None)),
+    "finished": (bool, type(None)),
+}
+"""What the keys that every response has may hold."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response to a prompt, and what is known of it. `id` and `sample` are together unique in a file.
+
+    Args:
+        id: names the prompt: its row's own id, or the row's number in its source. Samples of one prompt share it.
+        prompt: text, or chat messages.
+        response: text, without special tokens.
+        sample: number of the response among those to its prompt, from 0.
+        policy: name of the policy that gave it.
+        tokens: tokens of the response, with its end token; None where a server does not say.
+        finished: whether the policy ended it; False if it was cut at the limit of tokens; None where nobody knows.
+        reference_answer: an answer that came with the prompt.
+        chosen: the preferred response of the row.
+        rejected: the other response of the row.
+        score: a judge's score.
+        log_ratio: log-ratio of the policy to the initial policy, in nats, summed over the response.
+        kl: KL divergence of the policy from the initial policy, in nats: the exact sum over the vocabulary at each
+            position of the response, summed.
+        token_rewards: each token of the response as text, and beta times its log-ratio, in nats.
+    """
+
+    id: str
+    prompt: Text
+    response: str
+    sample: int = 0
+    policy: str = ""
+    tokens: int | None = None
+    finished: bool | None = None
+    reference_answer: str | None = None
+    chosen: Text | None = None
+    rejected: Text | None = None
+    score: float | None = None
+    log_ratio: float | None = None
+    kl: float | None = None
+    token_rewards: list[tuple[str, float]] | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What is unique in a file: the id of the prompt and the number of the sample."""
+        return self.id, self.sample
+
+    def line(self) -> str:
+        """Return it as a line of JSON, without keys that hold nothing, and without a line break."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value is not None}, ensure_ascii=False)
+
+
+def as_text(prompt: Text) -> str:
+    """Return a prompt as one text: of one message its content, of several their contents behind their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return _content(prompt[0])
+    return "\n\n".join(f"{message.get('role')}: {_content(message)}" for message in prompt)
+
+
+def _content(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+def read(path: str | Path) -> list[Response]:
+    """Return the responses of a file, in its order. A last line that a crash cut short is left out.
+
+    Keys that a `Response` does not have are left out too.
+
+    Raises:
+        UserError: there is no such file, a line is no response, or two have one id and sample; the message names it.
+    """
+    path = Path(path)
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: there is no file of responses to read ({error.strerror})") from error
+    found: dict[tuple[str, int], Response] = {}
+    for number, line in enumerate([*lines, *([] if _is_torn(last) else [last])], 1):
+        if not line.strip():
+            continue
+        response = _parsed(line, f"{path}:{number}")
+        if response.key in found:
+            raise UserError(f"{path}:{number}: id {response.id!r} has a sample {response.sample} already")
+        found[response.key] = response
+    return list(found.values())
+
+
+def _parsed(line: bytes, where: str) -> Response:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: this is not a line of JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, not a {type(row).__name__}")
+    if missing := [key for key in ("id", "prompt", "response") if key not in row]:
+        raise UserError(f"{where}: a response has id, prompt and response; there is no {missing[0]}")
+    for key, types in TYPES.items():
+        if key in row and not isinstance(row[key], types):
+            raise UserError(f"{where}: {key} is a {type(row[key]).__name__}")
+    known = {field.name for field in fields(Response)}
+    return Response(**{key: value for key, value in row.items() if key in known} | {"id": str(row["id"])})
+
+
+class Appender:
+    """Writes responses to the end of a file: after each call its lines are on the disk, whole.
+
+    A line that a crash cut short is removed when the file is opened.
+
+    Args:
+        path: the file, which is made if there is none.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        """Open the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        drop_torn_line(self._file)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        assert self._file is not None
+        self._file.close()
+
+    def append(self, responses: Iterable[Response]) -> None:
+        """Write responses, each a line, and wait until they are on the disk."""
+        assert self._file is not None
+        self._file.write("".join(f"{one.line()}\n" for one in responses).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def drop_torn_line(file: BinaryIO) -> None:
+    """Cut a file off behind its last whole line, and end that with a line break."""
+    file.seek(0)
+    end, last = 0, b""
+    for last in file:
+        end += len(last)
+    if last.endswith(b"\n") or not last:
+        return
+    if _is_torn(last):
+        file.truncate(end - len(last))
+    else:
+        file.write(b"\n")
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line without a line break is cut short: the start of a JSON object is none."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def append(self, responses: Iterable[Response]) -> None:
+        """Write responses, each a line, and wait until they are on the disk."""
+        assert self._file is not None
+        self._file.write("".join(f"{one.line()}\n" for one in responses).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def drop_torn_line(file: BinaryIO) -> None:
+    """Cut a file off behind its last line break."""
+    file.seek(0)
+    end = 0
+    for line in file:
+        end += len(line) if line.endswith(b"\n") else 0
+    file.truncate(end)
+    file.seek(end)
+
+
+def append(path: str | Path, responses: Iterable[Response]) -> None:
+    """Write responses to the end of a file, whole lines that are on the disk when this returns."""
+    with Appender(path) as file:
+        file.append(responses)
+
+
+def by_prompt(responses: Iterable[Response]) -> dict[str, list[Response]]:
+    """Return the samples of each prompt, by id, in the order of the file."""
+    found: dict[str, list[Response]] = {}
+    for one in responses:
+        found.setdefault(one.id, []).append(one)
+    return found
