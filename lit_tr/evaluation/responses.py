@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from lit_tr.data.example import Message, Text
 from lit_tr.errors import UserError
@@ -124,49 +123,31 @@ def _parsed(line: bytes, where: str) -> Response:
     return Response(**{key: value for key, value in row.items() if key in known} | {"id": str(row["id"])})
 
 
-class Appender:
-    """Writes responses to the end of a file: after each call its lines are on the disk, whole.
+def append(path: str | Path, responses: Iterable[Response]) -> None:
+    """Write responses to the end of a file: when this returns, their lines are on the disk, whole.
 
-    A line that a crash cut short is removed when the file is opened.
+    A last line that a crash cut short is removed.
 
     Args:
         path: the file, which is made if there is none.
+        responses: the responses.
     """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> Self:
-        """Open the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        drop_torn_line(self._file)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        assert self._file is not None
-        self._file.close()
-
-    def append(self, responses: Iterable[Response]) -> None:
-        """Write responses, each a line, and wait until they are on the disk."""
-        assert self._file is not None
-        self._file.write("".join(f"{one.line()}\n" for one in responses).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("a+b") as file:
+        _mend(file)
+        file.write("".join(f"{one.line()}\n" for one in responses).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def drop_torn_line(file: BinaryIO) -> None:
+def _mend(file: BinaryIO) -> None:
     """Cut a file off behind its last whole line, and end that with a line break."""
-    file.seek(0)
-    end, last = 0, b""
-    for last in file:
-        end += len(last)
-    if last.endswith(b"\n") or not last:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - 1, 0))
+    if file.read() in (b"", b"\n"):
         return
+    file.seek(0)
+    last = file.read().split(b"\n")[-1]
     if _is_torn(last):
         file.truncate(end - len(last))
     else:
@@ -174,36 +155,12 @@ def drop_torn_line(file: BinaryIO) -> None:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a line without a line break is cut short: the start of a JSON object is none."""
+    """Whether a line without a line break is cut short: no part of a JSON object is JSON but the whole of it."""
     try:
         json.loads(line)
     except ValueError:
         return True
     return False
-
-
-def append(self, responses: Iterable[Response]) -> None:
-        """Write responses, each a line, and wait until they are on the disk."""
-        assert self._file is not None
-        self._file.write("".join(f"{one.line()}\n" for one in responses).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-
-def drop_torn_line(file: BinaryIO) -> None:
-    """Cut a file off behind its last line break."""
-    file.seek(0)
-    end = 0
-    for line in file:
-        end += len(line) if line.endswith(b"\n") else 0
-    file.truncate(end)
-    file.seek(end)
-
-
-def append(path: str | Path, responses: Iterable[Response]) -> None:
-    """Write responses to the end of a file, whole lines that are on the disk when this returns."""
-    with Appender(path) as file:
-        file.append(responses)
 
 
 def by_prompt(responses: Iterable[Response]) -> dict[str, list[Response]]:
