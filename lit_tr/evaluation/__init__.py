@@ -1,6 +1,23 @@
 """Sample from a policy and evaluate it."""
 
+from lit_tr.evaluation.answering import Answers
 from lit_tr.evaluation.generate import Generation, generate
+from lit_tr.evaluation.policies import Loading, open_policies
+from lit_tr.evaluation.prompts import read_prompts
 from lit_tr.evaluation.report import GenerationReport
+from lit_tr.evaluation.responses import Response
+from lit_tr.evaluation.sampling import Sampling
+from lit_tr.evaluation.served import ServedPolicy
 
-__all__ = ["Generation", "GenerationReport", "generate"]
+__all__ = [
+    "Answers",
+    "Generation",
+    "GenerationReport",
+    "Loading",
+    "Response",
+    "Sampling",
+    "ServedPolicy",
+    "generate",
+    "open_policies",
+    "read_prompts",
+]

@@ -1,12 +1,13 @@
 """Responses drawn from a policy, in batches of prompts of about the same length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TextStreamer
 
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
@@ -129,6 +130,42 @@ def in_batches(
             yield list(zip(batch, texts, strict=True))
 
 
+class _Told(TextStreamer):
+    """Hands on the text of a response as it grows, in whole words."""
+
+    def __init__(self, tokenizer: Any, tell: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._tell = tell
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._tell(text)
+
+
+def stream(
+    model: Any,
+    tokenizer: Any,
+    prompt: list[int],
+    key: str,
+    sampling: Sampling,
+    stops: Sequence[int],
+    tell: Callable[[str], None],
+) -> Generation:
+    """Return a response to one prompt, which is told as it grows.
+
+    Args:
+        model: a causal language model of Hugging Face's interface.
+        tokenizer: its tokenizer.
+        prompt: token ids of the prompt.
+        key: names the response; its random numbers depend on it and on the seed alone.
+        sampling: the settings.
+        stops: ids that end a response.
+        tell: called with each further piece of the text.
+    """
+    with scoring(model):
+        [row] = _respond(model, tokenizer, [prompt], [key], sampling, [*stops], _Told(tokenizer, tell))
+    return _text(tokenizer, prompt, row, [*stops])
+
+
 def _batches(sizes: Sequence[int], most_tokens: int | None, batch_size: int | None) -> Iterator[list[int]]:
     """Yield numbers of rows, the largest first, each batch within its limits or of a single row."""
     batch: list[int] = []
@@ -143,7 +180,13 @@ def _batches(sizes: Sequence[int], most_tokens: int | None, batch_size: int | No
 
 
 def _respond(
-    model: Any, tokenizer: Any, prompts: list[list[int]], keys: list[str], sampling: Sampling, ends: list[int]
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    keys: list[str],
+    sampling: Sampling,
+    ends: list[int],
+    streamer: TextStreamer | None = None,
 ) -> list[list[int]]:
     """Return the ids that follow each prompt, up to those of the longest response of the batch."""
     width = max(map(len, prompts))
@@ -157,6 +200,7 @@ def _respond(
         max_new_tokens=sampling.max_new_tokens,
         pad_token_id=pad,
         eos_token_id=ends,
+        streamer=streamer,
     )
     return output[:, width:].tolist()
 

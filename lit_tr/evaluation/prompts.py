@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_tr.data.bad_rows import BadRow, BadRows
 from lit_tr.data.example import Example, Row, Text
-from lit_tr.data.formats import Conversion
+from lit_tr.data.formats import Conversion, dialogue, sharegpt_dialogue
 from lit_tr.data.formats.prompts import prompt_alone
 from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Objects, Record, Source, as_source
@@ -20,6 +20,8 @@ IDS = ("id", "prompt_id", "uid", "question_id", "qid")
 ANSWERS = ("reference_answer", "reference", "answer")
 """Columns that may hold an answer to compare with."""
 
+DIALOGUES = (dialogue, sharegpt_dialogue)
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -31,6 +33,7 @@ class Prompt:
         ids: token ids that the policy is given; empty for a server, which makes its own.
         truncated: whether these are not of all of it, for it was too long.
         own_id: what its row calls it.
+        raw: the prompt as its row has it, where that is text.
         tools: tools that the chat template shows.
         template: further arguments of the chat template.
         reference_answer: an answer that came with it.
@@ -43,6 +46,7 @@ class Prompt:
     ids: list[int] = field(default_factory=list)
     truncated: bool = False
     own_id: str | None = None
+    raw: str | None = None
     tools: list[Any] | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
     reference_answer: str | None = None
@@ -156,18 +160,19 @@ class Reader:
         chat = record.conversion.chat is not False
         if self.tokenizer is not None:
             chat = RowProcessor(self.tokenizer).makes_chat(record.conversion)
-        shown = [one.as_messages() if chat or is_chat(one) else one for one in examples]
-        names = [f"{number}.{i}" if i else f"{number}" for i in range(len(shown))]
-        return [self._prompt(one, row, name) for one, name in zip(shown, names, strict=True)]
+        names = [f"{number}.{i}" if i else f"{number}" for i in range(len(examples))]
+        return [self._prompt(one, row, name, chat) for one, name in zip(examples, names, strict=True)]
 
-    def _prompt(self, example: Example, row: Row, name: str) -> Prompt:
+    def _prompt(self, given: Example, row: Row, name: str, chat: bool) -> Prompt:
+        example = given.as_messages() if chat or is_chat(given) else given
+        raw = given.prompt if isinstance(given.prompt, str) else None
         text, (ids, truncated) = example.prompt, self._ids(example)
         if isinstance(text, str) and example.system:
             text = f"{example.system}\n\n{text}"
         answer = next((row[key] for key in ANSWERS if isinstance(row.get(key), str)), None)
         own = next((str(row[key]) for key in IDS if isinstance(row.get(key), str | int)), None)
         responses = _response(example.chosen), _response(example.rejected)
-        return Prompt(name, text, ids, truncated, own, example.tools, example.template, answer, *responses)
+        return Prompt(name, text, ids, truncated, own, raw, example.tools, example.template, answer, *responses)
 
     def _ids(self, example: Example) -> tuple[list[int], bool]:
         """Return the ids of a prompt, and whether it was too long."""
@@ -192,13 +197,27 @@ class Reader:
 
 
 def _examples(convert: Conversion, row: Row) -> list[Example]:
-    """Return the examples of a row: those of its format, or its prompt alone."""
+    """Return the examples of a row: those of its format, or its prompt alone.
+
+    A chat that ends with the user is a prompt as a whole, though its earlier answers could be learned.
+    """
+    alone = replace(convert, format=prompt_alone)
     try:
+        if convert.format is None and convert.format_of(row) in DIALOGUES and _is_open(alone, row):
+            return alone(row)
         return convert(row)
     except BadRowError:
         if convert.format is not None:
             raise
-        return replace(convert, format=prompt_alone)(row)
+        return alone(row)
+
+
+def _is_open(alone: Conversion, row: Row) -> bool:
+    """Whether a chat is still to be answered."""
+    try:
+        return bool(alone(row))
+    except BadRowError:
+        return False
 
 
 def _response(response: Text | None) -> Text | None:
