@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_tr.commands.mistakes import say
+from lit_tr.commands.parsing import parsed
 from lit_tr.console.terminal import console
 from lit_tr.data.example import Message, message
 from lit_tr.data.rows import Record
@@ -126,7 +127,7 @@ def run(args: list[str]) -> None:
     made.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     made.add_class_arguments(Loading, None, as_group=True)
     made.epilog = f"in the conversation:\n{HELP}"
-    given = made.parse_args(args)
+    given = parsed(made, args)
     sampling = Sampling(**{name: given[name] for name in vars(Sampling()) if name != "samples"})
     policies, which = _policies(given.policy, Loading(**{name: given[name] for name in vars(Loading())}))
     talk = Conversation(policies, which, sampling, given.system, console())

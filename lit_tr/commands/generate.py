@@ -10,6 +10,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from lit_tr.commands.mistakes import say
+from lit_tr.commands.parsing import parsed
 from lit_tr.console.counted import CountedProgress
 from lit_tr.data.datamodule import Data
 from lit_tr.data.rows import Source
@@ -40,7 +41,7 @@ Format = Literal["alpaca_eval", "arena_hard", "arena_hard_v01"]
 def run(args: list[str]) -> None:
     """Generate as the options say."""
     made = parser()
-    given = made.parse_args(args)
+    given = parsed(made, args)
     options = made.instantiate(given)
     sampling = Sampling(**{name: given[name] for name in vars(Sampling())})
     policies = _policies(options)

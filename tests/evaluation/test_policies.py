@@ -71,7 +71,7 @@ def test_a_reference_that_never_moves_is_the_initial_policy(llama_dir, tmp_path)
 
 
 def test_a_reference_that_no_checkpoint_holds_is_said(llama_dir, tmp_path):
-    checkpoint = train(tmp_path, llama_dir, reference="lit_tr.reference.WindowReference")
+    checkpoint = train(tmp_path, llama_dir, "lit_tr.reference.WindowReference", "HardReferenceUpdate")
     with pytest.raises(UserError, match="reference: a WindowReference keeps no weights in checkpoints"):
         open_policies([f"{checkpoint}:reference"])
 

@@ -40,7 +40,8 @@ def test_responses_of_a_server(server, tmp_path):
     found = answers(server, path, sampling=Sampling(max_new_tokens=8, samples=2)).complete()
     assert [(one.id, one.sample) for one in found] == [(str(i), sample) for i in range(6) for sample in range(2)]
     assert {one.policy for one in found} == {"tiny"}  # the only model that it has
-    assert all(one.tokens == 8 and one.finished is False for one in found)
+    assert {one.tokens for one in found if not one.finished} == {8}
+    assert all(one.tokens <= 8 for one in found if one.finished)
     assert found[0].response != found[1].response
     assert len({asked["seed"] for asked in server.requests}) == 12
     assert server.requests[0]["messages"][0]["role"] == "user"
