@@ -27,6 +27,8 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "reference": {"lazy", "reference", "policy", "loading", "errors", "data.batches", "data.tokenization"},
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
+    "checkpoints": {"errors"},
+    "restored": {"checkpoints", "hparams", "policy", "reference.base", "errors"},
     "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors"},
     "checks": {"reference", "policy", "losses", "errors"},
     "holder": {"reference", "policy"},
@@ -36,11 +38,15 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *("console", "reference", "policy", "data.batches", "losses", "metrics", "errors"),
         *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),
     },
-    "evaluation": {"evaluation", "policy", "data", "losses", "metrics", "updates", "errors", "embedded.model"},
+    "evaluation": {
+        *("evaluation", "policy", "data", "losses", "metrics", "updates", "errors"),
+        *("checkpoints", "restored", "embedded.model"),
+    },
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
     "console": {"console", "policy.sharding", "progress", "reference.base"},
     "commands": {
         *(
+            "checkpoints",
             "commands",
             "console",
             "evaluation",
@@ -55,7 +61,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
             "errors",
             "evaluation",
         ),
-        *("hparams", "ignore_expected_warnings", "lazy", "progress"),
+        *("hparams", "ignore_expected_warnings", "lazy", "progress", "restored"),
     },
     "__init__": {"lazy", "module", "updates", "data.datamodule"},
 }

@@ -21,7 +21,7 @@ from lit_tr import (
     PreferenceModule,
     SoftReferenceUpdate,
 )
-from lit_tr.commands.checkpoints import is_complete
+from lit_tr.checkpoints import is_complete
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, KTO

@@ -37,6 +37,8 @@ VERBS = {
     "data": Verb("`data inspect` shows what fit would train on; `data formats` lists formats of rows", _of("data")),
     "plan": Verb("estimate memory and time of fit, without weights", _of("plan")),
     "configs": Verb("list the configurations that ship with lit_tr; `configs show NAME` prints one", _of("configs")),
+    "generate": Verb("write responses of policies to prompts; it goes on after any stop", _of("generate")),
+    "chat": Verb("talk to a policy, and see what its reference and the initial policy say", _of("chat")),
     "judge": Verb("win rates of a policy's responses against another's, by a judge", _of("judge")),
     "export": Verb("write the policy or reference of a checkpoint as a Hugging Face folder", _of("export")),
 }

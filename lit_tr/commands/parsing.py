@@ -3,10 +3,13 @@
 import inspect
 import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pydoc import locate
 from typing import Any, get_args, get_type_hints
+
+from jsonargparse import ArgumentParser, Namespace
 
 from lit_tr.hparams import parameters
 
@@ -14,6 +17,15 @@ KEY = r'(?:Parser key|Key) "([^"]+)":'
 CLASS_PATH = r"(?:given class_path |Namespace\(class_path=)'([\w.]+)'"
 MOST_NAMES = 24
 """Names that are listed; of more the nearest ones alone are given."""
+
+
+def parsed(parser: ArgumentParser, args: list[str]) -> Namespace:
+    """Return the options of a verb; an error knows which ones there are, so that its message can name the nearest."""
+    try:
+        return parser.parse_args(args)
+    except ArgumentError as error:
+        error.options = re.findall(r"--[\w.]+", parser.format_help())  # type: ignore[attr-defined]
+        raise
 
 
 def explain(text: str, options: Iterable[str] = ()) -> str:

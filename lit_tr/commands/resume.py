@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 
-from lit_tr.commands.checkpoints import complete_checkpoints, is_complete, read
+from lit_tr.checkpoints import complete_checkpoints, is_complete, read
 from lit_tr.commands.mistakes import say
 from lit_tr.errors import UserError, explained
 from lit_tr.hparams import TRAINING_ONLY, is_unsaved, parameters

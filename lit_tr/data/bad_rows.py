@@ -46,11 +46,13 @@ class BadRows:
         most: how many may be left out: a share of the rows below 1, a count from 1 on.
         rows: number of rows that were processed, bad ones too.
         found: the bad rows.
+        option: what sets `most`.
     """
 
     most: float
     rows: int = 0
     found: list[BadRow] = field(default_factory=list)
+    option: str = "data.max_bad_rows"
 
     def add(self, rows: int, found: Iterable[BadRow], judge: bool = True) -> None:
         """Count more rows.
@@ -70,7 +72,7 @@ class BadRows:
         if len(self.found) > allowed:
             raise UserError(
                 f"{len(self.found)} of {self.rows} rows are bad ({self.reasons}); the first is {self.found[0]}. Fix "
-                f"them, or let more be left out by data.max_bad_rows, now {self.most:g} (a share below 1, or a count)"
+                f"them, or let more be left out by {self.option}, now {self.most:g} (a share below 1, or a count)"
             )
 
     @property

@@ -140,6 +140,21 @@ def tokenize(
     )
 
 
+def tokenize_prompt(example: Example, tokenizer: Any) -> list[int]:
+    """Return the ids of the prompt alone, for a response to be generated; its responses are not read.
+
+    Raises:
+        BadRowError: the prompt cannot be tokenized.
+        UserError: it is chat messages, and the tokenizer has no chat template.
+    """
+    if not is_chat(example):
+        return _encode(_joined(example, []), tokenizer, chat=False)[0]
+    example = example.as_messages()
+    template = ChatTemplate(tokenizer, example.tools or None, example.template)
+    assert isinstance(example.prompt, list)
+    return _encode(_rendered(example.prompt, [], template), tokenizer, chat=True)[0]
+
+
 def is_chat(example: Example) -> bool:
     """Return whether prompt or responses are chat messages."""
     return any(isinstance(text, list) for text in (example.prompt, example.chosen, example.rejected))

@@ -1,8 +1,27 @@
 """Sample from a policy and evaluate it."""
 
+from lit_tr.evaluation.answering import Answers
 from lit_tr.evaluation.generate import Generation, generate
 from lit_tr.evaluation.kl import divergences
 from lit_tr.evaluation.monitor import PolicyMonitor
+from lit_tr.evaluation.policies import Loading, open_policies
+from lit_tr.evaluation.prompts import read_prompts
 from lit_tr.evaluation.report import GenerationReport
+from lit_tr.evaluation.responses import Response
+from lit_tr.evaluation.sampling import Sampling
+from lit_tr.evaluation.served import ServedPolicy
 
-__all__ = ["Generation", "GenerationReport", "PolicyMonitor", "divergences", "generate"]
+__all__ = [
+    "Answers",
+    "Generation",
+    "GenerationReport",
+    "Loading",
+    "PolicyMonitor",
+    "Response",
+    "Sampling",
+    "ServedPolicy",
+    "divergences",
+    "generate",
+    "open_policies",
+    "read_prompts",
+]

@@ -40,7 +40,7 @@ KINDS = {
 }
 
 
-def train(folder, path, reference=None, **policy):
+def train(folder, path, reference=None, update="SoftReferenceUpdate", val=None, **policy):
     """Train some steps by the command line, the reference behind the policy; return the checkpoint."""
     adapter = "lora" in policy or "adapter" in policy
     synthetic = {"class_path": "lit_tr.embedded.SyntheticPairs", "init_args": {"size": 16}}
@@ -59,9 +59,11 @@ def train(folder, path, reference=None, **policy):
             "loss": {"class_path": "lit_tr.losses.DPO", "init_args": {"beta": 0.1}},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.02}},
         },
-        "update": {"class_path": "lit_tr.SoftReferenceUpdate", "init_args": {"alpha": 0.5, "every_n_steps": 2}},
-        "data": {"train": synthetic, "batch_size": 4},
+        "update": {"class_path": f"lit_tr.{update}", "init_args": {"every_n_steps": 2}},
+        "data": {"train": synthetic, "val": val, "batch_size": 4},
     }
+    if update == "SoftReferenceUpdate":
+        content["update"]["init_args"]["alpha"] = 0.5
     if content["model"]["reference"].endswith("FrozenReference"):
         content["update"] = None
     config = folder / "config.yaml"

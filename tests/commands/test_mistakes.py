@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_tr.checkpoints import complete_checkpoints
 from lit_tr.commands import main
-from lit_tr.commands.checkpoints import complete_checkpoints
 from lit_tr.commands.mistakes import message, unwritable
 from lit_tr.errors import UserError
 from tests.runs import fails, losses

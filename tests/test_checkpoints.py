@@ -2,8 +2,8 @@ import os
 
 import pytest
 
+from lit_tr.checkpoints import complete_checkpoints
 from lit_tr.commands import main
-from lit_tr.commands.checkpoints import complete_checkpoints
 from tests.runs import fails, metrics
 
 
