@@ -35,6 +35,7 @@ VERBS = {
     "plan": Verb("estimate memory and time of fit, without weights", _of("plan")),
     "configs": Verb("list the configurations that ship with lit_tr; `configs show NAME` prints one", _of("configs")),
     "export": Verb("write the policy or reference of a checkpoint as a Hugging Face folder", _of("export")),
+    "report": Verb("write one HTML page about runs: quality, win rates, curves, responses", _of("report")),
 }
 
 
