@@ -26,7 +26,7 @@ def run(args: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     own = argparse.ArgumentParser(
         prog="lit-tr report",
-        description="Write one HTML page about runs: quality against distance, win rates, curves, responses side by side. "
+        description="Write one HTML page about runs: quality against distance, win rates, curves, responses. "
         "It needs no network; a PNG of each picture lies beside it.",
     )
     own.add_argument(

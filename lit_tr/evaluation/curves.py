@@ -1,6 +1,7 @@
 """The curves of a run, from its `metrics.csv`."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ def plot_curves(metrics: Path, picture: Path) -> None:
         axes.set(title=label, xlabel="optimizer step", xlim=(0, None))
         axes.title.set_fontsize("medium")
         axes.grid(alpha=0.25)
-    _legend(figure, bool(points(rows, "val/loss")), bool(updates))
+    shown = handles(bool(points(rows, "val/loss")), bool(updates))
+    figure.legend(handles=shown, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(picture, dpi=100)
 
 
-def draw(axes: Any, rows: list[dict[str, str]], name: str) -> None:
+def draw(axes: Any, rows: Sequence[dict[str, str]], name: str) -> None:
     """Draw a metric of training, raw and smoothed, and of validation."""
     start = [(0, AT_START[name])] if name in AT_START else []
     raw, validated = points(rows, f"train/{name}"), points(rows, f"val/{name}")
@@ -62,7 +64,7 @@ def mark(axes: Any, updates: list[int]) -> None:
             axes.axvline(step, color="#999999", linestyle=":", linewidth=0.8)
 
 
-def points(rows: list[dict[str, str]], name: str) -> list[tuple[int, float]]:
+def points(rows: Sequence[dict[str, str]], name: str) -> list[tuple[int, float]]:
     """Return optimizer steps, counted from 1, and values of a metric."""
     return [(int(row["step"]) + 1, float(row[name])) for row in rows if row.get(name)]
 
@@ -76,12 +78,13 @@ def smoothed(raw: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return averaged
 
 
-def _legend(figure: Any, validated: bool, updates: bool) -> None:
+def handles(validated: bool, updates: bool) -> list[Any]:
+    """Return the entries of a legend of what is drawn."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=COLORS["train"], linewidth=1.8, label="training, smoothed (raw: pale)")]
+    shown = [Line2D([], [], color=COLORS["train"], linewidth=1.8, label="training, smoothed (raw: pale)")]
     if validated:
-        handles.append(Line2D([], [], color=COLORS["val"], marker="o", linestyle="--", label="validation"))
+        shown.append(Line2D([], [], color=COLORS["val"], marker="o", linestyle="--", label="validation"))
     if updates:
-        handles.append(Line2D([], [], color="#999999", linestyle=":", label="reference update"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        shown.append(Line2D([], [], color="#999999", linestyle=":", label="reference update"))
+    return shown

@@ -64,31 +64,25 @@ def find(folders: Iterable[str | Path]) -> Found:
     for folder in given:
         if not folder.is_dir():
             raise UserError(f"RUN {folder}: there is no such folder")
-    found = [_found(folder) for folder in given]
-    for folder, one in zip(given, found, strict=True):
-        if not (one.runs or one.comparisons or one.responses):
+    files = {folder: list(_files(folder)) for folder in given}
+    for folder, paths in files.items():
+        if not paths:
             raise UserError(
                 f"RUN {folder}: neither a run nor judgements nor responses are in it or below it; give the folder that "
                 f"`lit-tr fit`, `lit-tr judge` or `lit-tr generate` wrote, with {METRICS}, {EVALUATIONS}, {WIN_RATES} "
                 "or responses in JSON lines"
             )
-    return _joined(found)
+    once = {path.resolve(): path for paths in files.values() for path in paths}.values()
+    runs = dict.fromkeys(path.parent for path in once if path.name in (METRICS, EVALUATIONS))
+    judged = [path for path in once if path.name == WIN_RATES]
+    return Found([_run(one) for one in runs], [_comparison(one) for one in judged], _by_policy(once))
 
 
-def _found(folder: Path) -> Found:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".jsonl"))
-    runs = dict.fromkeys(path.parent for path in paths if path.name in (METRICS, EVALUATIONS))
-    judged = [path for path in paths if path.name == WIN_RATES]
-    files = [(path, rows) for path in paths if path.suffix == ".jsonl" and (rows := _responses(path))]
-    return Found([_run(one) for one in runs], [_comparison(one) for one in judged], _by_policy(files))
-
-
-def _joined(found: Sequence[Found]) -> Found:
-    """Join what was found; a folder that was given twice, or below another, counts once."""
-    runs = {run.folder.resolve(): run for one in found for run in one.runs}
-    comparisons = {judged.folder.resolve(): judged for one in found for judged in one.comparisons}
-    responses = {name: rows for one in found for name, rows in one.responses.items()}
-    return Found([*runs.values()], [*comparisons.values()], responses)
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that a report reads."""
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".jsonl")):
+        if path.name in (METRICS, EVALUATIONS, WIN_RATES) or _holds_responses(path):
+            yield path
 
 
 def _run(folder: Path) -> Run:
@@ -102,7 +96,7 @@ def _run(folder: Path) -> Run:
 
 
 def _config(path: Path) -> Row:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     with explained(f"{path}: it cannot be read as YAML", yaml.YAMLError):
         return yaml.safe_load(path.read_text()) or {}
@@ -121,27 +115,27 @@ def _comparison(path: Path) -> Comparison:
     return Comparison(path.parent, made.win_rates, list(json_lines(judgements)) if judgements.exists() else [])
 
 
-def _responses(path: Path) -> list[Row]:
-    """Return the rows of a file of responses; none of another file."""
+def _holds_responses(path: Path) -> bool:
+    """Return whether a file begins with a response."""
+    if path.suffix != ".jsonl":
+        return False
     with path.open() as file:
         first = file.readline()
     try:
         row = json.loads(first)
     except json.JSONDecodeError:
-        return []
-    return list(json_lines(path)) if isinstance(row, dict) and {"prompt", "response"} <= {*row} else []
+        return False
+    return isinstance(row, dict) and {"prompt", "response"} <= {*row}
 
 
-def _by_policy(files: Iterable[tuple[Path, list[Row]]]) -> dict[str, list[Row]]:
-    """Return rows by policy; a name that stands in files of several folders gets that of its folder, too."""
+def _by_policy(files: Iterable[Path]) -> dict[str, list[Row]]:
+    """Return responses by the name of their policy, with that of the folder where it stands in several folders."""
     named: dict[tuple[str, Path], list[Row]] = {}
-    for path, rows in files:
-        for number, row in enumerate(rows):
+    for path in files:
+        for number, row in enumerate(json_lines(path)) if _holds_responses(path) else ():
             named.setdefault((row.get("policy", path.stem), path.parent), []).append({"id": str(number), **row})
     names = [name for name, _ in named]
-    return {
-        name if names.count(name) == 1 else f"{name} ({folder.name})": rows for (name, folder), rows in named.items()
-    }
+    return {name if names.count(name) == 1 else f"{name} ({folder})": rows for (name, folder), rows in named.items()}
 
 
 def json_lines(path: Path) -> Iterator[Row]:

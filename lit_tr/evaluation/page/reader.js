@@ -19,7 +19,7 @@
   function fillWinners() {
     data.contests.forEach((contest, i) => {
       const group = made("optgroup");
-      group.label = contest.label;
+      group.label = `${contest.names.length === 2 ? `${contest.names.join(" v. ")}: ` : ""}${contest.criterion}`;
       for (const winner of [...contest.names.keys(), TIE, UNPARSABLE]) {
         const count = data.rows.filter((row) => row.won[i] === winner).length;
         if (!count) continue;
@@ -53,7 +53,7 @@
   function tokens(one) {
     const text = made("p");
     if (!one.token_rewards) {
-      text.textContent = one.response;
+      text.textContent = one.response.trimStart();
       return text;
     }
     for (const [token, reward] of one.token_rewards) {
@@ -66,15 +66,26 @@
     return text;
   }
 
+  function wins(row, name) {
+    const criteria = {};  // by those that it won over
+    data.contests.forEach((contest, i) => {
+      if (contest.names[row.won[i]] !== name) return;
+      const others = contest.names.length === 2 ? contest.names.find((one) => one !== name) : "all others";
+      criteria[others] = [...(criteria[others] || []), contest.criterion];
+    });
+    return Object.entries(criteria).map(([others, won]) => `won over ${others}: ${won.join(", ")}`);
+  }
+
   function response(row, i) {
     const one = row.responses[i], name = data.policies[i];
-    const won = data.contests.filter((contest, c) => contest.names[row.won[c]] === name).map((contest) => contest.label);
-    const box = made("div", won.length ? "response winner" : "response"), head = made("h4", "", name);
+    const won = wins(row, name), main = at("won")?.value.split(" ")[0] || 0;
+    const winner = won.length && data.contests[main].names[row.won[main]] === name;
+    const box = made("div", winner ? "response winner" : "response"), head = made("h4", "", name);
     const figures = Object.entries({ score: one.score, KL: one.kl, tokens: one.tokens })
       .filter(([, value]) => value !== undefined).map(([label, value]) => `${label} ${Number(value.toFixed(2))}`);
     if (figures.length) head.append(made("small", "", `  ${figures.join(", ")}`));
     box.append(head, tokens(one));
-    if (won.length) head.append(made("small", "won", `  ✓ won: ${won.join("; ")}`));
+    if (won.length) head.append(made("small", "won", `  ✓ ${won.join("; ")}`));
     return box;
   }
 

@@ -3,13 +3,21 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_tr.evaluation.page.found import Comparison, Found, Row
 
 Key = tuple[str, str, int]
 """What names a response: the id and the text of its prompt, and its number among the samples."""
 TIE, UNPARSABLE = -1, -2
+
+
+class Contest(NamedTuple):
+    """Who won by a criterion: for each response's key the number of a name, `TIE` or `UNPARSABLE`."""
+
+    criterion: str
+    names: list[str]
+    winners: dict[Key, int]
 
 
 def reader(found: Found, prompts: int) -> dict[str, Any]:
@@ -20,28 +28,21 @@ def reader(found: Found, prompts: int) -> dict[str, Any]:
         prompts: most prompts to show.
 
     Returns:
-        `policies`, their names; `contests`, each with a label and the names of who took part; `scale`, the implicit
+        `policies`, their names; `contests`, each with a criterion and the names of who took part; `scale`, the implicit
         reward of a token that gets the full shade; `rows`, one for each prompt and sample, with its responses by policy
         and by contest who won: a number of a name, or -1 for a tie, -2 for no answer; `total`, of all prompts.
     """
     responses = {name: {_key(row): row for row in rows} for name, rows in found.responses.items()}
-    for judged in found.comparisons:
-        for side, name in zip("ab", judged.names, strict=True):
-            known = responses.setdefault(name, {})
-            known.update(
-                {
-                    _key(row): {"response": row[f"response_{side}"]}
-                    for row in judged.judgements
-                    if _key(row) not in known
-                }
-            )
+    compared = [[_column(judged, side, responses) for side in "ab"] for judged in found.comparisons]
+    first = dict.fromkeys([*(name for names in compared for name in names), *responses])
+    responses = {name: responses[name] for name in first}
     keys = list(dict.fromkeys(key for rows in responses.values() for key in rows))
     shown = set(list(dict.fromkeys(key[:2] for key in keys))[:prompts])
-    contests = list(_contests(responses, found.comparisons))
+    contests = [*_judged(found.comparisons, compared), *_scored(responses)]
     rows = [_row(key, responses, contests) for key in keys if key[:2] in shown]
     return {
         "policies": list(responses),
-        "contests": [{"label": label, "names": names} for label, names, _ in contests],
+        "contests": [{"criterion": one.criterion, "names": one.names} for one in contests],
         "scale": _scale(rows),
         "rows": rows,
         "total": len({key[:2] for key in keys}),
@@ -64,20 +65,33 @@ def as_text(prompt: Any) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
-def _contests(
-    responses: Mapping[str, Mapping[Key, Row]], comparisons: Sequence[Comparison]
-) -> Iterator[tuple[str, list[str], dict[Key, int]]]:
-    """Yield label, names and winners: of each criterion of a comparison, and by score where several have one."""
-    for judged in comparisons:
+def _column(judged: Comparison, side: str, responses: dict[str, dict[Key, Row]]) -> str:
+    """Return the name of the policy on a side of a comparison: that of a file with its responses, or a new one."""
+    name = judged.win_rates[side]["name"]
+    rows = {_key(row): {"response": row[f"response_{side}"]} for row in judged.judgements}
+    for column, known in responses.items():
+        if column.startswith(name) and all(known.get(key, {}).get("response") == rows[key]["response"] for key in rows):
+            return column
+    column = f"{name} ({judged.folder})" if name in responses else name
+    responses[column] = rows
+    return column
+
+
+def _judged(comparisons: Sequence[Comparison], compared: Sequence[list[str]]) -> Iterator[Contest]:
+    """Yield a contest for each criterion of each comparison."""
+    for judged, names in zip(comparisons, compared, strict=True):
         for criterion in dict.fromkeys(row["criterion"] for row in judged.judgements):
             rows = [row for row in judged.judgements if row["criterion"] == criterion]
-            label = f"{' v. '.join(judged.names)}: {criterion}"
-            yield label, list(judged.names), {_key(row): _winner(row["preference"]) for row in rows}
+            yield Contest(criterion, names, {_key(row): _winner(row["preference"]) for row in rows})
+
+
+def _scored(responses: Mapping[str, Mapping[Key, Row]]) -> Iterator[Contest]:
+    """Yield the contest by score, where several policies have one."""
     scored = {name: rows for name, rows in responses.items() if any(_score(row) is not None for row in rows.values())}
     if len(scored) > 1:
-        names, keys = list(scored), dict.fromkeys(key for rows in scored.values() for key in rows)
+        keys = dict.fromkeys(key for rows in scored.values() for key in rows)
         scores = {key: [_score(rows.get(key, {})) for rows in scored.values()] for key in keys}
-        yield "by score", names, {key: _highest(some) for key, some in scores.items() if None not in some}
+        yield Contest("score", list(scored), {key: _highest(some) for key, some in scores.items() if None not in some})
 
 
 def _winner(preference: float | None) -> int:
@@ -100,12 +114,10 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _row(
-    key: Key, responses: Mapping[str, Mapping[Key, Row]], contests: Sequence[tuple[str, list[str], dict[Key, int]]]
-) -> Row:
+def _row(key: Key, responses: Mapping[str, Mapping[Key, Row]], contests: Sequence[Contest]) -> Row:
     identity, prompt, sample = key
     given = {str(i): _response(rows[key]) for i, rows in enumerate(responses.values()) if key in rows}
-    won = {str(i): winners[key] for i, (_, _, winners) in enumerate(contests) if key in winners}
+    won = {str(i): one.winners[key] for i, one in enumerate(contests) if key in one.winners}
     return {"id": identity, "sample": sample, "prompt": prompt, "responses": given, "won": won}
 
 

@@ -123,15 +123,15 @@ def win_rates(comparisons: Sequence[Comparison]) -> Table | None:
     rows = [
         [
             Cell(" over ".join(one.names)),
-            Cell(str(one.win_rates.get("judge", ABSENT))),
             Cell(criterion),
+            Cell(str(one.win_rates.get("judge", ABSENT))),
             *(Cell(str(row.get(name, ABSENT)), row.get(name)) for name in ("prompts", "pairs")),
             *(_share(row.get(name), row.get(SHARES[name][1])) for name in known),
             Cell(_unparsable(row)),
         ]
         for one, criterion, row in found
     ]
-    heads = ["policies", "judge", "criterion", "prompts", "pairs", *(SHARES[name][0] for name in known), "unparsable"]
+    heads = ["policies", "criterion", "judge", "prompts", "pairs", *(SHARES[name][0] for name in known), "unparsable"]
     caption = (
         "Percent, with 95 % intervals over prompts. Position bias: how much more the judge likes what it sees first. "
         "Unparsable: answers that could not be read, by the order of the pair; they are left out."

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from lit_tr.evaluation.best_of_n import BestOfN, frontier
-from lit_tr.evaluation.page import pictures, tables
+from lit_tr.evaluation.page import outcomes, tables
 from lit_tr.evaluation.page.found import Found, Row
 from lit_tr.evaluation.page.groups import Group, evaluations, grouped, points
 from lit_tr.evaluation.page.pictures import Picture, Styles
 from lit_tr.evaluation.page.reader import as_json, reader
+from lit_tr.evaluation.page.training import training
 
 HERE = Path(__file__).parent
 QUALITIES = ("score", "win_rate")
@@ -43,18 +44,18 @@ def _sections(found: Found, groups: Sequence[Group]) -> dict[str, Any]:
     styles, best = Styles.of(groups), best_of_n(found)
     known = {one: {group.label: points(group, one) for group in groups} for one in QUALITIES}
     drawn = [
-        pictures.frontier(one, known[one], groups, best if one == "score" else [], styles)
+        outcomes.frontier(one, known[one], groups, best if one == "score" else [], styles)
         for one in QUALITIES
         if any(known[one].values())
     ]
-    bars = pictures.criteria(found.comparisons)
+    bars = outcomes.criteria(found.comparisons)
     return {
         "quality": drawn,
         "ends": [table for table in (tables.ends(groups), *(tables.peaks(groups, one) for one in QUALITIES)) if table],
         "best": best,
         "win_rates": tables.win_rates(found.comparisons),
         "criteria": [bars] if bars else [],
-        "training": list(pictures.training(groups, styles)) if groups else [],
+        "training": list(training(groups, styles)) if groups else [],
     }
 
 
