@@ -11,6 +11,8 @@ from lit_tr.errors import UserError, explained
 
 Row = dict[str, Any]
 METRICS, EVALUATIONS, WIN_RATES, JUDGEMENTS = "metrics.csv", "evaluation.jsonl", "win_rates.json", "judgements.jsonl"
+JUDGED = ("id", "prompt", "criterion", "response_a", "response_b", "preference")
+"""What a judgement has."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _run(folder: Path) -> Run:
         folder,
         _config(config) if config.exists() else {},
         _csv(metrics) if metrics.exists() else [],
-        list(json_lines(evaluations)) if evaluations.exists() else [],
+        list(json_lines(evaluations, "step")) if evaluations.exists() else [],
     )
 
 
@@ -112,7 +114,7 @@ def _comparison(path: Path) -> Comparison:
         made = Comparison(path.parent, json.loads(path.read_text()))
         _ = made.names, made.win_rates["criteria"].items()
     judgements = path.parent / JUDGEMENTS
-    return Comparison(path.parent, made.win_rates, list(json_lines(judgements)) if judgements.exists() else [])
+    return Comparison(path.parent, made.win_rates, list(json_lines(judgements, *JUDGED)) if judgements.exists() else [])
 
 
 def _holds_responses(path: Path) -> bool:
@@ -132,17 +134,21 @@ def _by_policy(files: Iterable[Path]) -> dict[str, list[Row]]:
     """Return responses by the name of their policy, with that of the folder where it stands in several folders."""
     named: dict[tuple[str, Path], list[Row]] = {}
     for path in files:
-        for number, row in enumerate(json_lines(path)) if _holds_responses(path) else ():
+        for number, row in enumerate(json_lines(path, "prompt", "response")) if _holds_responses(path) else ():
             named.setdefault((row.get("policy", path.stem), path.parent), []).append({"id": str(number), **row})
     names = [name for name, _ in named]
     return {name if names.count(name) == 1 else f"{name} ({folder})": rows for (name, folder), rows in named.items()}
 
 
-def json_lines(path: Path) -> Iterator[Row]:
+def json_lines(path: Path, *needed: str) -> Iterator[Row]:
     """Yield the objects of a file of JSON lines; a last line that is torn, as of a run that goes on, is left out.
 
+    Args:
+        path: the file.
+        needed: keys that each object must have.
+
     Raises:
-        UserError: another line is not a JSON object; it is named.
+        UserError: another line is not a JSON object, or lacks a key; it is named.
     """
     lines = path.read_text().split("\n")
     for number, line in enumerate(lines, start=1):
@@ -156,4 +162,6 @@ def json_lines(path: Path) -> Iterator[Row]:
             raise UserError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
+        if missing := [key for key in needed if key not in row]:
+            raise UserError(f"{path}, line {number}: there is no {missing[0]!r}; it has {', '.join(row)}")
         yield row
