@@ -43,6 +43,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *(
             "commands",
             "console",
+            "evaluation",
             "losses",
             "planning",
             "module",

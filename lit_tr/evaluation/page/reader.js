@@ -110,7 +110,7 @@
   const again = () => { limit = PAGE; show(); };
   if (at("won")) fillWinners();
   fillColumns();
-  at("controls").addEventListener("input", again);
+  for (const event of ["input", "change"]) at("controls").addEventListener(event, again);
   at("controls").addEventListener("submit", (event) => event.preventDefault());
   at("more").addEventListener("click", () => { limit += PAGE; show(); });
   show();

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
 
@@ -134,12 +133,9 @@ def texts(browser, selector):
 
 
 def choose(browser, text):
-    from selenium.webdriver.support.ui import Select, WebDriverWait
+    from selenium.webdriver.support.ui import Select
 
-    select = Select(browser.find_element("id", "won"))
-    select.select_by_visible_text(text)
-    WebDriverWait(browser, 5).until(lambda _: select.first_selected_option.text == text)
-    time.sleep(1)
+    Select(browser.find_element("id", "won")).select_by_visible_text(text)
 
 
 def test_there_is_no_error_in_the_console_and_no_request_of_the_network(shown):
