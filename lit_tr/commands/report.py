@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lit_tr.errors import UserError
-from lit_tr.evaluation.page import find, write_page
+from lit_tr.evaluation.page import find, judge_of, with_scores, write_page
 
 NAME = "report.html"
 
@@ -17,7 +17,9 @@ def run(args: list[str]) -> None:
         raise UserError(f"--output {output}: the report is one HTML file; give a name that ends in .html")
     if options.prompts < 1:
         raise UserError(f"--prompts {options.prompts}: at least 1")
-    page, *pictures = write_page(find(options.run), output, options.prompts)
+    judge = judge_of(options.judge) if options.judge else None
+    found = find(options.run)
+    page, *pictures = write_page(with_scores(found, judge) if judge else found, output, options.prompts)
     print(f"Report: {page}")
     if pictures:
         print(f"Pictures: {page.with_name(page.stem)}_*.png ({len(pictures)})")
@@ -34,4 +36,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--output", help=f"the page; default: {NAME} in RUN, or here if there are several")
     own.add_argument("--prompts", type=int, default=200, help="most prompts in the reader; %(default)s")
+    own.add_argument("--judge", help="function (prompt, response) -> score by import path, for responses without one")
     return own

@@ -1,5 +1,6 @@
 """A report: one HTML file that needs no network, and its pictures as PNG beside it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lit_tr.evaluation.page.training import training
 
 HERE = Path(__file__).parent
 QUALITIES = ("score", "win_rate")
+INITIAL = re.compile(r"(^|-)initial$")
+"""Names of the initial policy, as `lit-tr generate` gives them."""
 PROMPTS = 200
 """Prompts in the reader, by default."""
 
@@ -67,8 +70,8 @@ def best_of_n(found: Found) -> list[BestOfN]:
     """Return the best-of-N frontier of the initial policy, from its scored samples; empty without several a prompt."""
     scores: dict[tuple[str, str], list[float]] = {}
     for name, rows in found.responses.items():
-        for row in rows if name.startswith("initial") else ():
-            if row.get("score") is not None:
+        for row in rows:
+            if row.get("score") is not None and INITIAL.search(row.get("policy", name)):
                 scores.setdefault((name, str(row["id"])), []).append(row["score"])
     several = [some for some in scores.values() if len(some) > 1]
     return frontier(several) if len(several) > 1 else []
@@ -84,7 +87,7 @@ def _missing(found: Found, shown: dict[str, Any], responses: Row) -> Iterator[st
     elif not shown["best"]:
         yield (
             "The best-of-N line: no scored samples of the initial policy, several a prompt. Sample them with lit-tr "
-            "generate, for a policy named initial, into the folder of a run."
+            "generate RUN:initial --samples 16 into the folder of a run, and give lit-tr report a --judge."
         )
     if not shown["win_rates"]:
         yield (
