@@ -83,15 +83,15 @@
     const box = made("div", winner ? "response winner" : "response"), head = made("h4", "", name);
     const figures = Object.entries({ score: one.score, KL: one.kl, tokens: one.tokens })
       .filter(([, value]) => value !== undefined).map(([label, value]) => `${label} ${Number(value.toFixed(2))}`);
-    if (figures.length) head.append(made("small", "", `  ${figures.join(", ")}`));
+    if (figures.length) head.append(made("small", "", ` ${figures.join(", ")}`));
     box.append(head, tokens(one));
-    if (won.length) head.append(made("small", "won", `  ✓ ${won.join("; ")}`));
+    if (won.length) head.append(made("small", "won", ` ✓ ${won.join("; ")}`));
     return box;
   }
 
   function drawn(row) {
     const element = made("article", "row"), prompt = made("p", "prompt", row.prompt), side = made("div", "responses");
-    prompt.append(made("small", "", `  #${row.id}${row.sample ? `, sample ${row.sample}` : ""}`));
+    prompt.append(made("small", "", ` #${row.id}${row.sample ? `, sample ${row.sample}` : ""}`));
     for (const box of at("columns").querySelectorAll("input:checked")) {
       if (row.responses[box.value]) side.append(response(row, box.value));
     }
