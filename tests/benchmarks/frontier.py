@@ -38,6 +38,7 @@ MONITOR = {
         "judge": {"class_path": "lit_tr.embedded.task.GoldReward"},
         "every_n_steps": EVERY,
         "prompts": PROMPTS,
+        "pairs": 64,
     },
 }
 
@@ -76,6 +77,7 @@ def run(output: Path, seed: int, beta: float, method: str) -> None:
         "--model.log_initial=true",
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_checkpointing=false",
+        "--trainer.limit_val_batches=2",
         f"--trainer.logger={json.dumps({'class_path': 'lightning.pytorch.loggers.CSVLogger', 'init_args': logger})}",
     ]
     output.mkdir(parents=True, exist_ok=True)

@@ -120,21 +120,33 @@ def evaluations(run: Run) -> dict[int, Row]:
     for row in run.evaluations:
         if row.get("label", "policy") in ("policy", "initial"):
             step = 0 if row.get("label") == "initial" else row["step"]
-            found[step] = {**found.get(step, {}), **row}
+            found[step] = {**found.get(step, {}), **_with_kl(row)}
     return dict(sorted(found.items()))
 
 
 def points(group: Group, quality: str) -> list[Point]:
     """Return the points of a group at which both the divergence and a quality, `score` or `win_rate`, are known."""
-    rows: dict[int, list[Row]] = {}
-    for run in group.runs:
-        for step, row in evaluations(run).items():
-            if row.get(quality) is not None and "kl" in with_kl(row):
-                rows.setdefault(step, []).append(with_kl(row))
+    rows = common(group, "kl", quality)
     return [Point(step, len(some), measured(some, "kl"), measured(some, quality)) for step, some in rows.items()]
 
 
-def with_kl(row: Row) -> Row:
+def common(group: Group, *names: str) -> dict[int, list[Row]]:
+    """Return the evaluations with some figures, by the steps that all seeds of a group have reached with them."""
+    paths = [
+        {step: row for step, row in evaluations(run).items() if all(row.get(name) is not None for name in names)}
+        for run in group.runs
+    ]
+    steps = set.intersection(*map(set, known)) if (known := [path for path in paths if path]) else set()
+    return {step: [path[step] for path in known] for step in sorted(steps)}
+
+
+def behind(group: Group) -> list[Run]:
+    """Return the runs whose evaluations end before those of another seed."""
+    last = [max(evaluations(run), default=0) for run in group.runs]
+    return [run for run, step in zip(group.runs, last, strict=True) if step < max(last)]
+
+
+def _with_kl(row: Row) -> Row:
     """Return an evaluation whose `kl` is the exact one, or else the mean log-ratio; the initial policy's is 0."""
     if row.get("kl") is not None:
         return row

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_tr.evaluation.page.found import Comparison, Row
-from lit_tr.evaluation.page.groups import Group, Point, evaluations, measured, points, with_kl
+from lit_tr.evaluation.page.groups import Group, Point, common, measured, points
 from lit_tr.evaluation.seeds import Mean, mean_of
 
 ABSENT = "–"
@@ -40,7 +40,7 @@ def ends(groups: Sequence[Group]) -> Table | None:
         "accuracy": "accuracy",
         "repetition": "repetition",
     }
-    rows = {group.label: [with_kl(row) for run in group.runs if (row := _last(evaluations(run)))] for group in groups}
+    rows = {group.label: _last(common(group)) for group in groups}
     heads = {name: text for name, text in shown.items() if any(name in row for some in rows.values() for row in some)}
     if not heads:
         return None
@@ -50,8 +50,8 @@ def ends(groups: Sequence[Group]) -> Table | None:
         if some
     ]
     caption = (
-        "Means of the last evaluations, with 95 % intervals over seeds, or over prompts where there is one seed. KL is "
-        "from the initial policy, a response."
+        "Means of the last evaluations that all seeds have, with 95 % intervals over seeds, or over prompts where there "
+        "is one seed. KL is from the initial policy, a response."
     )
     return Table("ends", ["runs", "seeds", *heads.values()], cells, caption)
 
@@ -84,8 +84,8 @@ def _peak(paths: Sequence[Sequence[Point]]) -> list[Mean]:
     return [mean_of(values) for values in (heights, [float(top.step) for top in tops], last, lost)]
 
 
-def _last(rows: dict[int, Row]) -> Row | None:
-    return rows[max(rows)] if rows and max(rows) > 0 else None
+def _last(rows: dict[int, list[Row]]) -> list[Row]:
+    return rows[max(rows)] if rows and max(rows) > 0 else []
 
 
 def _measured(rows: Sequence[Row], name: str) -> Cell:

@@ -8,7 +8,7 @@ from typing import Any
 from lit_tr.evaluation.best_of_n import BestOfN, frontier
 from lit_tr.evaluation.page import outcomes, tables
 from lit_tr.evaluation.page.found import Found, Row
-from lit_tr.evaluation.page.groups import Group, evaluations, grouped, points
+from lit_tr.evaluation.page.groups import Group, behind, grouped, points
 from lit_tr.evaluation.page.pictures import Picture, Styles
 from lit_tr.evaluation.page.reader import as_json, reader
 from lit_tr.evaluation.page.training import training
@@ -77,7 +77,7 @@ def best_of_n(found: Found) -> list[BestOfN]:
     return frontier(several) if len(several) > 1 else []
 
 
-def _missing(found: Found, shown: dict[str, Any], responses: Row) -> Iterator[str]:
+def _missing(groups: Sequence[Group], shown: dict[str, Any], responses: Row) -> Iterator[str]:
     """Yield a line for each part that is left out: what to run to have it."""
     if not shown["quality"]:
         yield (
@@ -89,6 +89,8 @@ def _missing(found: Found, shown: dict[str, Any], responses: Row) -> Iterator[st
             "The best-of-N line: no scored samples of the initial policy, several a prompt. Sample them with lit-tr "
             "generate RUN:initial --samples 16 into the folder of a run, and give lit-tr report a --judge."
         )
+    for run in (run for group in groups for run in behind(group)):
+        yield f"The end of {run.folder}: other seeds were evaluated at later steps. Go on with it by lit-tr fit --ckpt_path."
     if not shown["win_rates"]:
         yield (
             "Win rates and criteria: no win_rates.json. Let lit-tr judge compare two files of responses, into the "
@@ -113,10 +115,7 @@ def _rendered(found: Found, groups: Sequence[Group], shown: dict[str, Any], resp
         **shown,
         title=_title(found, groups),
         groups=groups,
-        steps={
-            group.label: max((max(evaluations(run), default=0) for run in group.runs), default=0) for group in groups
-        },
-        missing=list(_missing(found, shown, responses)),
+        missing=list(_missing(groups, shown, responses)),
         reader=responses,
         data=as_json(responses),
         style=(HERE / "page.css").read_text(),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lit_tr.evaluation.page.found import Run
-from lit_tr.evaluation.page.groups import evaluations, grouped, points
+from lit_tr.evaluation.page.groups import behind, evaluations, grouped, points
 from tests.evaluation.page.folders import config, evaluated
 
 
@@ -77,3 +77,10 @@ def test_the_log_ratio_stands_in_where_no_exact_divergence_is_known():
     first, second = points(grouped([made(rows=rows)])[0], "win_rate")
     assert (first.kl.value, second.kl.value) == (1.0, 3.0)
     assert first.quality == (0.6, 0.5, 0.8)
+
+
+def test_a_seed_that_is_behind_does_not_mix_its_middle_with_the_ends_of_others():
+    whole = [evaluated(0, 0.0, 0.0), evaluated(4, 1.0, 1.0), evaluated(8, 2.0, 9.0)]
+    [group] = grouped([made("a", whole, seed=1), made("b", whole[:2], seed=2), made("c", seed=3)])
+    assert [(point.step, point.seeds) for point in points(group, "score")] == [(0, 2), (4, 2)]
+    assert [run.folder.name for run in behind(group)] == ["b", "c"]
