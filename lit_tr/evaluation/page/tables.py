@@ -50,8 +50,8 @@ def ends(groups: Sequence[Group]) -> Table | None:
         if some
     ]
     caption = (
-        "Means of the last evaluations that all seeds have, with 95 % intervals over seeds, or over prompts where there "
-        "is one seed. KL is from the initial policy, a response."
+        "Means of the last evaluations that all seeds have, with 95 % intervals over seeds, or over prompts where "
+        "there is one seed. KL is from the initial policy, a response."
     )
     return Table("ends", ["runs", "seeds", *heads.values()], cells, caption)
 

@@ -90,7 +90,7 @@ def _missing(groups: Sequence[Group], shown: dict[str, Any], responses: Row) -> 
             "generate RUN:initial --samples 16 into the folder of a run, and give lit-tr report a --judge."
         )
     for run in (run for group in groups for run in behind(group)):
-        yield f"The end of {run.folder}: other seeds were evaluated at later steps. Go on with it by lit-tr fit --ckpt_path."
+        yield f"The end of {run.folder}: other seeds were evaluated later. Go on with it by lit-tr fit --ckpt_path."
     if not shown["win_rates"]:
         yield (
             "Win rates and criteria: no win_rates.json. Let lit-tr judge compare two files of responses, into the "
