@@ -13,8 +13,8 @@ from lit_tr.evaluation.endpoint import Endpoint
 from lit_tr.evaluation.judges import ByScore, Ensemble, FunctionScorer, Judge, LLMJudge, LLMScorer, RewardModel, Scorer
 from lit_tr.evaluation.judges.ensemble import How
 from lit_tr.evaluation.judges.llm import OPTIONAL, PAIR_SLOTS, SCORE_SLOTS
-from lit_tr.evaluation.judges.templates import CRITERIA, template
 from lit_tr.evaluation.judges.local import LocalModel
+from lit_tr.evaluation.judges.templates import CRITERIA, template
 from lit_tr.evaluation.spending import Limits
 
 CACHE = "answers.sqlite3"

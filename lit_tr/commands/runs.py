@@ -110,10 +110,11 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
     lines(said)
     if checkpoint:
         config = folder / CONFIG
-        print("\nTo go on, or to use the policy elsewhere:")
+        print("\nTo go on, to use the policy elsewhere, or to look at the run:")
         if config.exists():
             print(f"  lit-tr fit --config {config} --ckpt_path {checkpoint}")
         print(f"  lit-tr export --checkpoint {checkpoint} --output {folder / 'exported'}")
+        print(f"  lit-tr report {folder}")
 
 
 def _figures(values: Any) -> str:

@@ -1,6 +1,7 @@
 """The curves of a run, from its `metrics.csv`."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ CURVES = {
 """The metrics that are drawn, with their units."""
 AT_START = {"rewards/margins": 0.0, "rewards/accuracies": 0.5, "log_ratios": 0.0, "initial/log_ratios": 0.0}
 """Values before the first step, when the policy is its own reference."""
-COLORS = {"train": "#1f78b4", "val": "#d95f02"}
+PALETTE = ("#1f78b4", "#d95f02", "#222222", "#66a61e", "#cc79a7", "#7570b3", "#e6ab02", "#8c564b")
+"""The colours of all pictures."""
+MARKERS = "os^DvPX*"
+"""A marker for each colour, so that pictures can be read in grey."""
+COLORS = {"train": PALETTE[0], "val": PALETTE[1]}
 WEIGHT = 0.2
 """Weight of a new value in the smoothed curve, an exponential moving average."""
+MOST_MARKS = 50
+"""Updates of the reference that are marked one by one."""
 
 
 def plot_curves(metrics: Path, picture: Path) -> None:
@@ -27,48 +34,57 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(12, 7), layout="constrained")
-    updates = [step for step, _ in _points(rows, "reference/alpha")]
+    updates = [step for step, _ in points(rows, "reference/alpha")]
     for axes, (name, label) in zip(figure.subplots(2, 3).flat, CURVES.items(), strict=True):
-        _draw(axes, rows, name)
-        if len(updates) <= 50:
-            for step in updates:
-                axes.axvline(step, color="#999999", linestyle=":", linewidth=0.8)
+        draw(axes, rows, name)
+        mark(axes, updates)
         axes.set(title=label, xlabel="optimizer step", xlim=(0, None))
         axes.title.set_fontsize("medium")
         axes.grid(alpha=0.25)
-    _legend(figure, bool(_points(rows, "val/loss")), bool(updates))
+    shown = handles(bool(points(rows, "val/loss")), bool(updates))
+    figure.legend(handles=shown, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(picture, dpi=100)
 
 
-def _draw(axes: Any, rows: list[dict[str, str]], name: str) -> None:
+def draw(axes: Any, rows: Sequence[dict[str, str]], name: str) -> None:
+    """Draw a metric of training, raw and smoothed, and of validation."""
     start = [(0, AT_START[name])] if name in AT_START else []
-    raw, validated = _points(rows, f"train/{name}"), _points(rows, f"val/{name}")
+    raw, validated = points(rows, f"train/{name}"), points(rows, f"val/{name}")
     if raw:
         axes.plot(*zip(*start, *raw, strict=True), color=COLORS["train"], alpha=0.3, linewidth=1)
-        axes.plot(*zip(*_smoothed([*start, *raw]), strict=True), color=COLORS["train"], linewidth=1.8)
+        axes.plot(*zip(*smoothed([*start, *raw]), strict=True), color=COLORS["train"], linewidth=1.8)
     if validated:
         axes.plot(*zip(*start, *validated, strict=True), color=COLORS["val"], marker="o", linestyle="--", markersize=5)
 
 
-def _points(rows: list[dict[str, str]], name: str) -> list[tuple[int, float]]:
+def mark(axes: Any, updates: list[int]) -> None:
+    """Mark the steps at which the reference moved, unless they are so many that they would hide the curves."""
+    if len(updates) <= MOST_MARKS:
+        for step in updates:
+            axes.axvline(step, color="#999999", linestyle=":", linewidth=0.8)
+
+
+def points(rows: Sequence[dict[str, str]], name: str) -> list[tuple[int, float]]:
     """Return optimizer steps, counted from 1, and values of a metric."""
     return [(int(row["step"]) + 1, float(row[name])) for row in rows if row.get(name)]
 
 
-def _smoothed(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    mean, smoothed = points[0][1], []
-    for step, value in points:
+def smoothed(raw: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return steps with the exponential moving average of their values."""
+    mean, averaged = raw[0][1], []
+    for step, value in raw:
         mean += WEIGHT * (value - mean)
-        smoothed.append((step, mean))
-    return smoothed
+        averaged.append((step, mean))
+    return averaged
 
 
-def _legend(figure: Any, validated: bool, updates: bool) -> None:
+def handles(validated: bool, updates: bool) -> list[Any]:
+    """Return the entries of a legend of what is drawn."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=COLORS["train"], linewidth=1.8, label="training, smoothed (raw: pale)")]
+    shown = [Line2D([], [], color=COLORS["train"], linewidth=1.8, label="training, smoothed (raw: pale)")]
     if validated:
-        handles.append(Line2D([], [], color=COLORS["val"], marker="o", linestyle="--", label="validation"))
+        shown.append(Line2D([], [], color=COLORS["val"], marker="o", linestyle="--", label="validation"))
     if updates:
-        handles.append(Line2D([], [], color="#999999", linestyle=":", label="reference update"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        shown.append(Line2D([], [], color="#999999", linestyle=":", label="reference update"))
+    return shown

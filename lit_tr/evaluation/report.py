@@ -81,6 +81,7 @@ class GenerationReport(Callback):
         console = Console()
         console.print(table(report))
         console.print(f"Report, samples, curves and metrics are in {folder}", soft_wrap=True)
+        console.print(f"`lit-tr report {folder}` makes a page of them", soft_wrap=True)
 
     def compare(self, trainer: Any, pl_module: Any) -> tuple[dict[str, float], dict[str, float], list[Generation]]:
         """Return the figures of the initial policy and those of the policy, as in the table, and its samples."""

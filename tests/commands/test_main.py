@@ -10,7 +10,7 @@ from lit_tr.commands import main
 from lit_tr.commands.main import VERBS
 from tests.runs import fails
 
-NAMES = ["fit", "validate", "test", "predict", "data", "plan", "configs", "export"]
+NAMES = ["fit", "validate", "test", "predict", "data", "plan", "configs", "export", "report"]
 
 
 def test_help_lists_all_verbs_with_a_line_each(capsys):
