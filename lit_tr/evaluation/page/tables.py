@@ -60,7 +60,8 @@ def peaks(groups: Sequence[Group], quality: str) -> Table | None:
     """Return the best evaluation of each group beside its last: what was lost after the peak; None if none has two."""
     cells = []
     for group in groups:
-        paths = [[point for point in points(one, quality) if point.step] for one in _seeds(group)]
+        last = max(common(group, "kl", quality), default=0)
+        paths = [[point for point in points(one, quality) if 0 < point.step <= last] for one in _seeds(group)]
         if any(len(path) > 1 for path in paths):
             cells.append([Cell(group.label), *map(_of, _peak([path for path in paths if path]))])
     heads = ["runs", "at its peak", "step of the peak", "at the end", "lost after the peak"]

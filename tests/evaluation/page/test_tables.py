@@ -68,3 +68,8 @@ def test_means_without_a_spread_have_no_interval():
     table = peaks(groups([0.0, 1.0, math.pi]), "score")
     assert table.rows[0][1].text == "3.14"
     assert table.rows[0][1].figure == pytest.approx(math.pi)
+
+
+def test_of_a_seed_that_goes_further_only_the_common_part_counts():
+    table = peaks(groups([0.0, 5.0, 3.0, 8.0], [0.0, 2.0, 4.0]), "score")
+    assert [cell.figure for cell in table.rows[0][1:]] == [4.5, 3.0, 3.5, 1.0]
