@@ -10,7 +10,10 @@ from lit_tr.commands import main
 from lit_tr.commands.main import VERBS
 from tests.runs import fails
 
-NAMES = ["fit", "validate", "test", "predict", "data", "plan", "configs", "export", "report"]
+NAMES = [
+    *("fit", "validate", "test", "predict", "data", "plan", "configs"),
+    *("generate", "chat", "judge", "export", "report"),
+]
 
 
 def test_help_lists_all_verbs_with_a_line_each(capsys):
