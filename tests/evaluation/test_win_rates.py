@@ -133,21 +133,3 @@ def test_the_difference_is_over_the_prompts_of_both():
     assert found["win_rate"] == pytest.approx((0.0 + 1.0) / 2 - 0.5)
     with pytest.raises(UserError, match="no prompt is judged in both"):
         difference(judged([1.0]), [Judgement("x", 1.0, "a", "b")])
-
-
-@pytest.mark.slow
-def test_length_controlled_intervals_cover_what_they_claim():
-    """95 % nominal, in 500 simulations of 100 prompts; the true figure is that of a large sample."""
-    from scipy.special import expit
-
-    def draw(rng, count):
-        a, b = rng.integers(20, 900, (2, count))
-        soft = expit(0.4 + (a - b) / 300 + rng.normal(size=count))
-        return [Judgement(str(i), soft[i], "a" * a[i], "b" * b[i]) for i in range(count)]
-
-    rng = np.random.default_rng(0)
-    true = win_rates(draw(rng, 50_000)).length_controlled
-    found = [win_rates(draw(rng, 100)).length_controlled_interval for _ in range(500)]
-    covered = sum(low <= true <= high for low, high in found)
-    print(f"{covered} of 500")
-    assert 0.93 * 500 <= covered <= 0.97 * 500
