@@ -62,7 +62,7 @@ class LocalPolicy:
         if room is not None and room < 1:
             raise UserError(
                 f"{self.name}: max_new_tokens {sampling.max_new_tokens} leaves no room for a prompt, for the model "
-                f"takes {self.context} tokens in all"
+                f"takes {self.context} tokens in all: give fewer"
             )
         return Reader(self.tokenizer, room)
 

@@ -66,6 +66,10 @@ def test_before_is_the_initial_policy_and_after_the_trained_one(tmp_path, lora):
         (str(i), 0, "policy") for i in range(4)
     ]
     assert sum(sample["kl"] for sample in samples) / 4 == pytest.approx(after["KL to the initial policy"], abs=1e-6)
+    for line in samples:  # of DPO: beta times the log-ratio of each token
+        assert len(line["token_rewards"]) == line["tokens"]
+        assert sum(reward for _, reward in line["token_rewards"]) == pytest.approx(0.5 * line["log_ratio"], abs=1e-6)
+        assert "".join(text for text, _ in line["token_rewards"]).startswith(line["response"])
     evaluated = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
     assert [(line["step"], line["label"], line["kl"]) for line in evaluated] == [
         (0, "initial", 0),

@@ -102,8 +102,7 @@ def _missing(groups: Sequence[Group], shown: dict[str, Any], responses: Row) -> 
         yield "Responses: no file of responses. lit-tr generate writes one."
     elif not responses["scale"]:
         yield (
-            "Shaded tokens: no token_rewards in the responses. lit-tr generate writes them for the policy of a "
-            "checkpoint."
+            "Shaded tokens: no token_rewards in the responses. GenerationReport writes them into generations.jsonl."
         )
 
 
