@@ -34,7 +34,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     greedy: bool = False
-    max_new_tokens: int = 256
+    max_new_tokens: int = 128
     samples: int = 1
     seed: int = 0
 
