@@ -99,8 +99,8 @@ def best_of_n(path: Path) -> None:
     """Write scored samples of the initial policy to the same prompts, from which the best of N is estimated."""
     if path.exists():
         return
-    rows = SyntheticPairs(size=256, held_out=True)
-    data = PreferenceDataModule(TINY, rows, rows, max_length=192)
+    held_out = SyntheticPairs(size=256, held_out=True)
+    data = PreferenceDataModule(TINY, SyntheticPairs(size=16), held_out, max_length=192)
     data.prepare_data()
     data.setup("fit")
     model, gold, lines = PretrainedPolicy(TINY).load(), GoldReward(), []
