@@ -14,9 +14,11 @@ import yaml
 from tests.runs import folder, metrics
 
 pytestmark = pytest.mark.slow
+PATIENCE = 240
+"""Seconds after which a process that has not done its part is said to hang, on a busy machine too."""
 
 
-def wait_for(root, pattern="20*/metrics.csv", seconds=120):
+def wait_for(root, pattern="20*/metrics.csv", seconds=PATIENCE):
     deadline = time.time() + seconds
     while not list(root.glob(pattern)):
         assert time.time() < deadline, f"no {pattern} came in {root}"
@@ -52,7 +54,7 @@ def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(start
     process = start([*command, "--trainer.max_steps=100000"])
     wait_for(tmp_path / "run")
     process.send_signal(number)
-    assert process.wait(60) == code
+    assert process.wait(PATIENCE) == code
     checkpoint = torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)
     steps = checkpoint["global_step"]
     assert steps > 0
@@ -82,7 +84,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(sta
     wait_for(tmp_path / "killed", "last.ckpt")
     time.sleep(0.5)
     process.kill()
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     path = tmp_path / "killed" / "last.ckpt"
     assert 0 < torch.load(path, weights_only=True)["global_step"] < 300
     subprocess.run([*command, f"--ckpt_path={path}"], check=True, env=environment())
@@ -103,7 +105,7 @@ def test_sigterm_ends_a_long_validation_too(start, config, tmp_path):
     wait_for(tmp_path / "run", "20*/config.yaml")
     time.sleep(20)  # two steps are over
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
+    assert process.wait(PATIENCE) == 143
     assert torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)["global_step"] == 2
 
 
@@ -121,7 +123,7 @@ def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(sta
     process = start(fit(config, *TWO_RANKS, "--trainer.max_steps=100000"))
     wait_for(tmp_path / "run")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(PATIENCE) == 143
     last = next((tmp_path / "run").rglob("last.ckpt"))
     steps = torch.load(last, weights_only=True)["global_step"]
     assert steps > 0
@@ -166,13 +168,13 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
     assert (tmp_path / "asked").read_text() == "requeue 12345\n"
     for task in tasks:  # as SLURM ends a job that it queues again
         task.kill()
-        task.wait(60)
+        task.wait(PATIENCE)
     steps = torch.load(tmp_path / "run/slurm-12345/hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
     assert steps > 0
     for root in ("run", "whole"):  # the same command, and a run that nothing disturbs
         options = (f"--trainer.max_steps={steps + 3}", f"--trainer.default_root_dir={tmp_path / root}")
         for task in slurm(config, *options):
-            assert task.wait(120) == 0
+            assert task.wait(PATIENCE) == 0
     resumed, whole = (
         max((tmp_path / root).rglob(f"*step={steps + 3}*.ckpt"), key=lambda path: path.stat().st_mtime)
         for root in ("run", "whole")
