@@ -15,7 +15,7 @@ from lit_tr.console.counted import CountedProgress
 from lit_tr.data.datamodule import Data
 from lit_tr.data.rows import Source
 from lit_tr.errors import UserError
-from lit_tr.evaluation.answering import Answers, Policy
+from lit_tr.evaluation.answering import Policy, ResponseFile
 from lit_tr.evaluation.exchange import write_formats
 from lit_tr.evaluation.policies import Checkpoint, Loading, checkpoint_of, open_policies, split_spec
 from lit_tr.evaluation.prompts import Prompts, read_prompts, source_of
@@ -114,7 +114,7 @@ def _held_out(policies: Sequence[str]) -> Source:
     raise UserError("no prompts are given: --data FILE")
 
 
-def _task(policy: Policy, source: Source, sampling: Sampling, options: Namespace) -> tuple[Answers, Prompts]:
+def _task(policy: Policy, source: Source, sampling: Sampling, options: Namespace) -> tuple[ResponseFile, Prompts]:
     """Return what there is to do for a policy: all mistakes come out before the first response."""
     prompts = read_prompts(source, policy.reader(sampling), options.prompts, options.max_bad_rows)
     output = Path(options.output)
@@ -122,7 +122,7 @@ def _task(policy: Policy, source: Source, sampling: Sampling, options: Namespace
         output = output / (re.sub(r"[^\w.-]+", "--", policy.name) + ".jsonl")
     elif len(options.policies) > 1:
         raise UserError(f"output {output}: give a folder for the files of several policies")
-    return Answers(output, policy, prompts.found, sampling), prompts
+    return ResponseFile(output, policy, prompts.found, sampling), prompts
 
 
 def _tell(prompts: Prompts) -> None:
@@ -135,7 +135,7 @@ def _tell(prompts: Prompts) -> None:
         say(f"{prompts.truncated} prompts are truncated for the policy, to leave room for a response")
 
 
-def _complete(answers: Answers) -> list[Response]:
+def _complete(answers: ResponseFile) -> list[Response]:
     done = len(answers.done())
     with CountedProgress(answers.policy.name, answers.total, done) as progress:
         return answers.complete(lambda made: progress.add(len(made), sum(one.tokens or 0 for one in made)))

@@ -1,6 +1,6 @@
 """Sample from a policy and evaluate it."""
 
-from lit_tr.evaluation.answering import Answers
+from lit_tr.evaluation.answering import ResponseFile
 from lit_tr.evaluation.generate import Generation, generate
 from lit_tr.evaluation.kl import divergences
 from lit_tr.evaluation.monitor import PolicyMonitor
@@ -12,12 +12,12 @@ from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.served import ServedPolicy
 
 __all__ = [
-    "Answers",
     "Generation",
     "GenerationReport",
     "Loading",
     "PolicyMonitor",
     "Response",
+    "ResponseFile",
     "Sampling",
     "ServedPolicy",
     "divergences",

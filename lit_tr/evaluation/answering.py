@@ -37,7 +37,7 @@ class Policy(Protocol):
         """Yield a response to each request, some at a time, in any order."""
 
 
-class Answers:
+class ResponseFile:
     """A file of responses, `NAME.jsonl`, with the settings that they were made by in `NAME.settings.json`.
 
     Args:

@@ -10,7 +10,7 @@ import pytest
 
 from lit_tr.data import Objects
 from lit_tr.errors import UserError
-from lit_tr.evaluation.answering import Answers
+from lit_tr.evaluation.answering import ResponseFile
 from lit_tr.evaluation.policies import open_policies
 from lit_tr.evaluation.prompts import read_prompts
 from lit_tr.evaluation.responses import append, read
@@ -36,7 +36,7 @@ def prompts(policy):
 
 def test_responses_come_in_the_order_of_prompts_and_are_told(policy, prompts, tmp_path):
     told = []
-    answers = Answers(tmp_path / "a.jsonl", policy, prompts, SAMPLING)
+    answers = ResponseFile(tmp_path / "a.jsonl", policy, prompts, SAMPLING)
     found = answers.complete(lambda batch: told.extend(batch))
     assert [one.key for one in found] == [(prompt.id, sample) for prompt in prompts for sample in range(3)]
     assert sorted(told, key=lambda one: (int(one.id), one.sample)) == found
@@ -45,8 +45,8 @@ def test_responses_come_in_the_order_of_prompts_and_are_told(policy, prompts, tm
 
 
 def test_what_is_done_is_kept_and_the_rest_is_as_it_would_have_been(policy, prompts, tmp_path):
-    whole = Answers(tmp_path / "whole.jsonl", policy, prompts, SAMPLING).complete()
-    part = Answers(tmp_path / "part.jsonl", policy, prompts, SAMPLING)
+    whole = ResponseFile(tmp_path / "whole.jsonl", policy, prompts, SAMPLING).complete()
+    part = ResponseFile(tmp_path / "part.jsonl", policy, prompts, SAMPLING)
 
     class Stopped(Exception):
         pass
@@ -61,7 +61,7 @@ def test_what_is_done_is_kept_and_the_rest_is_as_it_would_have_been(policy, prom
     with part.path.open("ab") as file:
         file.write(b'{"id": "0", "samp')  # as `kill -9` in the middle of a write leaves it
     told = []
-    assert Answers(part.path, policy, prompts, SAMPLING).complete(lambda batch: told.extend(batch)) == whole
+    assert ResponseFile(part.path, policy, prompts, SAMPLING).complete(lambda batch: told.extend(batch)) == whole
     assert {one.key for one in told}.isdisjoint(one.key for one in kept)
 
 
@@ -77,7 +77,7 @@ def test_killed_at_random_instants_each_response_is_there_once(policy, prompts, 
         child = os.fork()
         if not child:
             try:
-                Answers(path, policy, prompts, SAMPLING).complete()
+                ResponseFile(path, policy, prompts, SAMPLING).complete()
             finally:
                 os._exit(0)
         time.sleep(draw.uniform(0.01, 0.25))
@@ -88,7 +88,7 @@ def test_killed_at_random_instants_each_response_is_there_once(policy, prompts, 
         assert {*keys} <= expected
         sizes.append(len(keys))
     assert sizes == sorted(sizes)
-    found = Answers(path, policy, prompts, SAMPLING).complete()
+    found = ResponseFile(path, policy, prompts, SAMPLING).complete()
     assert len(read(path)) == len(found) == 18
     assert {one.key for one in found} == expected
 
@@ -105,10 +105,10 @@ def test_killed_at_random_instants_each_response_is_there_once(policy, prompts, 
 )
 def test_a_file_of_other_settings_is_refused(policy, prompts, tmp_path, change, said):
     path = tmp_path / "a.jsonl"
-    Answers(path, policy, prompts, SAMPLING).complete()
+    ResponseFile(path, policy, prompts, SAMPLING).complete()
     before = path.read_bytes()
     with pytest.raises(UserError, match=f"its responses are of other settings .*{said}"):
-        Answers(
+        ResponseFile(
             path,
             replace(policy, **change.get("policy", {})),
             prompts[change.get("prompts", slice(None))],
@@ -120,17 +120,17 @@ def test_a_file_of_other_settings_is_refused(policy, prompts, tmp_path, change, 
 def test_a_file_that_says_nothing_of_its_settings_is_refused(policy, prompts, tmp_path):
     (tmp_path / "a.jsonl").write_text("something\n")
     with pytest.raises(UserError, match="it holds something already, and no a.settings.json beside it"):
-        Answers(tmp_path / "a.jsonl", policy, prompts, SAMPLING)
+        ResponseFile(tmp_path / "a.jsonl", policy, prompts, SAMPLING)
 
 
 def test_settings_that_a_crash_cut_short_before_any_response_are_written_again(policy, prompts, tmp_path):
     (tmp_path / "a.settings.json").write_text('{"name"')
-    assert len(Answers(tmp_path / "a.jsonl", policy, prompts, SAMPLING).complete()) == 18
+    assert len(ResponseFile(tmp_path / "a.jsonl", policy, prompts, SAMPLING).complete()) == 18
     assert json.loads((tmp_path / "a.settings.json").read_text())["sampling"]["samples"] == 3
 
 
 def test_two_processes_do_not_write_one_file(policy, prompts, tmp_path):
-    answers = Answers(tmp_path / "a.jsonl", policy, prompts, SAMPLING)
+    answers = ResponseFile(tmp_path / "a.jsonl", policy, prompts, SAMPLING)
     with (tmp_path / "a.settings.json").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process writes its responses"):
@@ -140,7 +140,7 @@ def test_two_processes_do_not_write_one_file(policy, prompts, tmp_path):
 
 def test_a_row_that_is_none_of_these_prompts_is_not_lost(policy, prompts, tmp_path):
     path = tmp_path / "a.jsonl"
-    answers = Answers(path, policy, prompts, SAMPLING)
+    answers = ResponseFile(path, policy, prompts, SAMPLING)
     first = answers.complete()[0]
     append(path, [replace(first, id="of another")])
     with pytest.raises(UserError, match="id 'of another' is none of the prompts"):

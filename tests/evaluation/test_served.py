@@ -5,7 +5,7 @@ import pytest
 
 from lit_tr.data import Objects
 from lit_tr.errors import UserError
-from lit_tr.evaluation.answering import Answers
+from lit_tr.evaluation.answering import ResponseFile
 from lit_tr.evaluation.prompts import read_prompts
 from lit_tr.evaluation.responses import read
 from lit_tr.evaluation.sampling import Sampling
@@ -32,7 +32,7 @@ def server(model, tokenizer, monkeypatch):
 def answers(server, path, texts=TEXTS, sampling=SAMPLING, chat=True, **options):
     policy = ServedPolicy(server.address, **{"retries": 2, "at_once": 3, **options})
     prompts = read_prompts(Objects([{"prompt": text} for text in texts], chat=chat), policy.reader(sampling)).found
-    return Answers(path, policy, prompts, sampling)
+    return ResponseFile(path, policy, prompts, sampling)
 
 
 def test_responses_of_a_server(server, tmp_path):
@@ -157,6 +157,6 @@ def test_no_client_is_said(monkeypatch):
 def test_a_server_of_ones_own(tmp_path):
     policy = ServedPolicy(os.environ["LIT_TR_SERVER"], os.environ.get("LIT_TR_SERVED_MODEL"))
     prompts = read_prompts(Objects([{"prompt": text} for text in TEXTS]), policy.reader(SAMPLING)).found
-    found = Answers(tmp_path / "a.jsonl", policy, prompts, SAMPLING).complete()
+    found = ResponseFile(tmp_path / "a.jsonl", policy, prompts, SAMPLING).complete()
     assert len(found) == 6
     assert all(one.response for one in found)
