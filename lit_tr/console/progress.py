@@ -29,7 +29,7 @@ SHOWN = {
 class RunProgress(ProgressBar):
     """Shows how a run goes: loss, accuracy, margin, log-ratios, learning rate, speed, memory, time left, and updates.
 
-    `log-ratio` is that of the policy to its reference, `to initial` that to the initial policy, both in nats a
+    `log-ratio` is that of the policy to its reference, `to initial` that to the initial policy, both in nats per
     response. A terminal gets a live display. Where there is none (a pipe, a job's log, a notebook), or where `NO_COLOR`
     or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one.
     Updates of the reference that are rarer than logged steps get a line each.

@@ -1,7 +1,5 @@
 """How often the implicit reward prefers the chosen response: a row of RewardBench, on any preference file."""
 
-from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -11,29 +9,8 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_tr.evaluation.calibration import calibration_error
+from lit_tr.evaluation.intervals import wilson
 from lit_tr.policy.sharding import of_ranks
-
-
-def wilson(hits: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson interval of a share, `(low, high)`, in [0, 1].
-
-    Wilson 1927 (https://doi.org/10.1080/01621459.1927.10502953), without correction for continuity.
-
-    Args:
-        hits: how many of them hit; a tie may count 1/2.
-        count: how many there are, at least 1.
-        confidence: how often such an interval holds the probability.
-
-    Examples:
-        >>> low, high = wilson(8, 10)
-        >>> round(low, 3), round(high, 3)
-        (0.49, 0.943)
-    """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, scale = hits / count, 1 + z**2 / count
-    middle = (share + z**2 / (2 * count)) / scale
-    half = z / scale * sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 class PreferenceAccuracy(Callback):

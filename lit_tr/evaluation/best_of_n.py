@@ -14,7 +14,7 @@ class BestOfN:
 
     Args:
         n: how many samples the best is taken of.
-        kl: bound on the KL divergence from the sampled policy, in nats a response.
+        kl: bound on the KL divergence from the sampled policy, in nats per response.
         score: mean over prompts of the expected highest score, with its interval.
     """
 
@@ -24,7 +24,7 @@ class BestOfN:
 
 
 def kl_bound(n: int) -> float:
-    """Return `log n - (n - 1) / n`, in nats a response.
+    """Return `log n - (n - 1) / n`, in nats per response.
 
     The KL divergence of the best of n samples from the policy that they are drawn from is at most this (Beirami et al.,
     arXiv 2401.01879, theorem 1), and near it where no two responses have one score.

@@ -13,6 +13,7 @@ from typing import Any
 
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Answer, Keep, Question
+from lit_tr.evaluation.connection import REFUSED, client
 from lit_tr.evaluation.spending import TOKENS_A_BYTE, LimitReached, Limits, Spending
 
 LIKELIEST = 20
@@ -21,8 +22,6 @@ TRIES = 3
 """How often a question is asked whose answer is malformed."""
 FAILURES = 10
 """Questions in a row without a usable answer, after which no more are asked."""
-REFUSED = (400, 413, 422)
-"""Status codes for a question that the server does not take; others may be taken."""
 TO_DO = {401: "Set the key in {key}. ", 403: "Set a key that may use it in {key}. ", 404: "Check url and model. "}
 KEPT = "All answers so far are kept: run the same command again, and it goes on"
 UNTAKEN = {
@@ -244,14 +243,10 @@ class Endpoint:
 
     @cached_property
     def _client(self) -> Any:
-        try:
-            from openai import OpenAI
-        except ImportError:
-            raise UserError("a judge by address needs the package openai: pip install 'lit-tr[evaluation]'") from None
         key = os.environ.get(self.key_variable)
         if not key and not (self.url or os.environ.get("OPENAI_BASE_URL")):
             raise UserError(f"{self.model}: set the key in the environment variable {self.key_variable}, or give a url")
-        return OpenAI(base_url=self.url, api_key=key or "none", max_retries=self.retries, timeout=self.timeout)
+        return client("a judge by address", self.url, key, self.retries, self.timeout)
 
 
 def _first_token(log_probs: Any) -> dict[str, float] | None:

@@ -18,9 +18,9 @@ from lit_tr.data.batches import PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
-from lit_tr.evaluation.accuracy import wilson
 from lit_tr.evaluation.calibration import calibration_error
 from lit_tr.evaluation.generate import Generation, generate
+from lit_tr.evaluation.intervals import wilson
 from lit_tr.evaluation.kl import Active, Divergence, divergences, over_prompts
 from lit_tr.evaluation.texts import distinct, repetition, self_bleu, words
 from lit_tr.losses import Loss, Scores

@@ -1,6 +1,8 @@
 """Confidence intervals over prompts: the samples and orders of a prompt stay together."""
 
 from collections.abc import Callable, Sequence
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 
@@ -47,17 +49,26 @@ def interval_of_mean(values: Sequence[float], lowest: float = 0.0, highest: floa
     return bootstrap_interval(lambda drawn: sample[drawn].mean(-1), len(sample))
 
 
-def wilson(count: int, total: int) -> Interval:
-    """Return the 95 % interval of a share by Wilson (1927).
+def wilson(hits: float, count: int, confidence: float = LEVEL) -> Interval:
+    """Return the Wilson interval of a share, in [0, 1].
+
+    Wilson 1927 (https://doi.org/10.1080/01621459.1927.10502953), without correction for continuity. It is written out
+    here because ties are half hits, and scipy's takes whole ones.
+
+    Args:
+        hits: how many of them hit; a tie may count 1/2.
+        count: how many there are, at least 1.
+        confidence: how often such an interval holds the probability.
 
     Examples:
         >>> [round(bound, 4) for bound in wilson(8, 10)]
         [0.4902, 0.9433]
     """
-    from scipy.stats import binomtest
-
-    found = binomtest(count, total).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, scale = hits / count, 1 + z**2 / count
+    middle = (share + z**2 / (2 * count)) / scale
+    half = z / scale * sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def bootstrap_interval(statistic: Statistic, prompts: int, resamples: int = RESAMPLES) -> Interval | None:

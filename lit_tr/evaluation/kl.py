@@ -1,4 +1,4 @@
-"""How far a policy is from another model on the policy's own samples, in nats a response."""
+"""How far a policy is from another model on the policy's own samples, in nats per response."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager

@@ -12,9 +12,9 @@ from lit_tr.evaluation.held_out import Evaluation, Evaluator, Judge
 
 BOTH_FALL = (
     "chosen and rejected responses are both less likely than under the initial policy ({chosen:.1f} and {rejected:.1f} "
-    "nats a response): a preference loss fixes only their difference, so probability goes to responses that are in no "
-    "row (arXiv 2404.12358, 2410.08847). That is usual, and harmful where score or win rate fall as well: then take an "
-    "earlier checkpoint, a larger beta or a smaller learning rate."
+    "nats per response): a preference loss fixes only their difference, so probability goes to responses that are in "
+    "no row (arXiv 2404.12358, 2410.08847). That is usual, and harmful where score or win rate fall as well: then take "
+    "an earlier checkpoint, a larger beta or a smaller learning rate."
 )
 LOGGED = (
     *("score", "win_rate", "kl", "kl_log_ratio", "kl_reference", "length", "repetition", "distinct_2", "self_bleu"),
@@ -27,9 +27,9 @@ class PolicyMonitor(Callback):
     """Samples from the policy every n optimizer steps, and evaluates it beside the initial policy.
 
     Logs `evaluation/score`, `evaluation/win_rate` (against the initial policy, on the same prompts), `evaluation/kl`
-    (from the initial policy, in nats a response), `evaluation/length` and others, which `ModelCheckpoint` can `monitor`
-    with the same `every_n_train_steps`: so the checkpoint of the best judged policy is kept. Prints a line each time,
-    and writes `evaluation.jsonl` in the run's folder, with a line for the initial policy as step 0.
+    (from the initial policy, in nats per response), `evaluation/length` and others, which `ModelCheckpoint` can
+    `monitor` with the same `every_n_train_steps`: so the checkpoint of the best judged policy is kept. Prints a line
+    each time, and writes `evaluation.jsonl` in the run's folder, with a line for the initial policy as step 0.
     `evaluation/log_ratio_chosen` and `evaluation/log_ratio_rejected` are the log-ratios of the rows' own responses to
     the initial policy: what probability left the data. When both fall, that is explained, once.
 

@@ -71,8 +71,8 @@ class GenerationReport(Callback):
         report = {"before": shown(before), "after": shown(after), "reference updates": updates}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        decode, beta = trainer.datamodule.tokenizer.decode, getattr(pl_module.loss, "beta", None)
-        (folder / "generations.jsonl").write_text("".join(lines(after, decode, beta)))
+        written = lines(after, trainer.datamodule.tokenizer.decode, pl_module.loss.beta)
+        (folder / "generations.jsonl").write_text("".join(written))
         of_run = ({"step": 0, "label": "initial"}, {"step": trainer.global_step, "label": "policy"})
         found = (where | done.figures for where, done in zip(of_run, (before, after), strict=True))
         evaluations.add(folder / evaluations.EVALUATIONS, found)
@@ -103,22 +103,21 @@ def shown(done: Evaluation) -> dict[str, float]:
     return {label: done.figures[name] for name, label in SHOWN.items() if name in done.figures}
 
 
-def lines(done: Evaluation, decode: Callable[[int], str], beta: float | None) -> list[str]:
+def lines(done: Evaluation, decode: Callable[[int], str], beta: float) -> list[str]:
     """Return the samples of the policy as lines of JSON, with scores and their divergence from the initial policy.
 
     Args:
         done: the evaluation of the policy.
         decode: returns the text of a token.
-        beta: what a token's log-ratio is multiplied by to be its implicit reward; None leaves rewards out.
+        beta: what a token's log-ratio is multiplied by to be its implicit reward.
     """
     found, apart = [], done.divergence
     of_each = zip(done.samples, done.scores, apart.exact, apart.log_ratios, apart.token_log_ratios, strict=True)
     for i, (sample, judged, exact, log_ratio, of_tokens) in enumerate(of_each):
         line = {"id": str(i), "prompt": sample.prompt_text, "sample": 0, "response": sample.text, "policy": "policy"}
         line |= {"tokens": len(sample.response), "score": None if isnan(judged) else judged}
-        if beta is not None:
-            rewards = zip(sample.response, (beta * of_tokens).tolist(), strict=True)
-            line["token_rewards"] = [[decode(token), reward] for token, reward in rewards]
+        rewards = zip(sample.response, (beta * of_tokens).tolist(), strict=True)
+        line["token_rewards"] = [[decode(token), reward] for token, reward in rewards]
         found.append(json.dumps(line | {"log_ratio": log_ratio.item(), "kl": exact.item()}) + "\n")
     return found
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lit_tr.errors import UserError
+from lit_tr.evaluation.connection import REFUSED, client
 from lit_tr.evaluation.local import Request, answered
 from lit_tr.evaluation.prompts import Prompt, Reader
 from lit_tr.evaluation.responses import Response
@@ -18,8 +19,6 @@ from lit_tr.evaluation.sampling import Sampling
 
 KEY = "OPENAI_API_KEY"
 """Environment variable of the key; it goes nowhere but to the server."""
-OF_THE_PROMPT = (400, 413, 422)
-"""Status codes by which a server refuses one request and may take others."""
 
 
 class RefusedError(UserError):
@@ -54,7 +53,7 @@ class ServedPolicy:
 
     def __post_init__(self) -> None:
         self.server = address(self.server)
-        self._client = client(self.server, self.retries, self.timeout)
+        self._client = client("a server", self.server, os.environ.get(KEY), self.retries, self.timeout)
         self.name = self.name or self.served_model
 
     @cached_property
@@ -140,20 +139,6 @@ def address(server: str) -> str:
     return server.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
 
-def client(server: str, retries: int, timeout: float) -> Any:
-    """Return a client of the `openai` package, with the key of the environment.
-
-    Raises:
-        UserError: the package is not installed.
-    """
-    try:
-        from openai import OpenAI
-    except ImportError as error:
-        raise UserError("a server needs the package `openai`: pip install 'lit-tr[evaluation]'") from error
-    key = os.environ.get(KEY) or "none"  # a server of one's own asks for none, and the client insists on one
-    return OpenAI(base_url=server, api_key=key, max_retries=retries, timeout=timeout)
-
-
 @contextmanager
 def asked(server: str, prompt: str | None = None) -> Iterator[None]:
     """Put what the client raises into words.
@@ -167,7 +152,7 @@ def asked(server: str, prompt: str | None = None) -> Iterator[None]:
     try:
         yield
     except openai.APIStatusError as error:
-        if error.status_code in OF_THE_PROMPT and prompt is not None:
+        if error.status_code in REFUSED and prompt is not None:
             raise RefusedError(f"{server}: prompt {prompt}: {_said(error)}") from error
         hint = f"; set {KEY} in the environment" if error.status_code in (401, 403) else ""
         raise UserError(f"{server}: {_said(error)}{hint}") from error

@@ -7,7 +7,8 @@ from scipy.stats import binomtest
 
 from lit_tr.commands import main
 from lit_tr.embedded import SyntheticPairs
-from lit_tr.evaluation.accuracy import table, wilson
+from lit_tr.evaluation.accuracy import table
+from lit_tr.evaluation.intervals import wilson
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (8, 10), (1, 1), (570, 1000)])

@@ -5,9 +5,9 @@ import torch
 from scipy.stats import sem
 
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.evaluation.accuracy import wilson
 from lit_tr.evaluation.generate import Generation
 from lit_tr.evaluation.held_out import Evaluation, of_pairs, score
+from lit_tr.evaluation.intervals import wilson
 from lit_tr.losses import DPO, Scores
 
 

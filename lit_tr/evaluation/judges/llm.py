@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 from lit_tr.data.example import Text
 from lit_tr.errors import UserError
@@ -16,8 +16,30 @@ PAIR_SLOTS, SCORE_SLOTS = {"prompt", "first", "second"}, {"prompt", "response"}
 OPTIONAL = {"criterion", "reference"}
 
 
+class _Asking:
+    """What judges share that ask a language model. They are dataclasses with these fields."""
+
+    asker: Asker
+    max_tokens: int
+    temperature: float
+    draw: int
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.asker.model.name
+
+    def again(self) -> Self:
+        """Return the same judge, asked once more: answers of the first time are not taken from the cache."""
+        return replace(self, draw=self.draw + 1)  # type: ignore[type-var]
+
+    def question(self, messages: tuple[tuple[str, str], ...]) -> Question:
+        """Return the question of some messages; an answer of one token is wanted with log-probs."""
+        return Question(messages, self.max_tokens, self.temperature, self.max_tokens == 1, self.draw)
+
+
 @dataclass
-class LLMJudge:
+class LLMJudge(_Asking):
     """A language model that says which of two responses is better.
 
     Args:
@@ -50,11 +72,6 @@ class LLMJudge:
         if self.orders not in ("both", "one"):
             raise UserError(f"orders: both or one, not {self.orders!r}")
 
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.asker.model.name
-
     def compare(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Return a verdict for each pair."""
         questions = [self._question(pair, pair.response_a, pair.response_b) for pair in pairs]
@@ -67,19 +84,15 @@ class LLMJudge:
         both = zip(first, second, strict=True)
         return [Verdict(ab, ba, (int(ab is None), int(ba is None))) for ab, ba in both]
 
-    def again(self) -> "LLMJudge":
-        """Return the same judge, asked once more: answers of the first time are not taken from the cache."""
-        return replace(self, draw=self.draw + 1)
-
     def _question(self, pair: Pair, first: str, second: str) -> Question:
         slots = {"prompt": as_text(pair.prompt), "first": first, "second": second, "criterion": self._measure.text}
         if "reference" in self._template.slots:
             slots["reference"] = _reference(pair, self._template)
-        return _question(self, self._template.fill(slots))
+        return self.question(self._template.fill(slots))
 
 
 @dataclass
-class LLMScorer:
+class LLMScorer(_Asking):
     """A language model that rates single responses.
 
     Args:
@@ -113,11 +126,6 @@ class LLMScorer:
         if not self.lowest < self.highest:
             raise UserError(f"lowest: a rating below highest, {self.highest}, not {self.lowest}")
 
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.asker.model.name
-
     def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
         """Return a rating of each response; NaN where the answer cannot be read."""
         slots = {"criterion": self._measure.text}
@@ -125,16 +133,8 @@ class LLMScorer:
             self._template.fill(slots | {"prompt": as_text(prompt), "response": response})
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        answers = self.asker.ask([_question(self, messages) for messages in filled])
+        answers = self.asker.ask([self.question(messages) for messages in filled])
         return [rating(answer, self.lowest, self.highest) for answer in answers]
-
-    def again(self) -> "LLMScorer":
-        """Return the same scorer, asked once more."""
-        return replace(self, draw=self.draw + 1)
-
-
-def _question(judge: LLMJudge | LLMScorer, messages: tuple[tuple[str, str], ...]) -> Question:
-    return Question(messages, judge.max_tokens, judge.temperature, judge.max_tokens == 1, judge.draw)
 
 
 def _reference(pair: Pair, prompt: Template) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_tr.errors import UserError, explained
+from lit_tr.evaluation.evaluations import EVALUATIONS
 
 Row = dict[str, Any]
-METRICS, EVALUATIONS, WIN_RATES, JUDGEMENTS = "metrics.csv", "evaluation.jsonl", "win_rates.json", "judgements.jsonl"
+METRICS, WIN_RATES, JUDGEMENTS = "metrics.csv", "win_rates.json", "judgements.jsonl"
 JUDGED = ("id", "prompt", "criterion", "response_a", "response_b", "preference")
 """What a judgement has."""
 

@@ -42,7 +42,7 @@ class Point:
     Args:
         step: the optimizer step.
         seeds: how many runs were evaluated there.
-        kl: divergence from the initial policy, in nats a response.
+        kl: divergence from the initial policy, in nats per response.
         quality: score or win rate.
     """
 

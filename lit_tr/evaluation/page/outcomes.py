@@ -36,7 +36,7 @@ def frontier(
         axes.fill_between(roots, *_ends(scores), color="#555555", alpha=0.12, linewidth=0)
         axes.annotate(f"best of {best[-1].n}", (roots[-1], scores[-1].value), (0, 5), textcoords="offset points",
                       ha="center", fontsize=8, color="#333333")  # fmt: skip
-    axes.set(xlabel="√KL to the initial policy (√nats a response)", ylabel=LABELS[quality], xlim=(0, None))
+    axes.set(xlabel="√KL to the initial policy (√nats per response)", ylabel=LABELS[quality], xlim=(0, None))
     legend(figure, styles.handles())
     line = (
         " The fine dotted line is the best of N samples of the initial policy, at the bound log N - (N-1)/N of its "
