@@ -192,10 +192,9 @@ class Step:
         """Most live bytes, beyond those between steps."""
         return self.activations + self.logits + self.gradients
 
-    def extended(self, shorter: "Step", times: float) -> "Step":
-        """Return the step of a deeper policy: this one's, and so many times what it has more than a shorter one's."""
-        pairs = zip(astuple(self), astuple(shorter), strict=True)
-        return Step(*(round(mine + times * (mine - less)) for mine, less in pairs))
+    def extended(self, added: "Step", times: float) -> "Step":
+        """Return the step of a deeper policy: this one's, and so many times what a further group of layers adds."""
+        return Step(*(round(own + times * more) for own, more in zip(astuple(self), astuple(added), strict=True)))
 
 
 def run_step(
@@ -204,8 +203,8 @@ def run_step(
     ledger: Ledger,
     context: AbstractContextManager,
     accumulated: bool,
-    periods: Mapping[int, int],
-) -> list[Step]:
+    groups: list[list[nn.Module]],
+) -> list[tuple[Step, Step]]:
     """Run forward and backward pass of a policy, whose parameters are fake tensors made under the ledger.
 
     Args:
@@ -214,30 +213,39 @@ def run_step(
         ledger: counts.
         context: sets the forward pass's precision.
         accumulated: gradients of another batch are in memory already.
-        periods: the number of the group of layers that a parameter is in, by the parameter's id.
+        groups: the policy's layers in groups that are alike.
 
     Returns:
-        The step with its peak until the last group of layers has its gradients, and with that from the first group on.
+        The step with its peak until the last group of layers has its gradients, and with that from the first group on;
+        with each what a further group in the middle adds to it, from those of the second one of three or more.
     """
     trained = [param for param in policy.parameters() if param.requires_grad]
     if accumulated:
         for param in trained:
             param.grad = torch.empty_like(param)
     ledger.gradients = sum(param.nbytes for param in trained) if accumulated else 0
-    begun: set[int | None] = {None}
+    group_of = {id(param): i for i, group in enumerate(groups) for layer in group for param in layer.parameters()}
+    starts: list[tuple[int, int]] = []  # live bytes and FLOPs where each group's forward pass starts
+    begun: dict[int | None, int] = {None: 0}  # FLOPs where each group gets its first gradient
 
     def count(param: Tensor) -> None:
-        if (period := periods.get(id(param))) not in begun:
-            begun.add(period)
+        if (group := group_of.get(id(param))) not in begun:
+            begun[group] = ledger.flops
             ledger.begin_part()
         ledger.gradients += 0 if accumulated else param.nbytes
 
+    def start(*_: Any) -> None:
+        starts.append((ledger.live, ledger.flops))
+
+    in_forward = [group[0].register_forward_pre_hook(start) for group in groups]
     hooks = [param.register_post_accumulate_grad_hook(count) for param in trained]
     ledger.reset()
     before = ledger.live - ledger.gradients
     with ledger:
         with context:
             loss = response_log_probs(policy, batch).sum()
+        for hook in in_forward:  # or they would be called where a layer is computed again
+            hook.remove()
         forward = ledger.flops
         loss.backward()
     for hook in hooks:
@@ -245,11 +253,17 @@ def run_step(
     for param in trained:
         param.grad = None
     ledger.gradients = 0
-    ends = max(ledger.peaks[:2]), max(ledger.peaks[-2:])
-    return [
+    ends = [
         Step(live - before - logits - gradients, logits, gradients, forward, ledger.flops)
-        for live, logits, gradients in ends
+        for live, logits, gradients in (max(ledger.peaks[:2]), max(ledger.peaks[-2:]))
     ]
+    if len(groups) < 3:
+        return [(end, Step(0, 0, 0, 0, 0)) for end in ends]
+    kept, passed = (after - one for one, after in zip(starts[1], starts[2], strict=True))
+    size = sum(param.nbytes for layer in groups[1] for param in layer.parameters() if param.requires_grad)
+    flops = passed + begun.get(0, 0) - begun.get(1, 0)
+    top, bottom = Step(kept, 0, size * accumulated, passed, flops), Step(0, 0, size, passed, flops)
+    return list(zip(ends, (top, bottom), strict=True))
 
 
 def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool) -> tuple[float, float, float]:

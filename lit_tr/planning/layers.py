@@ -1,4 +1,4 @@
-"""The layers of a policy, whose step is measured on a few of them: what each one more takes is the same."""
+"""The layers of a policy, whose step is measured on a few of them: each further one takes what one of these takes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.planning.dry_run import Step
 
-FEW = (2, 3)
-"""Groups of layers that a step is measured on."""
+FEW = 3
+"""Groups of layers that a step is measured on: the first and the last are at its ends, and one is like all others."""
 
 
 class Stack:
@@ -22,6 +22,7 @@ class Stack:
 
     Attributes:
         period: layers in a group.
+        few: groups that a step is measured on; 0 where it is all layers.
     """
 
     def __init__(self, policy: nn.Module, types: list[str] | None = None) -> None:
@@ -35,7 +36,8 @@ class Stack:
         kinds = [(_kind(layer), (types or [])[i : i + 1]) for i, layer in enumerate(self.layers)]
         alike = (p for p in range(1, len(kinds)) if all(kinds[i] == kinds[i - p] for i in range(p, len(kinds))))
         self.period = next(alike, len(kinds))
-        self.few = FEW if 0 < self.period * sum(FEW) <= len(kinds) else ()
+        trained = any(param.requires_grad for layer in self.layers for param in layer.parameters())
+        self.few = FEW if trained and self.period * FEW < len(kinds) else 0
 
     @contextmanager
     def first(self, groups: int) -> Iterator[None]:
@@ -47,26 +49,21 @@ class Stack:
         finally:
             setattr(self.parent, self.name, own)
 
-    def measure(self, step: Callable[[dict[int, int]], list[Step]]) -> Step:
-        """Return a step of the policy, from steps of a few groups of layers where it has many.
+    def measure(self, step: Callable[[list[list[nn.Module]]], list[tuple[Step, Step]]]) -> Step:
+        """Return a step of the policy, from one of a few groups of layers where it has many.
 
         The peak is reached at the top, before the last layers have their gradients, or at the bottom: in between memory
         rises or falls by the same amount from layer to layer. Both are linear in the number of layers.
 
         Args:
-            step: runs a step of the policy as it is; takes the number of the group of each parameter, by its id.
+            step: runs a step of the policy as it is; takes its groups of layers, and returns what `run_step` does.
         """
-        groups = {id(param): i // self.period for i, layer in enumerate(self.layers) for param in layer.parameters()}
-        if not self.few:
-            return max(step(groups), key=lambda one: one.peak)
-        fewer, more = (self._measure(step, groups, count) for count in self.few)
-        times = len(self.layers) / self.period - self.few[1]
-        ends = [end.extended(other, times) for other, end in zip(fewer, more, strict=True)]
-        return max(ends, key=lambda one: one.peak)
-
-    def _measure(self, step: Callable[[dict[int, int]], list[Step]], groups: dict[int, int], count: int) -> list[Step]:
-        with self.first(count):
-            return step(groups)
+        groups = [self.layers[i : i + self.period] for i in range(0, len(self.layers), self.period or 1)]
+        used = self.few or len(groups)
+        with self.first(used):
+            ends = step(groups[:used])
+        further = len(self.layers) / self.period - used if self.few else 0
+        return max((end.extended(added, further) for end, added in ends), key=lambda one: one.peak)
 
 
 def _is_layer(module: nn.Module) -> bool:

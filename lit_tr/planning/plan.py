@@ -187,12 +187,9 @@ class Plan:
             if causal.is_backend_compatible():
                 causal.set_attn_implementation(GPU)
 
-        def few(groups: dict[int, int]) -> list[Step]:
-            fresh = deepcopy(batch)  # a pack keeps its masks
-            return run_step(self.policy, fresh, ledger, self.run.context(), self.run.accumulate > 1, groups)
-
+        fresh, context, accumulated = deepcopy(batch), self.run.context(), self.run.accumulate > 1  # packs keep masks
         try:
-            return self.stack.measure(few)
+            return self.stack.measure(lambda groups: run_step(self.policy, fresh, ledger, context, accumulated, groups))
         finally:
             head.CHUNK = chunk
             causal.set_attn_implementation(own)
@@ -214,7 +211,7 @@ class Plan:
             return self.at_peak(held, self.pack(tokens, lengths, collator)).total
 
         first = max(first, collator.tokens(lengths.examples(1)[0]))
-        tried, free = {0: held.total, first: peak(first)}, memory - held.total
+        tried, free = {first: peak(first), 2 * first: peak(2 * first)}, memory - held.total
         for _ in range(6):  # memory is nearly linear in tokens, and steeper for more of them
             (low, least), (high, most) = sorted(tried.items(), key=lambda at: abs(at[1] - memory))[:2]
             slope = max((most - least) / (high - low), 1.0)
@@ -239,7 +236,7 @@ class Plan:
     def _ledger_of_steps(self) -> Ledger:
         """The ledger of the dry runs, under which the layers that they take get fake tensors."""
         ledger = Ledger(self._config.vocab_size)
-        with self.stack.first(max(self.stack.few, default=len(self.stack.layers))):
+        with self.stack.first(self.stack.few or len(self.stack.layers)):
             give_fake_tensors(self.policy, ledger)
         return ledger
 

@@ -18,13 +18,15 @@ def deep(tmp_path, llama_dir):
 
 
 @pytest.mark.parametrize("tokens", [10, 300])  # the peak is at the end of the backward pass, or at its start
-@pytest.mark.parametrize("options", [{}, {"lora": LoRA(r=4), "quantize": "nf4", "gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"lora": LoRA(r=4)}, {"lora": LoRA(r=4), "quantize": "nf4", "gradient_checkpointing": True}]
+)
 def test_a_few_layers_say_what_all_take(deep, options, tokens):
     batch = Collator()(Lengths(tokens, tokens).examples(2))
     few, every = (Plan(Run(PretrainedPolicy(deep, **options))) for _ in range(2))
     assert few.stack.few
-    every.stack.few = ()
-    assert astuple(few.step(batch)) == pytest.approx(astuple(every.step(batch)), rel=0.01)
+    every.stack.few = 0
+    assert astuple(few.step(batch)) == astuple(every.step(batch))
 
 
 def test_layers_that_differ_are_taken_in_groups_or_all(tmp_path):
@@ -36,9 +38,9 @@ def test_layers_that_differ_are_taken_in_groups_or_all(tmp_path):
         config.save_pretrained(tmp_path)
         return Plan(Run(PretrainedPolicy(str(tmp_path)))).stack
 
-    assert (stack_of(types * 5).period, stack_of(types * 5).few) == (2, (2, 3))
-    assert stack_of(types * 4).few == ()  # too few groups
-    assert stack_of([types[0]] * 6 + [types[1]]).few == ()
+    assert (stack_of(types * 4).period, stack_of(types * 4).few) == (2, 3)
+    assert stack_of(types * 3).few == 0  # too few groups
+    assert stack_of([types[0]] * 6 + [types[1]]).few == 0
 
 
 def test_all_layers_are_back_after_a_step(deep):
