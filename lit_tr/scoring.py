@@ -125,7 +125,9 @@ class Scorer:
         """Raise a `UserError` if the loss does not take such a batch."""
         kind = type(self.loss).__name__
         if self.loss.paired and not batch.paired:
-            raise UserError(f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO, BCO or SFT")
+            raise UserError(
+                f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO, BCO or SFT"
+            )
         if self.loss.mismatched and batch.mismatched is None:
             raise UserError(f"{kind} needs mismatched rows for its KL baseline: set data.mismatched")
 

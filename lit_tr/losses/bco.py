@@ -22,7 +22,7 @@ class BCO(Loss):
     The shift is the mean reward of all responses that were trained on so far, on all ranks, with those of the batch
     itself, as in TRL's `BCOTrainer` (`trl.experimental.bco` of TRL 1.0; 1.16 has none). A checkpoint saves it. An
     evaluated batch counts in its own shift and in no later one; TRL's evaluation leaves it out. `bco_pair` of TRL's
-    `DPOTrainer` has a shift of 0.
+    `DPOTrainer` has a shift of 0. Where the reference moves, rewards fall at each update, and the mean follows slowly.
 
     Args:
         beta: strength of the tie to the reference, above 0.

@@ -86,17 +86,17 @@ class Weighted(Loss):
         return found
 
     def _of_examples(self, values: Tensor, pairs: int) -> Tensor:
-        return values.view(2, pairs).mean(dim=0) if self.paired and len(values) != pairs else values
+        return values.reshape(2, pairs).mean(dim=0) if self.paired and len(values) != pairs else values
 
     def _split(self, joined: Tensor | None, kind: int) -> list[Tensor | None]:
         """Return what belongs to each loss, of sums (kind 0) or of statistics (kind 1); None where it has none."""
-        likes = [None if one is None or joined is None else one[kind] for one in self._likes]
-        sizes = [one.numel() for one in likes if one is not None]
+        templates = [None if one is None or joined is None else one[kind] for one in self._templates]
+        sizes = [one.numel() for one in templates if one is not None]
         parts = iter([] if joined is None else joined.split(sizes))
-        return [None if one is None else next(parts).view_as(one) for one in likes]
+        return [None if one is None else next(parts).view_as(one) for one in templates]
 
     @cached_property
-    def _likes(self) -> list[tuple[Tensor, Tensor] | None]:
+    def _templates(self) -> list[tuple[Tensor, Tensor] | None]:
         """Sums and statistics of no responses, which have the shapes of any, of each loss; None where it has none."""
         sums = [(loss, loss.sums(NOTHING, NOTHING, NOTHING)) for _, loss in self._kept]
         return [None if one is None else (one, loss.statistics(one, None)) for loss, one in sums]
