@@ -40,6 +40,8 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
     states = checkpoint.get(RANKS, [])
     if states and module.reference is not None:
         module.reference.load_rank_state([state["reference"] for state in states], module.global_rank)
+    if states and states[0].get("loss") == type(module.loss).__name__:  # those of another one mean something else
+        module.scorer.statistics = states[0]["statistics"]
     if module._trainer and module.trainer.state.fn == TrainerFn.FITTING:
         module.saved = states
         module.trainer.num_sanity_val_steps = 0  # Lightning leaves it out for most resumes, and not for all
@@ -68,14 +70,16 @@ def restore(module: Any, states: list[dict[str, Any]]) -> None:
         _set_random_state(own["random_state"], module.device)
         if own["position"]["start"]["ended"] and not own["position"]["skip"]:
             torch.set_rng_state(own["position"]["start"]["random_state"])  # what the order of the epoch is drawn from
-    statistics = states[0]["statistics"]
-    module.scorer.statistics = None if statistics is None else statistics.to(module.device)
 
 
 def moment(module: Any) -> dict[str, Any]:
     """Return what changes within an optimizer step, as it is now."""
-    means, statistics = module.interval.state(), module.scorer.statistics
-    return {"random_state": _random_state(module.device), "interval": means, "statistics": statistics}
+    return {
+        "random_state": _random_state(module.device),
+        "interval": module.interval.state(),
+        "loss": type(module.loss).__name__,
+        "statistics": module.scorer.statistics,
+    }
 
 
 def _validation_is_due(module: Any, at_batch_end: bool) -> bool:

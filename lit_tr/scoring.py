@@ -20,7 +20,7 @@ class Scorer:
     """Scores batches for a loss.
 
     Attributes:
-        statistics: those of the loss at the last training step, equal on all ranks.
+        statistics: those of the loss at the last training step, equal on all ranks; they may lie on another device.
         longest: most tokens of a prompt and one response, if that is known; a longer window or chunk never acts.
     """
 
@@ -58,7 +58,8 @@ class Scorer:
         chosen, rejected, kl_rows = self.scores(batch, ours, theirs)
         values = preference_metrics(self.loss, chosen, rejected, batch.paired)
         sums = self.loss.sums(chosen, rejected, kl_rows)
-        statistics = None if sums is None else self.loss.statistics(add_ranks(sums), self.statistics)
+        before = None if sums is None or self.statistics is None else self.statistics.to(sums.device)
+        statistics = None if sums is None else self.loss.statistics(add_ranks(sums), before)
         if training:
             self.statistics = statistics
         values["loss"] = self.loss(chosen, rejected, statistics)
@@ -124,7 +125,9 @@ class Scorer:
         """Raise a `UserError` if the loss does not take such a batch."""
         kind = type(self.loss).__name__
         if self.loss.paired and not batch.paired:
-            raise UserError(f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO or SFT")
+            raise UserError(
+                f"{kind} compares the two responses of a pair, and the data is unpaired: take KTO, BCO or SFT"
+            )
         if self.loss.mismatched and batch.mismatched is None:
             raise UserError(f"{kind} needs mismatched rows for its KL baseline: set data.mismatched")
 

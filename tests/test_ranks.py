@@ -171,6 +171,46 @@ def test_the_kl_baseline_and_the_means_are_those_of_all_ranks(llama_dir, tokeniz
     assert metrics["val/rewards/margins"] == pytest.approx(BETA * margins.mean().item(), rel=1e-4)
 
 
+BCO_SCRIPT = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
+from lit_tr.embedded import SyntheticPairs
+from lit_tr.losses import BCO
+from lit_tr.policy import PretrainedPolicy
+from lit_tr.reference import CopyReference
+
+path, file, ranks = sys.argv[1], sys.argv[2], int(sys.argv[3])
+optimizer = lambda params: torch.optim.SGD(params, lr=0.05)
+module = PreferenceModule(PretrainedPolicy(path), CopyReference(), BCO(beta=0.5), optimizer, log_initial=False)
+trainer = Trainer(
+    accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", max_steps=4, accumulate_grad_batches=2,
+    logger=False, callbacks=[SoftReferenceUpdate()], enable_checkpointing=False, enable_progress_bar=False,
+    enable_model_summary=False,
+)
+data = PreferenceDataModule(path, SyntheticPairs(30), val=SyntheticPairs(4, seed=8), batch_size=4 // ranks)
+trainer.fit(module, data)
+torch.save([module.scorer.statistics, dict(module.policy.named_parameters())], f"{file}.{trainer.global_rank}")
+"""
+
+
+@pytest.mark.slow
+def test_the_reward_shift_of_two_ranks_is_that_of_one_process(tmp_path):
+    """8 batches of 4 pairs, of which the last has 2, in steps of two batches each."""
+    for ranks in (1, 2):
+        run(tmp_path, BCO_SCRIPT, TINY, str(tmp_path / str(ranks)), str(ranks))
+    (one, expected), (first, params), (second, _) = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("1.0", "2.0", "2.1")
+    )
+    assert torch.equal(first, second)
+    assert one[1] == first[1] == 60
+    torch.testing.assert_close(first, one, rtol=1e-4, atol=1e-4)
+    assert abs(one[0]) > 0.1
+    for name, value in expected.items():
+        torch.testing.assert_close(params[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 WINDOW_SCRIPT = """
 import sys
 import torch

@@ -11,7 +11,7 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows
-from lit_tr.losses import DPO, FDPO, IPO, KTO, SimPO
+from lit_tr.losses import DPO, FDPO, IPO, KTO, LDDPO, SFT, SimPO, Weighted
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import CopyReference
 
@@ -171,6 +171,27 @@ def make_dpo(config, llama_dir, reference_dir, rows, trainer=DPOTrainer):
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(llama_dir),
     )
+
+
+@pytest.mark.parametrize("ld_alpha", [0.0, 0.4, 1.0])
+def test_length_desensitization(llama_dir, reference_dir, tmp_path, write_rows, rows, ld_alpha):
+    ours = our_loss(llama_dir, reference_dir, write_rows(rows), LDDPO(beta=BETA, ld_alpha=ld_alpha), 8)
+    config = DPOConfig(tmp_path, ld_alpha=ld_alpha, per_device_train_batch_size=8, **COMMON)
+    assert ours == pytest.approx(their_loss(make_dpo(config, llama_dir, reference_dir, rows), 8), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "losses", "weights", "batch_size"),
+    [
+        (["sigmoid", "ipo"], [DPO(beta=BETA), IPO(beta=BETA, average="mean")], [1.0, 0.3], 8),
+        (["sigmoid", "sft"], [DPO(beta=BETA), SFT()], [0.7, 2.0], 1),  # TRL's sft is a mean over the tokens of a batch
+    ],
+)
+def test_lists_of_losses(llama_dir, reference_dir, tmp_path, write_rows, rows, kinds, losses, weights, batch_size):
+    ours = our_loss(llama_dir, reference_dir, write_rows(rows), Weighted(losses, weights), batch_size)
+    options = {"loss_type": kinds, "loss_weights": weights, "per_device_train_batch_size": batch_size}
+    theirs = their_loss(make_dpo(DPOConfig(tmp_path, **options, **COMMON), llama_dir, reference_dir, rows), batch_size)
+    assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

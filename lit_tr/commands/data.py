@@ -6,7 +6,6 @@ import math
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from pkgutil import resolve_name
 from textwrap import fill
 from typing import Any
 
@@ -23,6 +22,7 @@ from lit_tr.data.formats import FORMATS
 from lit_tr.data.inspection import FirstRows
 from lit_tr.data.inspection_report import Report, draw
 from lit_tr.errors import UserError
+from lit_tr.losses import Loss
 from lit_tr.module import PreferenceModule
 
 WIDTH = 80
@@ -145,7 +145,11 @@ def _policy_path(model: Namespace | None) -> str | None:
 
 def _mismatched(model: Namespace | None) -> bool:
     loss = model.init_args.get("loss") if model else None
-    return bool(loss and resolve_name(loss.class_path).mismatched)
+    if not loss:
+        return False
+    made = ArgumentParser(exit_on_error=False)
+    made.add_subclass_arguments(Loss, "loss")
+    return made.instantiate(Namespace(loss=loss)).loss.mismatched
 
 
 def formats(args: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -81,12 +81,18 @@ def _update(update: Any) -> str:
 
 
 def _with_options(value: Any) -> str:
-    """Return the name of a dataclass with those of its fields that are numbers above 0, or names."""
+    """Return the name of a dataclass with those of its fields that are numbers above 0, or names, or lists."""
     given = [(one.name, getattr(value, one.name)) for one in fields(value) if one.init]
     options = ", ".join(
-        f"{name} {option}" for name, option in given if option and isinstance(option, int | float | str)
+        f"{name} {_option(option)}" for name, option in given if option and isinstance(option, int | float | str | list)
     )
     return f"{type(value).__name__}, {options}" if options else type(value).__name__
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{'; '.join(map(_option, value))}]"
+    return _with_options(value) if is_dataclass(value) else str(value)
 
 
 def _memory(module: Any) -> str:

@@ -4,10 +4,11 @@ from lit_tr.data.batches import PackedBatch, PaddedBatch, PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.example import Example
-from lit_tr.data.rows import Mixture, Objects, Rows, Source
+from lit_tr.data.rows import DistributionMatching, Mixture, Objects, Rows, Source
 
 __all__ = [
     "Collator",
+    "DistributionMatching",
     "Example",
     "Mixture",
     "Objects",

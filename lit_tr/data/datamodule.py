@@ -120,6 +120,8 @@ class PreferenceDataModule(LightningDataModule):
         given = {"train": (train, "train"), "val": (val, "validation"), "test": (test, "test")}
         self.sources = {name: None if one[0] is None else as_source(*one) for name, one in given.items()}
         self.sources["test"] = self.sources["test"] or self.sources["val"]
+        if buffer and self.sources["train"] and not self.sources["train"].streams:
+            raise UserError("PreferenceDataModule: train reads all of its rows before it gives one: leave out buffer")
         self.examples: dict[str, TokenCache] = {}
         self.given_tokenizer = tokenizer
         self.layout = BatchLayout(batch_size, max_tokens, bucket_by_length)

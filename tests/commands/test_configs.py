@@ -10,6 +10,7 @@ from tests.runs import fails
 FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 MODELS = [name for name in NAMES if name.startswith("models/")]
+LOSSES = [name for name in NAMES if name.startswith("losses/")]
 METHODS = {"methods/nf4": ("nf4", True, "AdapterReference"), "methods/lora": (None, True, "AdapterReference")}
 METHODS["methods/full"] = (None, False, "CopyReference")
 
@@ -49,6 +50,14 @@ def test_models_and_methods_go_together(model, method):
     assert (source.quantize, source.lora is not None, type(cli.model.reference).__name__) == METHODS[method]
     assert source.path in (FOLDER / f"{model}.yaml").read_text()
     assert cli.datamodule.given_tokenizer == source.path
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_takes_the_place_of_dpo(name):
+    cli = configured(
+        [f"--config={one}" for one in ("base/tr_dpo", MODELS[0], "methods/nf4", name)] + ["--data.train=pairs.jsonl"]
+    )
+    assert f"lit_tr.losses.{type(cli.model.loss).__name__}" in (FOLDER / f"{name}.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "/" in name and not name.startswith("data/")])

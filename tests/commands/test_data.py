@@ -76,6 +76,10 @@ def test_the_options_of_fit_are_taken(config, llama_dir, tmp_path, capsys):
     assert "16: 16 kept, 0 left out" in inspected(capsys, *options)
     assert (tmp_path / "run" / "lengths.train.png").exists()
     assert not made("--config", config).mismatched
+    parts = [{"class_path": "lit_tr.losses.DPO"}, loss]
+    weighted = {"class_path": "lit_tr.losses.Weighted", "init_args": {"losses": parts}}
+    (tmp_path / "more.yaml").write_text(yaml.dump({"model": {"loss": weighted}}))
+    assert made("--config", config, "--config", "more.yaml").mismatched
 
 
 def test_the_saved_config_of_a_run_is_taken(config, tmp_path, capsys):

@@ -41,6 +41,11 @@ class Mixture(Source):
         if self.weights is not None and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
             raise UserError(f"Mixture: weights {self.weights} must be above 0, one for each source")
 
+    @property
+    def streams(self) -> bool:  # type: ignore[override]
+        """Whether all of its sources do."""
+        return all(source.streams for source in self.sources)
+
     def records(self, order: int | None = None, state: Any = None) -> Cursor:
         """Return a cursor; the order is that of the draws, and of each source."""
         return _MixtureCursor(self, order, state)

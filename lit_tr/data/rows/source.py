@@ -58,9 +58,11 @@ class Source:
 
     Attributes:
         conversion: how its rows become examples.
+        streams: its first rows can be had before the last ones were read.
     """
 
     conversion: Conversion = Conversion()
+    streams: bool = True
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yield `(location, row)`; the location names the file and the row, for messages.
