@@ -16,7 +16,7 @@ from lit_tr.reference.base import updates_of
 
 
 def check_arguments(reference: Any, loss: Any) -> None:
-    """Raise a `UserError` where a reference or a loss is none, or there is no reference and the loss needs one."""
+    """Raise a `UserError` where a reference or a loss is none, or the reference is not what the loss needs."""
     for name, value, kind in (("loss", loss, Loss), ("reference", reference, Reference)):
         if not isinstance(value, kind | None if name == "reference" else kind):
             raise UserError(
@@ -25,6 +25,12 @@ def check_arguments(reference: Any, loss: Any) -> None:
             )
     if reference is None and loss.needs_reference:
         raise UserError(f"PreferenceModule: {type(loss).__name__} needs a reference: FrozenReference, say")
+    if loss.needs_kl and reference.log_probs_only:
+        raise UserError(
+            f"PreferenceModule: {type(loss).__name__} needs the distributions of the reference, and as configured "
+            f"{type(reference).__name__} holds log-probs alone: take CopyReference, with an adapter AdapterReference, "
+            "or FrozenReference without precompute"
+        )
 
 
 def check_trainer(trainer: Any) -> None:
