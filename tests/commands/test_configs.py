@@ -51,6 +51,14 @@ def test_models_and_methods_go_together(model, method):
     assert cli.datamodule.given_tokenizer == source.path
 
 
+@pytest.mark.parametrize(("name", "given"), [("tdpo1", {"beta": 0.1}), ("tdpo2", {"alpha": 0.5, "beta": 0.1})])
+def test_losses_go_on_top(name, given):
+    configs = ("base/tr_dpo", MODELS[0], "methods/nf4", f"losses/{name}")
+    loss = configured([*(f"--config={one}" for one in configs), "--data.train=pairs.jsonl"]).model.loss
+    assert type(loss).__name__ == name.upper()
+    assert vars(loss) == given
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if "/" in name and not name.startswith("data/")])
 def test_the_command_in_an_overlays_head_names_what_ships(name):
     for command in re.findall("^#   lit-tr fit (.*)", (FOLDER / f"{name}.yaml").read_text(), re.MULTILINE):
