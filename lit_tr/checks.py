@@ -23,7 +23,7 @@ def check_arguments(reference: Any, loss: Any) -> None:
                 f"PreferenceModule: {name} must be a subclass of {kind.__module__}.{kind.__name__}, and is "
                 f"{type(value).__name__}"
             )
-    if reference is None and loss.needs_reference:
+    if reference is None and (loss.needs_reference or loss.needs_kl):
         raise UserError(f"PreferenceModule: {type(loss).__name__} needs a reference: FrozenReference, say")
     if loss.needs_kl and reference.log_probs_only:
         raise UserError(

@@ -82,8 +82,7 @@ class Loss(ABC):
         beta: scale of the implicit reward.
         paired: the loss compares the two responses of one prompt, so it cannot take unpaired rows.
         needs_reference: False if it uses no reference log-probs: then no reference is built.
-        needs_kl: the loss uses the KL divergence of the reference from the policy at each token, so it needs a
-            reference that holds a model.
+        needs_kl: the loss uses `KL(reference || policy)` at each token, so it needs a reference that holds a model.
         token_level: the loss uses the log-probs of each token.
         mismatched: the loss needs KL rows: prompts with responses borrowed from other rows.
     """
