@@ -16,15 +16,21 @@ from lit_tr.reference.base import updates_of
 
 
 def check_arguments(reference: Any, loss: Any) -> None:
-    """Raise a `UserError` where a reference or a loss is none, or there is no reference and the loss needs one."""
+    """Raise a `UserError` where a reference or a loss is none, or the reference is not what the loss needs."""
     for name, value, kind in (("loss", loss, Loss), ("reference", reference, Reference)):
         if not isinstance(value, kind | None if name == "reference" else kind):
             raise UserError(
                 f"PreferenceModule: {name} must be a subclass of {kind.__module__}.{kind.__name__}, and is "
                 f"{type(value).__name__}"
             )
-    if reference is None and loss.needs_reference:
+    if reference is None and (loss.needs_reference or loss.needs_kl):
         raise UserError(f"PreferenceModule: {type(loss).__name__} needs a reference: FrozenReference, say")
+    if loss.needs_kl and reference.log_probs_only:
+        raise UserError(
+            f"PreferenceModule: {type(loss).__name__} needs the distributions of the reference, and as configured "
+            f"{type(reference).__name__} holds log-probs alone: take CopyReference, with an adapter AdapterReference, "
+            "or FrozenReference without precompute"
+        )
 
 
 def check_trainer(trainer: Any) -> None:

@@ -25,7 +25,8 @@ def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: boo
     Returns:
         `rewards/chosen` and `logps/chosen`, `(chosen,)`; `rewards/rejected` and `logps/rejected`, `(rejected,)`;
         `rewards/margins`, `rewards/accuracies` and `logps/accuracies`, `(pairs,)`, empty unless `paired`; with a
-        reference `log_ratios`, `(chosen + rejected,)`. Log-probs and log-ratios are in nats, accuracies shares.
+        reference `log_ratios`, `(chosen + rejected,)`; where the loss needs them `kl/chosen`, `(chosen,)`, and
+        `kl/rejected`, `(rejected,)`. Log-probs, log-ratios and divergences are in nats, accuracies shares.
 
     Examples:
         >>> from lit_tr.losses import DPO
@@ -50,6 +51,7 @@ def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: boo
     }
     if chosen.reference is not None:
         values["log_ratios"] = torch.cat([chosen.log_ratios, rejected.log_ratios])
+    values |= {f"kl/{name}": one.kl for name, one in (("chosen", chosen), ("rejected", rejected)) if one.kl is not None}
     return {name: value.detach() for name, value in values.items()}
 
 

@@ -11,8 +11,8 @@ from lit_tr.data.batches import PackedBatch, PairBatch
 from lit_tr.errors import UserError
 from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import preference_metrics
-from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs
-from lit_tr.policy.probe import why_not_packed
+from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, token_log_probs_and_kl
+from lit_tr.policy.probe import why_not_packed, why_not_split
 from lit_tr.reference import Reference
 
 
@@ -29,6 +29,7 @@ class Scorer:
         self.statistics: Tensor | None = None
         self.longest: int | None = None
         self._takes_packs: bool | None = None
+        self._splits = False
 
     def values(
         self,
@@ -53,9 +54,8 @@ class Scorer:
         """
         self.check(batch)
         batch = self.laid_out(policy, batch)
-        ours = token_log_probs(policy, batch)
-        theirs = None if reference is None else reference.token_log_probs(policy, batch)
-        chosen, rejected, kl_rows = self.scores(batch, ours, theirs)
+        ours, theirs, kl = self._log_probs(policy, reference, batch)
+        chosen, rejected, kl_rows = self.scores(batch, ours, theirs, kl)
         values = preference_metrics(self.loss, chosen, rejected, batch.paired)
         sums = self.loss.sums(chosen, rejected, kl_rows)
         before = None if sums is None or self.statistics is None else self.statistics.to(sums.device)
@@ -96,14 +96,34 @@ class Scorer:
         sides = {"chosen": slice(batch.chosen), "rejected": slice(batch.chosen, last)}
         return {f"{name}/{side}": list(found[at]) for name, found in rows.items() for side, at in sides.items()}
 
-    def scores(self, batch: PairBatch, policy: Tensor, reference: Tensor | None) -> list[Scores]:
-        """Return the scores of the chosen, the rejected and the KL rows, of the log-probs of each scored token."""
+    def _log_probs(
+        self, policy: nn.Module, reference: Reference | None, batch: PairBatch
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return what `scores` is made of."""
+        if reference is None or not self.loss.needs_kl:
+            ours = token_log_probs(policy, batch)
+            return ours, None if reference is None else reference.token_log_probs(policy, batch), None
+        self._check_split(policy, batch)
+        ours, theirs, kl = token_log_probs_and_kl(policy, batch, reference.logits(policy, batch)).unbind(dim=1)
+        return ours, theirs.detach(), kl
+
+    def scores(
+        self, batch: PairBatch, policy: Tensor, reference: Tensor | None, kl: Tensor | None = None
+    ) -> list[Scores]:
+        """Return the scores of the chosen, the rejected and the KL rows.
+
+        Args:
+            batch: the batch.
+            policy: log-probs of the scored tokens under the policy, `(scored tokens,)`.
+            reference: the same under the reference; None if there is none.
+            kl: the KL divergence of the reference at each of these tokens; None if it is not known.
+        """
         none = (None, None, None)
-        sums = [none if one is None else batch.split(sum_by_response(batch, one)) for one in (policy, reference)]
+        sums = [none if one is None else batch.split(sum_by_response(batch, one)) for one in (policy, reference, kl)]
         tokens: list[Any] = [none, none]
         if self.loss.token_level:
             tokens = [none if one is None else batch.split_tokens(one) for one in (policy, reference)]
-        parts = zip(sums[0], batch.split(batch.lengths), sums[1], batch.split_labels(), *tokens, strict=True)
+        parts = zip(sums[0], batch.split(batch.lengths), sums[1], batch.split_labels(), *tokens, sums[2], strict=True)
         return [Scores(*part) for part in parts]
 
     def kl(self, policy: nn.Module, reference: Any, batch: PairBatch) -> Tensor:
@@ -130,6 +150,14 @@ class Scorer:
             )
         if self.loss.mismatched and batch.mismatched is None:
             raise UserError(f"{kind} needs mismatched rows for its KL baseline: set data.mismatched")
+
+    def _check_split(self, policy: nn.Module, batch: PairBatch) -> None:
+        """Raise a `UserError` if the policy's head cannot be computed in chunks, which is tried once."""
+        if self._splits or isinstance(batch, PackedBatch):
+            return
+        if reason := why_not_split(policy):
+            raise UserError(f"{type(self.loss).__name__} computes a model's head in chunks, and of this one: {reason}")
+        self._splits = True
 
     def laid_out(self, policy: nn.Module, batch: PairBatch) -> PairBatch:
         """Return a packed batch as it is, or padded where the policy is not proven to take packs."""

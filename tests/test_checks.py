@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
-from lit_tr.losses import DPO, SFT, SimPO
+from lit_tr.losses import DPO, SFT, TDPO1, TDPO2, SimPO
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, WindowReference
 
@@ -37,6 +37,12 @@ def fit(model, path, callbacks=(), **options):
             "reference must be a subclass of .*Reference, and is Linear",
         ),
         (DPO(), None, "DPO needs a reference"),
+        (
+            TDPO1(),
+            WindowReference(),
+            "TDPO1 needs the distributions of the reference.* WindowReference holds log-probs",
+        ),
+        (TDPO2(), FrozenReference(precompute=True), "or FrozenReference without precompute"),
     ],
 )
 def test_what_is_no_loss_or_reference_is_named(loss, reference, message):

@@ -92,6 +92,45 @@ torch.save(seen, f"{output}.{ranks}.{trainer.global_rank}")
 )
 
 
+DIVERGENCES = (
+    COMMON
+    + """
+from lit_tr.losses import TDPO1
+from lit_tr.policy import head
+
+head.CHUNK = 2 * 16 * 512  # ranks have unequal numbers of chunks
+model, ranks, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+on_the_head = LoRA(r=4, targets=["q_proj", "lm_head"])
+RUNS = {
+    "full": ({}, CopyReference, "32-true", True),
+    "full, padded": ({"gradient_checkpointing": True}, CopyReference, "32-true", False),
+    "full, bf16-mixed": ({}, CopyReference, "bf16-mixed", True),
+    "lora": ({"lora": on_the_head}, AdapterReference, "32-true", True),
+    "nf4 lora": ({"lora": LoRA(r=4), "quantize": "nf4"}, AdapterReference, "32-true", True),
+}
+seen = {}
+for name, (options, reference, precision, packed) in RUNS.items():
+    torch.manual_seed(0)
+    module = PreferenceModule(
+        PretrainedPolicy(model, **options), reference(), TDPO1(beta=0.5),
+        lambda params: torch.optim.SGD(params, lr=0.005),
+    )
+    losses = Losses()
+    trainer = Trainer(
+        accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1) if ranks > 1 else "auto",
+        max_steps=4, callbacks=[SoftReferenceUpdate(0.6, every_n_steps=2), losses], precision=precision,
+        enable_checkpointing=False, log_every_n_steps=2, **QUIET,
+    )
+    data = PreferenceDataModule(model, SyntheticPairs(32), batch_size=8 // ranks, shuffle=False, packed=packed)
+    trainer.fit(module, data)
+    trained = {key: value for key, value in module.policy.named_parameters() if value.requires_grad}
+    weights = {key: full_tensor(value).float() for key, value in trained.items()}
+    seen[name] = {"losses": losses.steps, "weights": weights, "kl": trainer.callback_metrics["train/kl/chosen"].item()}
+torch.save(seen, f"{output}.{ranks}.{trainer.global_rank}")
+"""
+)
+
+
 def run(tmp_path, script, *arguments, check=True, **environment):
     (tmp_path / "script.py").write_text(script)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -119,6 +158,17 @@ def test_shards_train_as_one_process(llama_dir, tmp_path):
     assert len(one) == 10
     for rank in (0, 1):
         assert_alike(torch.load(tmp_path / f"seen.2.{rank}"), one)
+
+
+def test_divergences_under_shards_are_those_of_one_process(llama_dir, tmp_path):
+    for ranks in (1, 2):
+        run(tmp_path, DIVERGENCES, llama_dir, ranks, tmp_path / "seen")
+    one, *two = (torch.load(tmp_path / f"seen.{name}") for name in ("1.0", "2.0", "2.1"))
+    for kind, expected in one.items():
+        assert expected["kl"] > 0.001
+        tolerance = {"rtol": 0.05, "atol": 0.01} if "bf16" in kind else {"rtol": 1e-4, "atol": 1e-5}
+        for found in (rank[kind] for rank in two):
+            torch.testing.assert_close(found, expected, **tolerance)
 
 
 def comparable(weights):

@@ -55,13 +55,22 @@ import torch
 from lightning.pytorch import Trainer
 from lit_tr import PreferenceDataModule, PreferenceModule
 from lit_tr.embedded import SyntheticPairs
-from lit_tr.losses import DPO
+from lit_tr.losses import DPO, TDPO1, TDPO2
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import CopyReference
 
-ranks, pairs = int(sys.argv[2]), 9
-module = PreferenceModule(
-    PretrainedPolicy(sys.argv[1]), CopyReference(), DPO(beta=0.5), lambda params: torch.optim.SGD(params, lr=0.1)
+
+class Moved(PreferenceModule):
+    def configure_model(self):
+        super().configure_model()
+        torch.manual_seed(3)
+        for param in self.reference.model.parameters():
+            param.data += 0.05 * torch.randn_like(param)
+
+
+ranks, loss, pairs = int(sys.argv[2]), {"DPO": DPO, "TDPO1": TDPO1, "TDPO2": TDPO2}[sys.argv[4]], 9
+module = Moved(
+    PretrainedPolicy(sys.argv[1]), CopyReference(), loss(beta=0.5), lambda params: torch.optim.SGD(params, lr=0.1)
 )
 size = {"batch_size": pairs} if ranks == 1 else {"max_tokens": 260}
 trainer = Trainer(
@@ -121,11 +130,12 @@ def run(tmp_path, script, *arguments):
 
 
 @pytest.mark.slow
-def test_a_step_is_the_mean_over_the_pairs_of_all_ranks(llama_dir, tmp_path):
-    run(tmp_path, STEP_SCRIPT, llama_dir, "2", str(tmp_path / "two.pt"))
+@pytest.mark.parametrize("loss", ["DPO", "TDPO1", "TDPO2"])
+def test_a_step_is_the_mean_over_the_pairs_of_all_ranks(llama_dir, tmp_path, loss):
+    run(tmp_path, STEP_SCRIPT, llama_dir, "2", str(tmp_path / "two.pt"), loss)
     pairs = [int((tmp_path / f"two.pt.{rank}").read_text()) for rank in (0, 1)]
     assert sum(pairs) == 9  # the ranks hold unequal numbers of pairs
-    run(tmp_path, STEP_SCRIPT, llama_dir, "1", str(tmp_path / "one.pt"))
+    run(tmp_path, STEP_SCRIPT, llama_dir, "1", str(tmp_path / "one.pt"), loss)
     two, one = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("two", "one"))
     for name, param in one.items():
         torch.testing.assert_close(two[name], param, rtol=1e-5, atol=1e-6)

@@ -7,9 +7,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
 
-from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule
+from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.embedded import SyntheticPairs
-from lit_tr.losses import DPO, KTO, Loss, SimPO
+from lit_tr.losses import DPO, KTO, TDPO2, Loss, SimPO
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import CopyReference, FrozenReference, WindowReference
 
@@ -77,6 +77,24 @@ def test_a_window_keeps_the_scores_of_tokens(llama_dir):
     window, _ = fit(module(llama_dir, LastToken(), WindowReference()), llama_dir, [HardReferenceUpdate(2)], max_steps=7)
     copy, _ = fit(module(llama_dir, LastToken(), CopyReference()), llama_dir, [HardReferenceUpdate(2)], max_steps=7)
     assert window.losses == copy.losses
+
+
+def test_divergences_are_trained_on_and_logged(llama_dir):
+    model, _ = fit(module(llama_dir, TDPO2(beta=0.5), CopyReference()), llama_dir, [SoftReferenceUpdate(0.5, 2)])
+    metrics = model.trainer.callback_metrics
+    assert model.losses[0] == pytest.approx(math.log(2))
+    assert metrics["val/kl/chosen"] > 0.001
+    assert metrics["val/kl/rejected"] > 0.001
+    assert "val/initial/kl/chosen" not in metrics
+
+
+def test_divergences_take_one_pass_of_each_model(llama_dir):
+    model, _ = fit(module(llama_dir, TDPO2(), CopyReference()), llama_dir, max_steps=1)
+    passes = []
+    for net in (model.policy, model.reference.model):
+        net.model.register_forward_hook(lambda layers, args, output, net=net: passes.append(net))
+    fit(model, llama_dir, max_steps=1, limit_val_batches=0)
+    assert passes == [model.reference.model, model.policy]
 
 
 def test_logged_rewards_are_those_of_the_loss(llama_dir):

@@ -8,6 +8,21 @@ from lit_tr.losses.kto import KTO
 from lit_tr.losses.length import LDDPO
 from lit_tr.losses.sft import SFT
 from lit_tr.losses.simpo import SimPO
+from lit_tr.losses.tdpo import TDPO1, TDPO2
 from lit_tr.losses.weighted import Weighted
 
-__all__ = ["BCO", "DPO", "FDPO", "IPO", "KTO", "LDDPO", "SFT", "Loss", "Scores", "SimPO", "Weighted"]
+__all__ = [
+    "BCO",
+    "DPO",
+    "FDPO",
+    "IPO",
+    "KTO",
+    "LDDPO",
+    "SFT",
+    "TDPO1",
+    "TDPO2",
+    "Loss",
+    "Scores",
+    "SimPO",
+    "Weighted",
+]

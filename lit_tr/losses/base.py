@@ -29,6 +29,9 @@ class Scores:
         policy_tokens: log-prob of each scored token under the policy, response after response, `(scored tokens,)`; None
             unless the loss is `token_level`.
         reference_tokens: the same under the reference; None if the loss needs none.
+        kl: sequential KL divergence, `KL(reference || policy)` of the next token, over the full vocabulary, summed over
+            the scored tokens of each response, `(responses,)`, with a gradient in training; None unless the loss
+            `needs_kl`.
 
     Examples:
         >>> scores = Scores(torch.tensor([-9.0, -12.0]), torch.tensor([5, 7]), reference=torch.tensor([-10.0, -11.0]))
@@ -42,6 +45,7 @@ class Scores:
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     policy_tokens: Tensor | None = None
     reference_tokens: Tensor | None = None
+    kl: Tensor | None = None
 
     @property
     def log_ratios(self) -> Tensor:
@@ -78,6 +82,7 @@ class Loss(ABC):
         beta: scale of the implicit reward.
         paired: the loss compares the two responses of one prompt, so it cannot take unpaired rows.
         needs_reference: False if it uses no reference log-probs: then no reference is built.
+        needs_kl: the loss uses `KL(reference || policy)` at each token, so it needs a reference that holds a model.
         token_level: the loss uses the log-probs of each token.
         mismatched: the loss needs KL rows: prompts with responses borrowed from other rows.
     """
@@ -85,6 +90,7 @@ class Loss(ABC):
     beta: float
     paired: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = True
+    needs_kl: ClassVar[bool] = False
     token_level: ClassVar[bool] = False
     mismatched: ClassVar[bool] = False
 

@@ -52,6 +52,7 @@ def planned_run(
         sharded="ModelParallelStrategy" in strategy,
         accumulate=trainer.accumulate_grad_batches,
         cpu=trainer.accelerator == "cpu",
+        needs_kl=module.loss.needs_kl,
     )
 
 
@@ -68,5 +69,7 @@ def _references(
         return {f"no reference: {type(module.loss).__name__} needs none": (None, module.initial)}
     modules = {f"configured: {type(module.reference).__name__}": module}
     for name, reference in alternatives(source, soft).items():
+        if module.loss.needs_kl and reference.log_probs_only:
+            continue
         modules[name] = PreferenceModule(source, reference, module.loss, log_initial=log_initial)
     return {name: (one.reference, one.initial) for name, one in modules.items()}

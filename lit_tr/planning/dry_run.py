@@ -21,7 +21,9 @@ from torch.utils.flop_counter import flop_registry
 import lit_tr.policy.quantization  # noqa: F401  bitsandbytes' operations are counted
 from lit_tr.data.batches import PairBatch
 from lit_tr.planning.attention import backward_flops, forward_flops
-from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.policy.adapters import causal_model
+from lit_tr.policy.head import logits
+from lit_tr.policy.logprobs import response_log_probs, token_log_probs_and_kl
 
 
 def _square_flops(query: Tensor, key: Tensor, value: Tensor, inner: int, outer: int) -> int:
@@ -204,6 +206,7 @@ def run_step(
     context: AbstractContextManager,
     accumulated: bool,
     groups: list[list[nn.Module]],
+    needs_kl: bool = False,
 ) -> list[tuple[Step, Step]]:
     """Run forward and backward pass of a policy, whose parameters are fake tensors made under the ledger.
 
@@ -214,6 +217,7 @@ def run_step(
         context: sets the forward pass's precision.
         accumulated: gradients of another batch are in memory already.
         groups: the policy's layers in groups that are alike.
+        needs_kl: compute the KL divergence from a reference, with the head of one like the policy.
 
     Returns:
         The step with its peak until the last group of layers has its gradients, and with that from the first group on;
@@ -243,7 +247,7 @@ def run_step(
     before = ledger.live - ledger.gradients
     with ledger:
         with context:
-            loss = response_log_probs(policy, batch).sum()
+            loss = (_with_kl if needs_kl else response_log_probs)(policy, batch).sum()
         for hook in in_forward:  # or they would be called where a layer is computed again
             hook.remove()
         forward = ledger.flops
@@ -264,6 +268,18 @@ def run_step(
     flops = passed + begun.get(0, 0) - begun.get(1, 0)
     top, bottom = Step(kept, 0, size * accumulated, passed, flops), Step(0, 0, size, passed, flops)
     return list(zip(ends, (top, bottom), strict=True))
+
+
+def _with_kl(policy: nn.Module, batch: Any) -> Tensor:
+    """Return log-probs and KL divergences, with embeddings in the place of a reference's hidden states."""
+    causal = causal_model(policy)
+    hidden = causal.get_input_embeddings().weight.detach()[batch.targets]
+
+    @torch.no_grad()
+    def reference(tokens: slice) -> Tensor:
+        return logits(causal, hidden[tokens])
+
+    return token_log_probs_and_kl(policy, batch, reference)
 
 
 def optimizer_costs(make: Callable[[Iterable[nn.Parameter]], Any], foreach: bool) -> tuple[float, float, float]:

@@ -101,6 +101,7 @@ class Run:
         sharded: whether the weights are sharded over them.
         accumulate: batches per step on each device.
         cpu: devices are CPUs, whose attention takes masks and whose optimizer steps on one parameter at a time.
+        needs_kl: the loss compares the distributions of policy and reference: two heads are computed in one pass.
     """
 
     source: PretrainedPolicy
@@ -112,6 +113,7 @@ class Run:
     sharded: bool = False
     accumulate: int = 1
     cpu: bool = False
+    needs_kl: bool = False
 
     def context(self) -> AbstractContextManager:
         """Return the context of the forward pass."""
@@ -187,9 +189,10 @@ class Plan:
             if causal.is_backend_compatible():
                 causal.set_attn_implementation(GPU)
 
-        fresh, context, accumulated = deepcopy(batch), self.run.context(), self.run.accumulate > 1  # packs keep masks
+        run, fresh = self.run, deepcopy(batch)  # packs keep masks
+        given = self.policy, fresh, ledger, run.context(), run.accumulate > 1
         try:
-            return self.stack.measure(lambda groups: run_step(self.policy, fresh, ledger, context, accumulated, groups))
+            return self.stack.measure(lambda groups: run_step(*given, groups, run.needs_kl))
         finally:
             head.CHUNK = chunk
             causal.set_attn_implementation(own)

@@ -1,6 +1,7 @@
 """The output head of a language model: log-probs of some tokens, with the logits of some at a time in memory."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ CHUNK, CUDA_CHUNK = 2**23, 2**27
 Forward and backward pass of 680 tokens take 2.5 s of a core in chunks of 2^23, 2.8 in those of 2^22, 3.3 in those of
 2^21, and no less in those of 2^24 (SmolLM2-135M's head in float32).
 """
+
+
+Score = Callable[[Tensor, slice], Tensor]
+"""From the logits of some tokens, `(tokens, vocabulary)`, and which tokens they are, to values, `(tokens, ...)`."""
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
@@ -35,22 +40,60 @@ def log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         hidden: last hidden states, `(tokens, hidden)`.
         targets: token ids, `(tokens,)`.
     """
+    return _in_chunks(causal, hidden, partial(_log_probs, targets))
+
+
+def log_probs_and_kl(causal: Any, hidden: Tensor, targets: Tensor, reference: Callable[[slice], Tensor]) -> Tensor:
+    """Return log-probs as `log_probs` does, with those under a reference and the KL divergence from it.
+
+    Of both models the logits of some tokens are in memory at a time, and computed again in the backward pass.
+
+    Args:
+        causal: as for `log_probs`.
+        hidden: as for `log_probs`.
+        targets: as for `log_probs`.
+        reference: gives the reference's logits at a slice of the tokens, `(tokens, vocabulary)`, without gradient.
+
+    Returns:
+        `(tokens, 3)`, float32, in nats: the log-prob of each target; that under the reference; and
+        `KL(reference || model)` of the distributions over the full vocabulary that they are taken from.
+    """
+    return _in_chunks(causal, hidden, partial(_log_probs_and_kl, targets, reference), models=2)
+
+
+def logits(causal: Any, hidden: Tensor, head: nn.Module | None = None) -> Tensor:
+    """Return the logits of some hidden states, `(tokens, vocabulary)`, float32, by the model's head or a copy of it."""
+    head = causal.get_output_embeddings() if head is None else head
+    return _scaling(causal.config.get_text_config(decoder=True))(head(hidden))
+
+
+def _in_chunks(causal: Any, hidden: Tensor, score: Score, models: int = 1) -> Tensor:
+    """Return the values of all tokens, with a share of the rows for each of the models whose logits are in memory."""
     config, head = causal.config.get_text_config(decoder=True), causal.get_output_embeddings()
-    rows = chunk_rows(config.vocab_size, hidden.device)
+    rows = max(chunk_rows(config.vocab_size, hidden.device) // models, 1)
     if type(head) is nn.Linear:
         scaled = _scaling(config)
-        return _LinearHead.apply(hidden, head.weight, head.bias, targets, rows, scaled)
-    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)  # an adapter's, or one in 4 bits
-    return torch.cat([checkpoint(_log_probs, causal, *chunk, use_reentrant=False) for chunk in chunks])
+        return _LinearHead.apply(hidden, head.weight, head.bias, rows, lambda raw, at: score(scaled(raw), at))
+
+    def scored(part: Tensor, at: slice) -> Tensor:
+        return score(logits(causal, part), at)
+
+    chunks = zip(hidden.split(rows), _slices(hidden, rows), strict=True)  # an adapter's head, or one in 4 bits
+    return torch.cat([checkpoint(scored, *chunk, use_reentrant=False) for chunk in chunks])
 
 
-def logits(causal: Any, hidden: Tensor) -> Tensor:
-    """Return the logits of some hidden states, `(tokens, vocabulary)`, float32."""
-    return _scaling(causal.config.get_text_config(decoder=True))(causal.get_output_embeddings()(hidden))
+def _slices(hidden: Tensor, rows: int) -> list[slice]:
+    return [slice(start, start + rows) for start in range(0, max(len(hidden), 1), rows)]
 
 
-def _log_probs(causal: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    return -F.cross_entropy(logits(causal, hidden), targets, reduction="none")
+def _log_probs(targets: Tensor, logits: Tensor, at: slice) -> Tensor:
+    return -F.cross_entropy(logits, targets[at], reduction="none")
+
+
+def _log_probs_and_kl(targets: Tensor, reference: Callable[[slice], Tensor], logits: Tensor, at: slice) -> Tensor:
+    ours, theirs, taken = logits.log_softmax(dim=-1), reference(at).log_softmax(dim=-1), targets[at, None]
+    kl = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1, keepdim=True)
+    return torch.cat([ours.gather(1, taken), theirs.gather(1, taken), kl], dim=1)
 
 
 def _scaling(config: Any) -> Callable[[Tensor], Tensor]:
@@ -70,7 +113,7 @@ def _scaling(config: Any) -> Callable[[Tensor], Tensor]:
 
 
 class _LinearHead(torch.autograd.Function):
-    """Log-probs of a linear head in chunks of tokens; all chunks add to one gradient of its weight."""
+    """Values of a linear head's logits in chunks of tokens; all chunks add to one gradient of its weight."""
 
     @staticmethod
     def forward(
@@ -78,38 +121,34 @@ class _LinearHead(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
         rows: int,
-        scaled: Callable[[Tensor], Tensor],
+        score: Score,
     ) -> Tensor:
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.rows, ctx.scaled, ctx.dtype = rows, scaled, _dtype(hidden, weight)
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.rows, ctx.score, ctx.dtype = rows, score, _dtype(hidden, weight)
         hidden, weight, bias = _cast(ctx.dtype, hidden, weight, bias)
-        chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
-        return torch.cat(
-            [-F.cross_entropy(scaled(F.linear(part, weight, bias)), at, reduction="none") for part, at in chunks]
-        )
+        chunks = zip(hidden.split(rows), _slices(hidden, rows), strict=True)
+        return torch.cat([score(F.linear(part, weight, bias), at) for part, at in chunks])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        given, params, constant, targets = ctx.saved_tensors
+        given, params, constant = ctx.saved_tensors
         hidden, weight, bias = _cast(ctx.dtype, given, params, constant)
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        for start in range(0, len(hidden), ctx.rows):
-            at = slice(start, start + ctx.rows)
+        for at in _slices(hidden, ctx.rows):
             with torch.enable_grad(), torch.autocast(hidden.device.type, enabled=False):
                 raw = F.linear(hidden[at], weight, bias).detach().requires_grad_()
-                values = -F.cross_entropy(ctx.scaled(raw), targets[at], reduction="none")
+                values = ctx.score(raw, at)
             (gradient,) = torch.autograd.grad(values, raw, gradients[0][at])
             torch.mm(gradient, weight, out=of_hidden[at])
             if of_weight is not None:
                 torch.addmm(of_weight, gradient.T, hidden[at], out=of_weight)
             if of_bias is not None:
                 of_bias += gradient.sum(dim=0)
-        return of_hidden.to(given.dtype), *_cast(params.dtype, of_weight, of_bias), None, None, None
+        return of_hidden.to(given.dtype), *_cast(params.dtype, of_weight, of_bias), None, None
 
 
 def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:

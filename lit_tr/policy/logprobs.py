@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from inspect import signature
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_tr.data.batches import PackedBatch, PairBatch
-from lit_tr.policy.adapters import causal_model
+from lit_tr.policy.adapters import causal_model, has_adapter
 from lit_tr.policy.attention import placeholder_mask
-from lit_tr.policy.head import log_probs, logits
+from lit_tr.policy.head import log_probs, log_probs_and_kl, logits
 from lit_tr.policy.modules import modules_within
-from lit_tr.policy.sharding import gathers
+from lit_tr.policy.sharding import gathers, is_sharded
 
 
 @contextmanager
@@ -42,9 +43,49 @@ def token_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
         batch: prompts and responses.
     """
     if isinstance(batch, PackedBatch):
-        return _packed(model, batch)
+        causal = causal_model(model)
+        return log_probs(causal, _before(causal, batch), batch.targets)
     logits, targets = _padded_logits(model, batch)
     return -F.cross_entropy(logits, targets, reduction="none")
+
+
+@gathers
+def token_log_probs_and_kl(model: nn.Module, batch: Any, reference: Callable[[slice], Tensor]) -> Tensor:
+    """Return log-probs of each scored token under a model and a reference, and the KL divergence of the reference.
+
+    Logits are made some tokens at a time, of a padded batch too.
+
+    Args:
+        model: one that passes `why_not_split` for a padded batch, and `why_not_packed` for a packed one.
+        batch: prompts and responses.
+        reference: gives the reference's logits at a slice of the scored tokens, `(tokens, vocabulary)`, as
+            `chunked_logits` does.
+
+    Returns:
+        `(scored tokens, 3)`, float32, in nats: the log-prob of each token; that under the reference; and the divergence
+        of the distributions that they are from, `KL(reference || model)`.
+    """
+    causal = causal_model(model)
+    return log_probs_and_kl(causal, _before(causal, batch), batch.targets, reference)
+
+
+@gathers
+def chunked_logits(model: nn.Module, batch: PairBatch) -> Callable[[slice], Tensor]:
+    """Return a function from a slice of the scored tokens to the logits before them, `(tokens, vocabulary)`, float32.
+
+    Only hidden states are held, and a call makes the logits of its tokens: a model whose adapter was switched must be
+    switched again for it. Of a sharded model without an adapter a copy of the gathered head is held; with one the
+    weights must be gathered for each call.
+
+    Args:
+        model: as for `token_log_probs_and_kl`.
+        batch: prompts and responses.
+    """
+    causal = causal_model(model)
+    hidden, output = _before(causal, batch), causal.get_output_embeddings()
+    if is_sharded(model) and not has_adapter(model):
+        output = deepcopy(output)
+    return lambda tokens: logits(causal, hidden[tokens], output)
 
 
 def response_log_probs(model: nn.Module, batch: PairBatch) -> Tensor:
@@ -85,9 +126,7 @@ def logits_at(model: nn.Module, batch: PairBatch) -> Callable[[slice], Tensor]:
         batch: prompts and responses.
     """
     if isinstance(batch, PackedBatch):
-        causal = causal_model(model)
-        hidden = _hidden(causal, batch).index_select(0, batch.predictors)
-        return lambda tokens: logits(causal, hidden[tokens])
+        return chunked_logits(model, batch)
     return _padded_logits(model, batch)[0].__getitem__
 
 
@@ -108,16 +147,18 @@ def accepted(model: nn.Module, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in taken}
 
 
-def _packed(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Return the log-prob of each response token, `(response tokens,)`; logits are made at these tokens alone."""
-    causal = causal_model(model)
-    return log_probs(causal, _hidden(causal, batch).index_select(0, batch.predictors), batch.targets)
-
-
 def decoder(causal: Any) -> Any:
     """Return the decoder of a causal language model: the model without its head."""
     # Llama 4 has no attribute of the name of its base_model_prefix
     return causal.model if causal.base_model is causal else causal.base_model
+
+
+def _before(causal: Any, batch: Any) -> Tensor:
+    """Return the last hidden states that predict the scored tokens, `(scored tokens, hidden)`."""
+    if isinstance(batch, PackedBatch):
+        return _hidden(causal, batch).index_select(0, batch.predictors)
+    output = decoder(causal)(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return output.last_hidden_state.flatten(0, 1).index_select(0, batch.predictors)
 
 
 def _hidden(causal: Any, batch: PackedBatch) -> Tensor:

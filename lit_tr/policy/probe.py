@@ -1,7 +1,8 @@
 """Proof that a model computes packs as it computes rows one by one."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from typing import Any, cast
@@ -15,7 +16,15 @@ from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.attention import PACKABLE
-from lit_tr.policy.logprobs import accepted, decoder, scoring, vocabulary_log_probs
+from lit_tr.policy.logprobs import (
+    accepted,
+    chunked_logits,
+    decoder,
+    scoring,
+    token_log_probs,
+    token_log_probs_and_kl,
+    vocabulary_log_probs,
+)
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 0.2}
 """Largest KL divergence for round-off at a response token, in nats.
@@ -53,12 +62,40 @@ def why_not_packed(model: Any, longest: int | None = None) -> str | None:
         longest: most tokens of a prompt with a response in the data, if known: a longer window never acts, and is not
             probed.
     """
-    device = next(model.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), scoring(model):
-        torch.manual_seed(0)  # a model that draws numbers draws the same on all ranks
+    with _probing(model):
         reason = _attempt(_objection, model, longest)
         doubts = reason and _attempt(_doubts_of_padding, model)
         return f"{reason}; padded rows: {doubts}" if doubts else reason
+
+
+def why_not_split(model: Any) -> str | None:
+    """Return the reason why a model's logits are not those of its decoder and head one after the other, or None.
+
+    Padded rows of a probe must get the log-probs that the model's own forward pass gives, up to round-off: some models
+    scale their logits in other ways than lit_tr knows. Packs are proven with it by `why_not_packed`.
+
+    Args:
+        model: a causal language model with Hugging Face's interface, with an adapter or without.
+    """
+    with _probing(model):
+        return _attempt(_split, model)
+
+
+@contextmanager
+def _probing(model: nn.Module) -> Iterator[None]:
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), scoring(model):
+        torch.manual_seed(0)  # a model that draws numbers draws the same on all ranks
+        yield
+
+
+def _split(model: nn.Module) -> str | None:
+    batch = Collator(packed=False)(_pairs(model, MARGIN)[0]).to(causal_model(model).device)
+    own, found = token_log_probs(model, batch), token_log_probs_and_kl(model, batch, chunked_logits(model, batch))
+    difference = (found[:, :2] - own[:, None]).abs().mean().item()
+    if difference <= TOLERANCE.get(_precision(model), max(TOLERANCE.values())):
+        return None
+    return f"its logits are not its head's of the last hidden states: log-probs differ by {difference:.2g} nats"
 
 
 def _attempt(find: Callable[..., str | None], *args: Any) -> str | None:

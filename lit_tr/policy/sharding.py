@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -11,6 +11,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lit_tr.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
@@ -62,7 +64,12 @@ def data_mesh(mesh: DeviceMesh | None) -> DeviceMesh | None:
     return mesh["data_parallel"]
 
 
-def gathers(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights of a model are sharded."""
+    return isinstance(model, FSDPModule)
+
+
+def gathers(score: Callable[..., Result]) -> Callable[..., Result]:
     """Gather the shards of a model for a function that calls submodules of it, its first argument.
 
     FSDP2 gathers embeddings and head, which are in no layer, when the model itself is called. The function becomes a
@@ -71,7 +78,7 @@ def gathers(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
     name = f"_lit_tr_{score.__name__}"
 
     @wraps(score)
-    def called(model: Any, *args: Any) -> Tensor:
+    def called(model: Any, *args: Any) -> Result:
         if not isinstance(model, FSDPModule):
             return score(model, *args)
         if name not in vars(model):

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lit_tr.data.batches import PairBatch
 from lit_tr.policy.adapters import adapter_switched
 from lit_tr.policy.compiled import options
-from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, vocabulary_log_probs
+from lit_tr.policy.logprobs import chunked_logits, scoring, sum_by_response, token_log_probs, vocabulary_log_probs
 from lit_tr.policy.sharding import shard, write
 from lit_tr.reference.averaging import Alpha
 
@@ -37,6 +37,7 @@ class Reference(ABC):
     Attributes:
         moves: it can follow the policy.
         hard_only: it takes only hard updates of all layers.
+        log_probs_only: it holds log-probs of the data's tokens and no model, so it goes with no loss that `needs_kl`.
         log_initial: whether the initial policy is logged by default, which may take a third model.
         adapter: name of its adapter on the policy's base, if it is one.
         model: its second model, if it has one.
@@ -46,6 +47,7 @@ class Reference(ABC):
 
     moves: ClassVar[bool] = True
     hard_only: bool = False
+    log_probs_only: bool = False
     log_initial: ClassVar[bool] = True
     adapter: str | None = None
     model: nn.Module | None = None
@@ -134,6 +136,22 @@ class Reference(ABC):
             return batch.reference_log_probs
         with self.active(policy) as model, scoring(model):
             return token_log_probs(model, self._placed(batch)).to(batch.lengths.device)
+
+    def logits(self, policy: nn.Module, batch: PairBatch) -> Callable[[slice], Tensor]:
+        """Return a function from a slice of the scored tokens to the logits before them, `(tokens, vocabulary)`.
+
+        They are float32, without gradient and dropout, where the batch is. Only hidden states are held, and a call
+        makes the logits of its tokens, in the precision of now: a backward pass may call it again.
+        """
+        with self.active(policy) as model, scoring(model):
+            at, kind = chunked_logits(model, self._placed(batch)), next(model.parameters()).device.type
+        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+        def called(tokens: slice) -> Tensor:
+            with self.active(policy) as model, scoring(model), torch.autocast(kind, dtype, enabled):
+                return at(tokens).to(batch.lengths.device)
+
+        return called
 
     def log_probs(self, policy: nn.Module, batch: PairBatch) -> Tensor:
         """Return the reference log-probs of the responses, `(responses,)`, in nats."""

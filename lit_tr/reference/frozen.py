@@ -36,7 +36,7 @@ class FrozenReference(Reference):
     moves = False
 
     def __init__(self, precompute: bool = False, folder: str | None = None) -> None:
-        self.precompute, self.folder = precompute, folder
+        self.precompute, self.folder, self.log_probs_only = precompute, folder, precompute
         self._precomputes = False
         self._known: dict[str, str] = {}
 

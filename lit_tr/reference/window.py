@@ -28,6 +28,7 @@ class WindowReference(Reference):
     """
 
     hard_only = True
+    log_probs_only = True
     log_initial = False
 
     def __init__(self) -> None:

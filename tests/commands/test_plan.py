@@ -21,6 +21,12 @@ def test_a_run_is_planned_without_weights(config, tmp_path, capsys, llama_dir, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("loss", "windows"), [("DPO", True), ("TDPO2", False)])
+def test_a_plan_offers_references_that_the_loss_takes(config, capsys, loss, windows):
+    main(["plan", "--config", config, f"--model.loss={loss}", "--update=lit_tr.HardReferenceUpdate"])
+    assert ("Window" in capsys.readouterr().out) is windows
+
+
 def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
     assert "does not train under fsdp" in fails(capsys, "plan", "--config", config, "--trainer.strategy=fsdp")
 

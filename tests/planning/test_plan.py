@@ -29,7 +29,7 @@ PUBLISHED = {
 
 
 def plan_of(path, **options):
-    names = ("alpha", "precision", "devices", "sharded", "optimizer", "cpu")
+    names = ("alpha", "precision", "devices", "sharded", "optimizer", "cpu", "needs_kl")
     run = {name: options.pop(name) for name in names if name in options}
     return Plan(Run(PretrainedPolicy(path, **options), **run))
 
@@ -117,6 +117,17 @@ def test_a_step_computes_what_a_llama_needs(bare):
     # the backward pass: twice each product, and the logits once more
     again = 2 * 512 * 32 * responses
     assert step.flops == pytest.approx(3 * step.forward + again + attention / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_divergences_take_the_head_of_a_reference_once_more_each_way(bare, packed):
+    batch = Collator(packed)(Lengths(8, 8).examples(2))
+    plain, both = (plan_of(bare, cpu=True, needs_kl=kl).step(batch) for kl in (False, True))
+    reference = 2 * 512 * 32 * 2 * 2 * 8
+    again = 0 if packed else reference  # of padded rows the policy's logits are made again, too
+    assert both.forward - plain.forward == reference
+    assert both.flops - plain.flops == 2 * reference + again
+    assert both.logits > plain.logits
 
 
 def test_checkpointing_takes_less_memory_and_more_time(bare):

@@ -63,6 +63,25 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(kind, config, toke
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("kind", [nn.Linear, Other])
+@pytest.mark.parametrize("config", [{}, {"logits_scaling": 4.0}, {"final_logit_softcapping": 2.0}, {"bias": True}])
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_log_probs_and_divergences_are_those_of_all_logits_at_once(kind, config, tokens):
+    torch.manual_seed(tokens)
+    causal = Causal(head=kind(5, 11, bias=config.get("bias", False), dtype=torch.float64), **config)
+    hidden = torch.randn(tokens, 5, dtype=torch.float64, requires_grad=True)
+    logits, targets, weights = torch.randn(tokens, 11), torch.randint(11, (tokens,)), torch.randn(tokens, 3)
+    ours = head.log_probs_and_kl(causal, hidden, targets, lambda at: logits[at])
+    p = torch.stack([dense(causal, hidden, torch.full_like(targets, token)) for token in range(11)], dim=1)
+    q = logits.log_softmax(-1)
+    taken = [one.gather(1, targets[:, None])[:, 0] for one in (p, q)]
+    theirs = torch.stack([*taken, (q.exp() * (q - p)).sum(-1)], dim=1)
+    torch.testing.assert_close(ours, theirs)
+    both = (gradients(values, causal, hidden, weights) for values in (ours, theirs))
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_frozen_head_gets_no_gradient():
     causal = Causal().requires_grad_(False)
     hidden = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)

@@ -1,5 +1,7 @@
 """The proof of packs, on random models: of every causal model type (slow), and of the kinds of fault there are."""
 
+from functools import wraps
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -8,9 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
-from lit_tr.policy import PretrainedPolicy
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.logprobs import accepted, response_log_probs
-from lit_tr.policy.probe import _depends, why_not_packed
+from lit_tr.policy.probe import _depends, why_not_packed, why_not_split
 from tests.policy.causal_types import AT_RANDOM, NOT_BUILT, TYPES, VOCABULARY, tiny_model
 from tests.policy.packing_table import NOT_TRIED, PAGE, row, row_of_not_tried
 
@@ -198,3 +201,19 @@ def test_kernels_that_sum_otherwise_for_other_tokens_leak_nothing_but_a_derivati
     assert ("other tokens in one response move" in reason) if depends else reason is None
     assert _depends(model) == depends
     assert all(param.grad is None for param in model.parameters())
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)])
+def test_a_head_that_does_more_than_is_known_is_found(llama_dir, lora):
+    policy = PretrainedPolicy(llama_dir, lora=lora).load()
+    assert why_not_split(policy) is None
+    causal = causal_model(policy)
+    own = causal.forward
+    causal.forward = wraps(own)(lambda *args, **kwargs: _halved(own(*args, **kwargs)))
+    assert "log-probs differ by" in why_not_split(policy)
+    assert all(module.training for module in policy.modules())
+
+
+def _halved(output):
+    output.logits = output.logits / 2
+    return output
