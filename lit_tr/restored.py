@@ -1,7 +1,7 @@
 """The models in a checkpoint: its policy and its reference, with the weights that were saved."""
 
 from argparse import ArgumentError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from lit_tr.checkpoints import read
 from lit_tr.errors import UserError, explained
 from lit_tr.hparams import ADAPTER_KEY, check_kept
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, with_adapter
+from lit_tr.policy.averages import Averages
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.base import Reference
 
@@ -112,9 +113,27 @@ def restored(
             adapter = run.reference.adapter
     elif run.reference is not None:
         prefix = "reference.model."
-    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    _load_weights(weights, policy, f"checkpoint {path} and {run.policy.path}")
+    _load_weights(_below(prefix, state), policy, f"checkpoint {path} and {run.policy.path}")
     return policy.to(device), adapter
+
+
+def averages(run: SavedRun, path: str | Path, state: dict[str, Tensor], device: torch.device | str = "cpu") -> Averages:
+    """Return the averages of the policy in a checkpoint with the policy that its training began with.
+
+    Raises:
+        UserError: the weights do not fit the model, or training began with an adapter in memory.
+    """
+    if run.adapter:
+        raise UserError(
+            f"checkpoint {path}: training began with an adapter in memory, which it has only as it became, so there is "
+            "no initial policy to average with"
+        )
+    initial = replace(run.policy, compile=False, gradient_checkpointing=False).load(device)
+    return Averages(initial, _below("policy.", state))
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _load_weights(weights: dict[str, Tensor], model: nn.Module, both: str) -> None:

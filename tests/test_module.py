@@ -22,6 +22,7 @@ from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.losses import DPO, IPO, KTO, SFT
 from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy.adapters import adapter_parameters
 from lit_tr.reference import AdapterReference, CopyReference, FrozenReference
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -373,24 +374,23 @@ def test_predict_gives_each_example(llama_dir):
     assert [len(batch["rewards/margins"]) for batch in batches] == [4, 4, 2]
 
 
-def moved(held):
-    torch.manual_seed(4)
-    for param in held.model.parameters():
-        param.data += 0.05 * torch.randn_like(param)
-
-
 class Moved(PreferenceModule):
-    """Its references are not the policy."""
+    """Policy, reference and initial policy are three models."""
 
     def configure_model(self):
         super().configure_model()
-        for held in self.held:
-            moved(held)
+        torch.manual_seed(4)
+        others = [param for held in self.held if held.model for param in held.model.parameters()]
+        if self.reference.adapter:
+            others = [*adapter_parameters(self.policy, self.reference.adapter).values()]
+        for param in [*others, *(param for param in self.policy.parameters() if param.requires_grad)]:
+            param.data += 0.05 * torch.randn_like(param)
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_predict_tells_the_reward_of_each_token(llama_dir, packed):
-    model = Moved(PretrainedPolicy(llama_dir), CopyReference(), DPO(beta=0.3), log_initial=True)
+@pytest.mark.parametrize(("reference", "lora"), [(CopyReference, None), (AdapterReference, LoRA(r=4))])
+def test_predict_tells_the_reward_of_each_token(llama_dir, packed, reference, lora):
+    model = Moved(PretrainedPolicy(llama_dir, lora=lora), reference(), DPO(beta=0.3), log_initial=True)
     rows = data(llama_dir, packed=packed)
     trainer = Trainer(**QUIET, enable_checkpointing=False)
     for batch in trainer.predict(model, rows):
@@ -404,10 +404,16 @@ def test_predict_tells_the_reward_of_each_token(llama_dir, packed):
     example = rows.examples["test"][-1]
     assert batch["tokens/rejected"][-1].tolist() == example.rejected
     ids, start = torch.tensor([example.prompt + example.rejected]), len(example.prompt) - 1
-    with torch.no_grad():
-        ours, theirs = (m(ids).logits[0, start:-1].log_softmax(-1) for m in (model.policy, model.reference.model))
-    expected = 0.3 * (ours - theirs)[range(len(example.rejected)), example.rejected]
-    torch.testing.assert_close(batch["token_rewards/rejected"][-1], expected, rtol=1e-4, atol=1e-4)
+
+    def log_probs(active):
+        with active as one, torch.no_grad():
+            return one(ids).logits[0, start:-1].log_softmax(-1)[range(len(example.rejected)), example.rejected]
+
+    ours = log_probs(nullcontext(model.policy))
+    for prefix, other in (("", model.reference), ("initial/", model.initial)):
+        expected = 0.3 * (ours - log_probs(other.active(model.policy)))
+        assert expected.abs().max() > 0.01
+        torch.testing.assert_close(batch[f"{prefix}token_rewards/rejected"][-1], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

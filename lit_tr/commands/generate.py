@@ -1,7 +1,6 @@
 """`lit-tr generate`: responses of policies to prompts, in files that are gone on with after any stop."""
 
 import re
-from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from lit_tr.errors import UserError
 from lit_tr.evaluation.answering import Policy, ResponseFile
 from lit_tr.evaluation.exchange import write_formats
 from lit_tr.evaluation.policies import Checkpoint, Loading, checkpoint_of, open_policies, split_spec
-from lit_tr.evaluation.prompts import Prompts, read_prompts, source_of
+from lit_tr.evaluation.prompts import Prompts, held_out, read_prompts, source_of
 from lit_tr.evaluation.responses import Response
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.served import ServedPolicy
@@ -103,14 +102,8 @@ def _held_out(policies: Sequence[str]) -> Source:
         UserError: there is none.
     """
     for file in filter(None, (checkpoint_of(split_spec(one)[0]) for one in policies)):
-        rows = (Checkpoint(file).config.get("data") or {}).get("val")
-        if rows:
-            made = ArgumentParser(exit_on_error=False)
-            made.add_argument("--val", type=Data)
-            try:
-                return source_of(made.instantiate(made.parse_object({"val": rows})).val)
-            except ArgumentError as error:
-                raise UserError(f"{file}: data.val of its run cannot be read; give --data ({error})") from error
+        if rows := held_out(Checkpoint(file).config, file):
+            return rows
     raise UserError("no prompts are given: --data FILE")
 
 

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from lit_tr.errors import explained
+from lit_tr.evaluation.rate_search import Averaged
 
 PAPER = """@article{gorbatovski2024learn,
   title   = {Learn Your Reference Model for Real Good Alignment},
@@ -21,7 +22,15 @@ PAPER = """@article{gorbatovski2024learn,
 FIGURES = ("loss", "rewards/accuracies", "rewards/margins", "log_ratios", "initial/log_ratios")
 
 
-def card(name: str, saved: dict[str, Any], base: str, which: str, is_adapter: bool, checkpoint: Path) -> str:
+def card(
+    name: str,
+    saved: dict[str, Any],
+    base: str,
+    which: str,
+    is_adapter: bool,
+    checkpoint: Path,
+    average: Averaged | None = None,
+) -> str:
     """Return the text of a model card, with the metadata that hubs read.
 
     Args:
@@ -31,6 +40,7 @@ def card(name: str, saved: dict[str, Any], base: str, which: str, is_adapter: bo
         which: `policy` or `reference`.
         is_adapter: the folder holds an adapter, not a full model.
         checkpoint: path of the checkpoint, beside whose folder lies the run's `metrics.csv`.
+        average: the rates, if the model is an average with the initial policy.
     """
     kept, run = saved["hyper_parameters"], saved.get("config") or {}
     metadata = {
@@ -46,10 +56,14 @@ def card(name: str, saved: dict[str, Any], base: str, which: str, is_adapter: bo
         "data": (run.get("data") or {}).get("train"),
         "optimizer": kept.get("optimizer"),
         "optimizer steps": saved.get("global_step"),
+        "average with the initial policy, rates of the policy": average and [*average.rates],
     }
     lines = [f"- **{option}**: {_said(value)}" for option, value in given.items() if value is not None]
     figures = [f"| {name} | {value} |" for name, value in _figures(checkpoint, saved.get("global_step", 0)).items()]
-    table = ["", "## Validation", "", "| metric | mean |", "| --- | --- |", *figures] if figures else []
+    title = "Validation of the policy, before the average" if average else "Validation"
+    table = [f"\n## {title}\n", "| metric | mean |", "| --- | --- |", *figures] if figures else []
+    if average and average.trials:
+        table += [f"\n## The average\n\nThe best of these by {average.metric}:\n", average.markdown()]
     what = "The reference" if which == "reference" else "A policy"
     return "\n".join(
         [

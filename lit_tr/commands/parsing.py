@@ -101,6 +101,11 @@ def _one_of(option: str, found: re.Match[str], text: str, options: list[str]) ->
     return f"{option}: there is no {_given(text)!r}{nearest(_given(text), values)}"
 
 
+def _no_function(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
+    """Say that there is no such function."""
+    return f"{option}: {found[1]}\n  a function or class of your own is named by its import path, such as mine.name"
+
+
 def _of_type(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
     kinds = [one for one in re.findall(r"Expected a <class '(\w+)'>", text) if one != "NoneType"]
     return f"{option}: expected {' or '.join(dict.fromkeys(kinds))}, not {_given(text)!r}"
@@ -138,7 +143,8 @@ SAID = {
     r"Option '([^']+)' is not accepted": _unknown,
     r"Expected a dot import path string: (\S+)": _no_class,
     r"Expected a typing\.Literal": _one_of,
-    r"the following arguments are required: ([^\n]+)": _missing,
+    r"the following arguments are required: ([^\n]+?)(?:\. Got value|\n|$)": _missing,
+    r"expects a function or a callable class: ((?:module '|No module named ')[^\n]+?)(?:\. Got value|\n)": _no_function,
     r"Expected a <class '(?!NoneType)": _of_type,
 }
 """What a message is about, by its text, and who puts it into words."""

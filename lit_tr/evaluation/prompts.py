@@ -1,11 +1,15 @@
 """Prompts of any source of rows, ready for a policy: text or messages, and token ids as in training."""
 
+from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
+
 from lit_tr.data.bad_rows import BadRow, BadRows
+from lit_tr.data.datamodule import Data
 from lit_tr.data.example import Example, Row, Text
 from lit_tr.data.formats import Conversion, dialogue, sharegpt_dialogue
 from lit_tr.data.formats.prompts import prompt_alone
@@ -90,6 +94,25 @@ def source_of(data: Source | str | Path) -> Source:
     with explained(f"{data}: the prompts cannot be read", OSError, UnicodeDecodeError):
         lines = Path(data).expanduser().read_text().splitlines()
     return Objects([{"prompt": line} for line in lines if line.strip()])
+
+
+def held_out(config: Mapping[str, Any], checkpoint: str | Path) -> Source | None:
+    """Return the validation rows of the run of a checkpoint; None if it has none.
+
+    Args:
+        config: the configuration of the run.
+        checkpoint: for messages.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    rows = (config.get("data") or {}).get("val")
+    if not rows:
+        return None
+    made = ArgumentParser(exit_on_error=False)
+    made.add_argument("--val", type=Data)
+    with explained(f"{checkpoint}: data.val of its run cannot be read; give other rows", ArgumentError):
+        return source_of(made.instantiate(made.parse_object({"val": rows})).val)
 
 
 def read_prompts(source: Source, read: "Reader", most: int | None = None, max_bad_rows: float = 0.01) -> Prompts:

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_tr.planning.dry_run import Step
+from lit_tr.policy.layers import repeated_layers
 
 FEW = 3
 """Groups of layers that a step is measured on: the first and the last are at its ends, and one is like all others."""
@@ -26,13 +26,9 @@ class Stack:
     """
 
     def __init__(self, policy: nn.Module, types: list[str] | None = None) -> None:
-        lists = [
-            (parent, name, list(child))
-            for parent in policy.modules()
-            for name, child in parent.named_children()
-            if isinstance(child, nn.ModuleList) and any(map(_is_layer, child))
-        ]
-        self.parent, self.name, self.layers = max(lists, key=lambda found: len(found[2]), default=(policy, "", []))
+        path, self.layers = repeated_layers(policy)
+        parent, _, self.name = path.rpartition(".")
+        self.parent = policy.get_submodule(parent)
         kinds = [(_kind(layer), (types or [])[i : i + 1]) for i, layer in enumerate(self.layers)]
         alike = (p for p in range(1, len(kinds)) if all(kinds[i] == kinds[i - p] for i in range(p, len(kinds))))
         self.period = next(alike, len(kinds))
@@ -64,10 +60,6 @@ class Stack:
             ends = step(groups[:used])
         further = len(self.layers) / self.period - used if self.few else 0
         return max((end.extended(added, further) for end, added in ends), key=lambda one: one.peak)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, GradientCheckpointingLayer)  # transformers' mark of a repeated layer
 
 
 def _kind(layer: nn.Module) -> Any:

@@ -94,7 +94,7 @@ def add_adapter_copy(
     extras = [field for field in EXTRA_LORA_FIELDS if getattr(config, field, None)]
     if config.peft_type != "LORA" or config.bias != "none" or extras:
         kind = ", ".join(extras) or (f"bias {config.bias!r}" if config.peft_type == "LORA" else config.peft_type.value)
-        raise UserError(f"a reference beside the policy's adapter needs a plain LoRA adapter, and this one has {kind}")
+        raise UserError(f"a reference or an average of adapters needs plain LoRA adapters, and this one has {kind}")
     if rank is not None and rank < config.r:
         raise UserError(
             f"AdapterReference: rank {rank} cannot hold a policy of rank {config.r}: give {config.r} or more"

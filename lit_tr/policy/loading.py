@@ -12,12 +12,12 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
 from lit_tr.policy.compiled import options
+from lit_tr.policy.layers import is_layer
 from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
 from lit_tr.policy.targets import target_names
 
@@ -141,7 +141,7 @@ class PretrainedPolicy:
             enable({"use_reentrant": False})
         if self.compile:
             for layer in model.modules():
-                if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
+                if is_layer(layer):
                     self._compile(layer)
         return model
 

@@ -17,12 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from lit_tr.commands import main
 from lit_tr.commands.export import export
 from lit_tr.data import PreferenceDataModule
-from lit_tr.embedded import TINY, SyntheticPairs, resolve
+from lit_tr.embedded import TINY, GoldReward, SyntheticPairs, resolve
 from lit_tr.errors import UserError
+from lit_tr.evaluation import JudgedScore, RankingAccuracy, RateSearch
 from lit_tr.losses import DPO
 from lit_tr.module import PreferenceModule
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import FrozenReference
+from tests.runs import fails
 
 IDS = torch.tensor([[5, 17, 300, 41, 8, 99, 2, 480]])
 NF4 = BitsAndBytesConfig(
@@ -440,3 +442,161 @@ def test_what_a_notebook_trained_is_exported(tmp_path, llama_dir):
 
 def make_sgd(params):
     return torch.optim.SGD(params, lr=0.5)
+
+
+def tensors(folder):
+    """All tensors of an exported folder."""
+    return {name: tensor for file in Path(folder).glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("average", [0.7, [0.2, 0.9]])
+def test_an_average_of_a_full_model_is_that_of_each_weight(trained, tmp_path, llama_dir, average):
+    folder = export(trained("full"), tmp_path / "out", average=average)
+    start, end, found = tensors(llama_dir), tensors(export(trained("full"), tmp_path / "policy")), tensors(folder)
+    assert found.keys() == start.keys()
+    first, last = average if isinstance(average, list) else (average, average)
+    for name, tensor in found.items():
+        rate = first if "embed_tokens" in name or ".layers.0." in name else last
+        expected = rate * end[name].double() + (1 - rate) * start[name].double()
+        torch.testing.assert_close(tensor, expected.float(), rtol=1e-6, atol=1e-7)
+    assert plain(folder).config.num_hidden_layers == 2
+    rates = average if isinstance(average, list) else [average]
+    assert json.loads((folder / "average.json").read_text()) == {"rates": rates, "metric": None, "trials": []}
+    assert (
+        f"- **average with the initial policy, rates of the policy**: `{rates}`" in (folder / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_rate_1_writes_what_an_export_writes_and_rate_0_is_the_initial_policy(trained, tmp_path, llama_dir, kind):
+    policy, one, zero = (
+        export(trained(kind), tmp_path / str(average), average=average) for average in (None, 1.0, 0.0)
+    )
+    for file in policy.glob("*.safetensors"):
+        assert (one / file.name).read_bytes() == file.read_bytes()
+    assert torch.equal(log_probs(plain(zero)), log_probs(plain(Path(llama_dir))))
+    if kind == "full":
+        start = tensors(llama_dir)
+        assert all(torch.equal(tensor, start[name]) for name, tensor in tensors(zero).items())
+
+
+@pytest.mark.parametrize("kind", ["lora", "nf4"])
+def test_an_average_of_an_adapter_is_the_same_beside_its_base_and_in_it(trained, tmp_path, kind):
+    options = {"quantization_config": NF4} if kind == "nf4" else {}
+    beside = plain(export(trained(kind), tmp_path / "beside", average=0.6), **options)
+    within = plain(export(trained(kind), tmp_path / "within", merge=True, average=0.6))
+    close(log_probs(beside), log_probs(within))
+    policy, adapter = tensors(export(trained(kind), tmp_path / "policy")), tensors(tmp_path / "beside")
+    for name, tensor in adapter.items():
+        assert torch.equal(tensor, policy[name] * 0.6 if "lora_B" in name else policy[name])
+
+
+def test_a_run_whose_reference_holds_no_weights_has_averages(llama_dir, tmp_path):
+    checkpoint = train(tmp_path, llama_dir, "lit_tr.reference.WindowReference", "HardReferenceUpdate")
+    close(log_probs(plain(export(checkpoint, tmp_path / "out", average=0.0))), log_probs(plain(Path(llama_dir))))
+
+
+def test_a_model_that_was_in_memory_is_averaged_with_its_base_and_an_adapter_is_not(trained, tmp_path, llama_dir):
+    path = in_memory(trained("full"), LlamaForCausalLM.from_pretrained(llama_dir), tmp_path / "some.ckpt")
+    folder = export(path, tmp_path / "out", base=llama_dir, average=0.5)
+    expected = tensors(export(trained("full"), tmp_path / "named", average=0.5))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors(folder).items())
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(llama_dir), config)
+    path = in_memory(trained("lora"), model, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="other.ckpt: training began with an adapter in memory, which it has only as"):
+        export(path, tmp_path / "none", base=llama_dir, average=0.5)
+
+
+@pytest.mark.parametrize(
+    ("average", "options", "message"),
+    [
+        (1.5, {}, r"average: a rate must be in \[0, 1\], not 1.5"),
+        ([0.5, -1], {}, r"average: a rate must be in \[0, 1\], not -1"),
+        ([], {}, "average: give one rate, or one for each group of layers"),
+        ([0.1, 0.2, 0.3], {}, "average: 3 groups of layers are too many, for the model has 2 layers"),
+        (RateSearch(len, groups=3), {}, "average: 3 groups of layers are too many"),
+        (RateSearch(RankingAccuracy()), {}, "RankingAccuracy needs held-out rows, and the run has no data.val"),
+        (0.5, {"which": "reference"}, "average: the policy is averaged with its initial policy; leave which out"),
+        (0.5, {"base": "nowhere"}, "nowhere: no tokenizer in this folder"),
+    ],
+)
+def test_averages_that_cannot_be_are_named_before_weights_are_loaded(
+    trained, tmp_path, monkeypatch, average, options, message
+):
+    monkeypatch.setattr(PretrainedPolicy, "load", None)
+    with pytest.raises(UserError, match=message):
+        export(trained("full"), tmp_path / "out", average=average, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The checkpoint of a short run of the embedded model, whose head is tied, with validation rows."""
+    rows = {"class_path": "lit_tr.embedded.SyntheticPairs", "init_args": {"size": 8, "held_out": True}}
+    return train(tmp_path_factory.mktemp("tiny"), TINY, val=rows)
+
+
+def test_a_search_by_the_command_line(tiny, tmp_path, capsys):
+    out = tmp_path / "out"
+    search = ["lit_tr.evaluation.JudgedScore", "--average.metric.judge=lit_tr.embedded.GoldReward"]
+    sizes = ["--average.metric.prompts=4", "--average.metric.max_new_tokens=24", "--average.steps=2"]
+    main(["export", f"--checkpoint={tiny}", f"--output={out}", "--average.metric", *search, *sizes])
+    shown, found = capsys.readouterr().out.splitlines(), json.loads((out / "average.json").read_text())
+    assert [line.split()[:2] for line in shown[:3]] == [["rate", "1"], ["rate", "0.5"], ["rate", "0"]]
+    assert shown[3].startswith(
+        f"An average of the policy with its initial policy: rate {found['rates'][0]:g}, the best"
+    )
+    assert shown[4] == f"The model is in {out}"
+    assert found["rates"] == max(found["trials"], key=lambda one: (one["value"], one["rates"]))["rates"]
+    assert "| rates | JudgedScore | against the policy |" in (out / "README.md").read_text()
+    # the figure of the initial policy, by its own folder
+    rows = SyntheticPairs(size=8, held_out=True)
+    model, tokenizer = plain(Path(resolve(TINY)), dtype=torch.float32), AutoTokenizer.from_pretrained(resolve(TINY))
+    with torch.no_grad():
+        scores = JudgedScore(GoldReward(), 4, 24)(model.eval(), tokenizer, rows)
+    assert found["trials"][0]["value"] == pytest.approx(sum(scores) / 4)
+
+
+def test_a_search_over_groups_by_a_metric_of_ones_own(tiny, tmp_path, monkeypatch):
+    """Its maximum is at the policy's embeddings and the initial policy's last layer."""
+    (tmp_path / "mine.py").write_text(f"""
+import torch
+from safetensors.torch import load_file
+START = load_file({str(Path(resolve(TINY)) / "model.safetensors")!r})
+END = load_file({str(export(tiny, tmp_path / "policy") / "model.safetensors")!r})
+
+def near(model, tokenizer, rows):
+    first, last = "model.embed_tokens.weight", "model.norm.weight"
+    state = model.state_dict()
+    return -(state[first] - END[first]).norm().item() - (state[last] - START[last]).norm().item()
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "out"
+    options = ["--average.metric=mine.near", "--average.groups=2", "--average.steps=2"]
+    main(["export", f"--checkpoint={tiny}", f"--output={out}", *options])
+    assert json.loads((out / "average.json").read_text())["rates"] == [1.0, 0.0]
+    model = plain(out)
+    assert torch.equal(model.lm_head.weight, plain(tmp_path / "policy").model.embed_tokens.weight)
+    assert torch.equal(model.model.norm.weight, plain(Path(resolve(TINY)), dtype=torch.float32).model.norm.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["mine.none"], "--average.metric: No module named 'mine'\n  a function or class of your own is named by its"),
+        (["math.none"], "--average.metric: module 'math' has no attribute 'none'"),
+        (["lit_tr.evaluation.JudgedScore"], "--average.metric: judge must be given"),
+        (
+            ["lit_tr.evaluation.JudgedScore", "--average.metric.judge=math.none"],
+            "--average.metric.judge: module 'math' has no attribute 'none'",
+        ),
+        (
+            ["math.sqrt", "--average.group=2"],
+            "--average.group: RateSearch has no argument 'group'\n  did you mean groups",
+        ),
+    ],
+)
+def test_a_mistake_in_the_search_is_told_by_its_option(tiny, tmp_path, capsys, options, said):
+    given = [f"--checkpoint={tiny}", f"--output={tmp_path / 'out'}", "--average.metric"]
+    assert fails(capsys, "export", *given, *options).startswith(f"lit-tr: {said}")

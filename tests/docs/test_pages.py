@@ -76,8 +76,8 @@ def test_commands_are_parsed(page, parser, monkeypatch):
             owned = ("--memory", "--devices", "--flops", "--rows") if verb == "plan" else ()
             kept = [one for before, one in zip(["", *words], words, strict=False) if not {before, one} & {*owned}]
             assert parser.parse_args(with_shipped(kept)).model
-        elif verb == "generate":
-            assert generate.parser().parse_args(words)
+        elif verb in ("generate", "export"):
+            assert {"generate": generate, "export": export}[verb].parser().parse_args(words)
         elif (verb, *words[:1]) == ("data", "inspect"):
             assert data.parser().parse_args(with_shipped(words[1:]))
 
@@ -92,8 +92,8 @@ def test_commands_name_verbs_files_and_options_that_exist(page):
         ]
         assert all((ROOT / config).is_file() if config.endswith(".yaml") else shipped(config) for config in configs)
         if verb == "export":
-            given = {word.removeprefix("--") for word in words if word.startswith("--")}
-            added = re.findall(r'"--(\w+)"', inspect.getsource(export.run))
+            given = {word.removeprefix("--").partition(".")[0] for word in words if word.startswith("--")}
+            added = re.findall(r'"--(\w+)"', inspect.getsource(export.parser))
             assert given <= {*inspect.signature(export.export).parameters, *added}
 
 
