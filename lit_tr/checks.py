@@ -16,7 +16,7 @@ from lit_tr.reference.base import updates_of
 
 
 def check_arguments(reference: Any, loss: Any) -> None:
-    """Raise a `UserError` where a reference or a loss is none, or there is no reference and the loss needs one."""
+    """Raise a `UserError` where a reference or a loss is none, or they do not go together."""
     for name, value, kind in (("loss", loss, Loss), ("reference", reference, Reference)):
         if not isinstance(value, kind | None if name == "reference" else kind):
             raise UserError(
@@ -25,6 +25,11 @@ def check_arguments(reference: Any, loss: Any) -> None:
             )
     if reference is None and loss.needs_reference:
         raise UserError(f"PreferenceModule: {type(loss).__name__} needs a reference: FrozenReference, say")
+    if reference is not None and reference.moves and not loss.needs_reference:
+        raise UserError(
+            f"PreferenceModule: {type(loss).__name__} needs no reference, so there is none for an update to move: leave "
+            f"{type(reference).__name__} out (--model.reference null), and the update (--update null)"
+        )
 
 
 def check_trainer(trainer: Any) -> None:
