@@ -27,7 +27,7 @@ def check_arguments(reference: Any, loss: Any) -> None:
         raise UserError(f"PreferenceModule: {type(loss).__name__} needs a reference: FrozenReference, say")
     if reference is not None and reference.moves and not loss.needs_reference:
         raise UserError(
-            f"PreferenceModule: {type(loss).__name__} needs no reference, so there is none for an update to move: leave "
+            f"PreferenceModule: {type(loss).__name__} needs no reference, so there is none to move: leave "
             f"{type(reference).__name__} out (--model.reference null), and the update (--update null)"
         )
 

@@ -19,6 +19,9 @@ class DiscoPOP(DifferenceLoss):
     `-(1 - m) * log(sigmoid(x)) + m * exp(-x)`; exponents stop at 80. With a label confidence below 1 it is the
     expectation over both labels. The data's margin is not used.
 
+    It does not fall everywhere: with a tau of 0.05 it rises for `x` from -0.12 to 0.07. The first steps, at `x = 0`,
+    make the chosen response the less likely one.
+
     Args:
         beta: strength of the tie to the reference, above 0; the paper takes 0.05.
         tau: width of the step from one part to the other, above 0; the paper takes 0.05.
