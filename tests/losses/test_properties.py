@@ -22,7 +22,7 @@ from lit_tr.losses import (
 )
 
 KINDS = [one for one in vars(losses).values() if inspect.isclass(one) and issubclass(one, Loss)]
-LOSSES = [kind() for kind in KINDS if not inspect.isabstract(kind) and kind is not losses.DifferenceLoss]
+LOSSES = [kind() for kind in KINDS if not inspect.isabstract(kind)]
 LOSSES += [
     DPO(label_smoothing=0.2, margin_scale=0.5, average="mean"),
     DPO(margin_scale=0.5, offset="log", divergence=ForwardKL()),
