@@ -31,6 +31,11 @@ def check_arguments(reference: Any, loss: Any) -> None:
             f"{type(reference).__name__} holds log-probs alone: take CopyReference, with an adapter AdapterReference, "
             "or FrozenReference without precompute"
         )
+    if reference is not None and reference.moves and not loss.needs_reference:
+        raise UserError(
+            f"PreferenceModule: {type(loss).__name__} needs no reference, so there is none to move: leave "
+            f"{type(reference).__name__} out (--model.reference null), and the update (--update null)"
+        )
 
 
 def check_trainer(trainer: Any) -> None:

@@ -44,7 +44,7 @@ class PreferenceModule(ReferenceHolder):
 
     Args:
         policy: where the policy comes from, loaded in `configure_model`; or the path of one; or a model in memory.
-        reference: the kind of reference; None where the loss needs none.
+        reference: the kind of reference; None where the loss needs none, which takes no reference that moves.
         loss: the preference loss.
         optimizer: makes the optimizer from a list of the trained parameters; None takes AdamW with its defaults.
         lr_scheduler: makes a learning-rate schedule from the optimizer; it steps with the optimizer, and one that
@@ -53,7 +53,7 @@ class PreferenceModule(ReferenceHolder):
             more. None does so for references that move, but not where they are there to hold no model.
 
     Raises:
-        UserError: an argument is none of these, or the loss needs a reference.
+        UserError: an argument is none of these, or loss and reference do not go together.
     """
 
     loader: StepLoader

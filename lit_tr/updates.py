@@ -201,7 +201,7 @@ class ReferenceUpdate(Callback, ABC):
         own, kind = type(self).__name__, type(reference).__name__
         where = f"{self.reference!r} of {type(pl_module).__name__}"
         if reference is None:
-            raise UserError(f"{own}: {where} is None, as where a loss (SimPO, SFT) needs no reference: leave {own} out")
+            raise UserError(f"{own}: {where} is None, as where a loss, such as SimPO, needs none: leave {own} out")
         if isinstance(reference, nn.Module):
             return
         if not hasattr(reference, "moves"):

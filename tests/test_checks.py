@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from lit_tr import HardReferenceUpdate, PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
-from lit_tr.losses import DPO, SFT, TDPO1, TDPO2, SimPO
+from lit_tr.losses import CPO, DPO, ORPO, SFT, TDPO1, TDPO2, SimPO
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, WindowReference
 
@@ -50,9 +50,9 @@ def test_what_is_no_loss_or_reference_is_named(loss, reference, message):
         PreferenceModule("nothing", reference, loss)
 
 
-@pytest.mark.parametrize("loss", [SFT(), SimPO()])
+@pytest.mark.parametrize("loss", [SFT(), SimPO(), ORPO(), CPO()])
 def test_a_loss_without_a_reference_builds_none(llama_dir, loss):
-    model = fit(PreferenceModule(llama_dir, CopyReference(), loss, log_initial=False), llama_dir)
+    model = fit(PreferenceModule(llama_dir, FrozenReference(), loss, log_initial=False), llama_dir)
     assert model.reference is None
     assert not hasattr(model.policy, "peft_config")
     assert {name.split(".")[0] for name in model.state_dict()} == {"policy"}
@@ -60,14 +60,22 @@ def test_a_loss_without_a_reference_builds_none(llama_dir, loss):
 
 
 def test_a_loss_without_a_reference_spends_no_pass_on_one(llama_dir, monkeypatch):
-    monkeypatch.setattr(CopyReference, "prepare", lambda *args: pytest.fail("a reference is built"))
-    monkeypatch.setattr(CopyReference, "token_log_probs", lambda *args: pytest.fail("a reference is asked"))
-    fit(PreferenceModule(llama_dir, CopyReference(), SimPO()), llama_dir)
+    monkeypatch.setattr(FrozenReference, "prepare", lambda *args: pytest.fail("a reference is built"))
+    monkeypatch.setattr(FrozenReference, "token_log_probs", lambda *args: pytest.fail("a reference is asked"))
+    fit(PreferenceModule(llama_dir, FrozenReference(), SimPO()), llama_dir)
 
 
-def test_an_update_of_no_reference_is_named(llama_dir):
-    with pytest.raises(UserError, match="is None, as where a loss .SimPO, SFT. needs no reference"):
-        fit(PreferenceModule(llama_dir, CopyReference(), SimPO()), llama_dir, [SoftReferenceUpdate()])
+@pytest.mark.parametrize("reference", [None, FrozenReference()])
+def test_an_update_of_no_reference_is_named_before_weights_are_loaded(llama_dir, reference):
+    with pytest.raises(UserError, match="'reference' .* is None, as where a loss, such as SimPO, needs none"):
+        fit(PreferenceModule("no/model", reference, ORPO()), llama_dir, [SoftReferenceUpdate()])
+
+
+@pytest.mark.parametrize("reference", [CopyReference(), AdapterReference(), WindowReference()])
+def test_a_reference_that_moves_and_a_loss_that_needs_none_are_refused(reference):
+    message = rf"ORPO needs no reference.* leave {type(reference).__name__} out \(--model.reference null\), and the up"
+    with pytest.raises(UserError, match=message):
+        PreferenceModule("no/model", reference, ORPO())
 
 
 @pytest.mark.parametrize(

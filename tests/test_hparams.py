@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from lit_tr import PreferenceModule
 from lit_tr.errors import UserError
 from lit_tr.hparams import describe, instantiate
-from lit_tr.losses import DPO, IPO
+from lit_tr.losses import DPO, IPO, AlphaDivergence
 from lit_tr.losses.base import Loss
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import FrozenReference, WindowReference
@@ -93,7 +93,7 @@ def again(module, tmp_path, make=PreferenceModule, **given):
 
 def test_a_module_of_python_is_made_again_from_its_checkpoint(llama_dir, tmp_path):
     policy = PretrainedPolicy(llama_dir, lora=LoRA(r=3, targets=["q_proj"]))
-    loss = Weighted(beta=0.3, weights=(0.5, 2.0), folder=tmp_path)
+    loss = Weighted(beta=0.3, weights=(0.5, 2.0), folder=tmp_path, divergence=AlphaDivergence(0.25))
     optimizer = partial(torch.optim.SGD, lr=numpy.float64(0.25))
     schedule = partial(ReduceLROnPlateau, monitor="val/loss")
     module = built(policy, FrozenReference(), loss, optimizer, schedule, log_initial=False)

@@ -41,10 +41,11 @@ class Recorded(PreferenceModule):
 
 def module(path, reference=None, loss=None, lr=0.01, log_initial=True, **policy):
     torch.manual_seed(0)
+    loss = loss or DPO(beta=0.5)
     return Recorded(
         PretrainedPolicy(path, **policy),
-        reference or CopyReference(),
-        loss or DPO(beta=0.5),
+        reference or (CopyReference() if loss.needs_reference else None),
+        loss,
         optimizer=lambda params: torch.optim.AdamW(params, lr=lr),
         log_initial=log_initial,
     )

@@ -11,7 +11,7 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.data import Rows
-from lit_tr.losses import DPO, FDPO, IPO, KTO, LDDPO, SFT, SimPO, Weighted
+from lit_tr.losses import CPO, DPO, IPO, KTO, LDDPO, SFT, AlphaDivergence, ForwardKL, SimPO, Weighted
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import CopyReference
 
@@ -45,7 +45,8 @@ def reference_dir(llama_dir, tmp_path):
 
 def our_values(llama_dir, reference_dir, path, loss, batch_size):
     """Our values of each example of the first batch, by name, with weights of its own in the reference."""
-    module = PreferenceModule(PretrainedPolicy(llama_dir), CopyReference(), loss, log_initial=False)
+    reference = CopyReference() if loss.needs_reference else None
+    module = PreferenceModule(PretrainedPolicy(llama_dir), reference, loss, log_initial=False)
     module.configure_model()
     if module.reference is not None:
         module.reference.model.load_state_dict(LlamaForCausalLM.from_pretrained(reference_dir).state_dict())
@@ -70,13 +71,9 @@ def their_loss(trainer, batch_size):
     [
         ("sigmoid", DPO(beta=BETA), {}),
         ("ipo", IPO(beta=BETA, average="mean"), {}),
-        ("sigmoid", FDPO(beta=BETA, alpha=0.0), {"f_divergence_type": "forward_kl"}),
-        ("sigmoid", FDPO(beta=BETA, alpha=0.5), {"f_divergence_type": "alpha_divergence"}),
-        (
-            "sigmoid",
-            FDPO(beta=BETA, alpha=1.5),
-            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 1.5},
-        ),
+        ("sigmoid_norm", DPO(beta=BETA, average="mean"), {}),
+        ("sigmoid", DPO(beta=BETA, divergence=ForwardKL()), {"f_divergence_type": "forward_kl"}),
+        ("sigmoid", DPO(beta=BETA, divergence=AlphaDivergence(0.5)), {"f_divergence_type": "alpha_divergence"}),
     ],
 )
 def test_losses_of_pairs(llama_dir, reference_dir, tmp_path, write_rows, rows, kind, loss, options):
@@ -100,21 +97,25 @@ def test_metrics_of_pairs_have_the_names_and_values_of_trl(llama_dir, reference_
         assert ours[name].mean().item() == pytest.approx(metrics[name][0], rel=1e-4), name
 
 
-def test_loss_and_rewards_of_simpo(llama_dir, reference_dir, tmp_path, write_rows, rows):
-    ours = our_values(llama_dir, reference_dir, write_rows(rows), SimPO(beta=2.0, gamma=0.5), 8)
-    options = {**COMMON, "beta": 2.0}
-    config = CPOConfig(
-        tmp_path, loss_type="simpo", cpo_alpha=0.0, simpo_gamma=0.5, per_device_train_batch_size=8, **options
-    )
+@pytest.mark.parametrize(
+    ("loss", "options", "size"),
+    [
+        (SimPO(beta=0.2, gamma=0.5), {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": 0.5}, 8),
+        (CPO(beta=0.2, nll_weight=0.5), {"cpo_alpha": 0.5}, 1),  # TRL's NLL is a mean over the tokens of a batch
+    ],
+)
+def test_losses_and_rewards_without_a_reference(llama_dir, tmp_path, write_rows, rows, loss, options, size):
+    ours = our_values(llama_dir, None, write_rows(rows), loss, size)
+    config = CPOConfig(tmp_path, per_device_train_batch_size=size, **{**COMMON, "beta": 0.2, **options})
     trainer = CPOTrainer(
         model=llama_dir,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(llama_dir),
     )
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
-    loss, metrics = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(batch))
-    assert ours["loss"].mean().item() == pytest.approx(loss.item(), rel=1e-5)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(size)])
+    value, metrics = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(batch))
+    assert ours["loss"].mean().item() == pytest.approx(value.item(), rel=1e-5)
     for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
         assert ours[name].mean().item() == pytest.approx(metrics[name], rel=1e-4), name
 

@@ -378,7 +378,7 @@ class Wide(Distillation):
         (
             {"loss": SimPO()},
             {},
-            "'reference' of PreferenceModule is None, as where a loss .SimPO, SFT. needs no referen",
+            "'reference' of PreferenceModule is None, as where a loss, such as SimPO, needs none",
         ),
         ({"reference": CopyReference()}, {"buffers": "leave"}, "'reference' of PreferenceModule is a CopyReference"),
     ],

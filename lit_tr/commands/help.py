@@ -33,7 +33,8 @@ def page(verb: str, run_options: Mapping[str, str]) -> str:
         "run": {f"--{name}": said for name, said in run_options.items()},
         "policy": _options("model.policy", PretrainedPolicy, without={"lora"}) | _options("model.policy.lora", LoRA),
         "reference": _kinds("model.reference", reference, reference.__all__, reference.Reference),
-        "loss": _kinds("model.loss", losses, losses.__all__, losses.Loss),
+        "loss": _kinds("model.loss", losses, losses.__all__, losses.Loss)
+        | _kinds("model.loss.divergence", losses, losses.__all__, losses.Divergence),
         "update of the reference": _kinds("update", updates, dir(updates), updates.ReferenceUpdate),
         "model": _options("model", PreferenceModule, without={"policy", "reference", "loss"}),
         "data": _options("data", PreferenceDataModule, without=LINKED),

@@ -139,7 +139,8 @@ def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[_Dif
     else:
         for name in sorted({*configured, *saved}):
             inner = option if name == "init_args" else f"{option}.{name}".lstrip(".")
-            yield from _differences(configured.get(name), saved.get(name), inner)
+            none: Any = {} if name == "init_args" else None  # a class without arguments may stand without them
+            yield from _differences(configured.get(name, none), saved.get(name, none), inner)
 
 
 class ConfiguredOptimizer(Callback):

@@ -1,11 +1,11 @@
 """Identity preference optimization."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-from lit_tr.losses.base import Loss, Scores, _require
+from lit_tr.losses.base import Loss, Scores
+from lit_tr.losses.pairs import Average, averaged, check_beta
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class IPO(Loss):
     """
 
     beta: float = 0.05
-    average: Literal["sum", "mean"] = "sum"
+    average: Average = "sum"
 
     def __post_init__(self) -> None:
-        _require(self.beta > 0, f"IPO: beta must be above 0, not {self.beta}")
+        check_beta(self)
 
     def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
         """Return the loss of each pair, `(pairs,)`."""
@@ -49,4 +49,4 @@ class IPO(Loss):
         return self.beta * self._scale(scores)
 
     def _scale(self, scores: Scores) -> Tensor:
-        return scores.log_ratios if self.average == "sum" else scores.log_ratios / scores.tokens
+        return averaged(scores.log_ratios, scores, self.average)

@@ -26,6 +26,9 @@ class LDDPO(DPO):
         beta: as for `DPO`.
         label_smoothing: as for `DPO`.
         margin_scale: as for `DPO`.
+        offset: as for `DPO`.
+        divergence: as for `DPO`.
+        average: as for `DPO`, by all tokens.
         ld_alpha: weight of the tokens beyond the shorter length, in [0, 1]; the name is TRL's.
 
     Raises:

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_tr.errors import UserError
-from lit_tr.losses.base import Loss, Scores, _require
+from lit_tr.losses.base import Scores, _require
+from lit_tr.losses.pairs import PairLoss
 
 
 @dataclass(frozen=True)
-class TDPO1(Loss):
+class TDPO1(PairLoss):
     """Token-level Direct Preference Optimization, Zeng et al. 2024 (arXiv 2404.11999), TDPO1.
 
     With the log-ratio `h` of a response and its sequential KL divergence `k`, the sum over its tokens of
@@ -41,20 +42,14 @@ class TDPO1(Loss):
 
     beta: float = 0.1
 
-    def __post_init__(self) -> None:
-        _require(self.beta > 0, f"{type(self).__name__}: beta must be above 0, not {self.beta}")
+    def value(self, preferred: Scores, other: Scores) -> Tensor:
+        """Return the loss of pairs whose labels are right, `(pairs,)`."""
+        differences = preferred.log_ratios - other.log_ratios
+        return -F.logsigmoid(self.beta * (differences - self._excess(preferred, other)))
 
-    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
-        """Return the loss of each pair, `(pairs,)`."""
-        right, wrong = self._of_order(chosen, rejected), self._of_order(rejected, chosen)
-        return chosen.confidence * right + (1 - chosen.confidence) * wrong
-
-    def _of_order(self, better: Scores, worse: Scores) -> Tensor:
-        return -F.logsigmoid(self.beta * (better.log_ratios - worse.log_ratios - self._excess(better, worse)))
-
-    def _excess(self, better: Scores, worse: Scores) -> Tensor:
-        """Return by how much the worse response's divergence is above the better one's, `(pairs,)`."""
-        return _kl(worse) - _kl(better)
+    def _excess(self, preferred: Scores, other: Scores) -> Tensor:
+        """Return by how much the other response's divergence is above the preferred one's, `(pairs,)`."""
+        return _kl(other) - _kl(preferred)
 
 
 @dataclass(frozen=True)
@@ -78,8 +73,8 @@ class TDPO2(TDPO1):
         super().__post_init__()
         _require(self.alpha >= 0, f"TDPO2: alpha must not be negative, not {self.alpha}")
 
-    def _excess(self, better: Scores, worse: Scores) -> Tensor:
-        return self.alpha * super()._excess(replace(better, kl=_kl(better).detach()), worse)
+    def _excess(self, preferred: Scores, other: Scores) -> Tensor:
+        return self.alpha * super()._excess(replace(preferred, kl=_kl(preferred).detach()), other)
 
 
 def _kl(scores: Scores) -> Tensor:

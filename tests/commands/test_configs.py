@@ -1,11 +1,15 @@
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+import yaml
+from jsonargparse import Namespace
 
+from lit_tr import losses
 from lit_tr.commands import configs, main
 from lit_tr.commands.fit import configured
-from tests.runs import fails
+from tests.runs import fails, metrics
 
 FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
@@ -52,12 +56,39 @@ def test_models_and_methods_go_together(model, method):
     assert cli.datamodule.given_tokenizer == source.path
 
 
+@pytest.fixture(scope="module")
+def parser():
+    return configured(["--config=quickstart"]).parser
+
+
+def loss_of(name):
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["model"]["loss"]
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_takes_the_place_of_dpo(name):
-    cli = configured(
-        [f"--config={one}" for one in ("base/tr_dpo", MODELS[0], "methods/nf4", name)] + ["--data.train=pairs.jsonl"]
-    )
-    assert f"lit_tr.losses.{type(cli.model.loss).__name__}" in (FOLDER / f"{name}.yaml").read_text()
+def test_a_loss_goes_over_the_quickstart(parser, name):
+    config = parser.parse_args(configs.with_shipped(["--config=quickstart", f"--config={name}"]))
+    module = parser.instantiate(Namespace(model=config.model, data=config.data)).model
+    assert f"lit_tr.losses.{type(module.loss).__name__}" == loss_of(name)["class_path"]
+    for option, value in loss_of(name).get("init_args", {}).items():
+        found = getattr(module.loss, option)
+        assert value in (found, type(found).__name__)
+    assert (config["update"] is None) == (module.reference is None) == (not module.loss.needs_reference)
+
+
+def test_each_loss_has_a_configuration():
+    kinds = [one for one in vars(losses).values() if inspect.isclass(one) and issubclass(one, losses.Loss)]
+    named = {one.__name__ for one in kinds if not inspect.isabstract(one)}
+    assert {loss_of(name)["class_path"].rpartition(".")[2] for name in LOSSES} == named
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_trains_two_steps_of_the_quickstart(name, tmp_path):
+    small = ["--data.train.size=8", "--data.batch_size=4", "--data.val=null", "--trainer.callbacks=null"]
+    steps = ["--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.val_check_interval=null"]
+    main(["fit", "--config=quickstart", f"--config={name}", f"--trainer.default_root_dir={tmp_path}", *small, *steps])
+    assert len([row for row in metrics(tmp_path) if row.get("train/loss")]) == 2
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "/" in name and not name.startswith("data/")])

@@ -5,7 +5,9 @@ import pytest
 import torch
 import yaml
 
+from lit_tr import PreferenceModule
 from lit_tr.commands import main
+from lit_tr.losses import DPO, AlphaDivergence
 from tests.runs import fails, folder, losses
 
 
@@ -86,6 +88,17 @@ def test_defaults_and_short_names_are_no_difference(run):
     root = run()
     run(*options, "--model.log_initial=null", "--ckpt_path=last", steps=3)
     assert loaded(root, 1)["global_step"] == 3
+
+
+def test_the_divergence_of_a_loss_is_saved_restored_and_compared(run, config, capsys):
+    options = ["--model.loss.divergence=AlphaDivergence", "--model.loss.divergence.alpha=0.25"]
+    root = run(*options)
+    run(*options, "--ckpt_path=last", steps=3)
+    expected = DPO(beta=0.1, divergence=AlphaDivergence(0.25))
+    assert PreferenceModule.load_from_checkpoint(checkpoint(root, 1)).loss == expected
+    error = fails(capsys, "fit", f"--config={config}", "--model.loss.divergence=ForwardKL", "--ckpt_path=last")
+    line = "divergence: lit_tr.losses.ForwardKL in the configuration, lit_tr.losses.AlphaDivergence in the checkpoint"
+    assert f"\n  model.loss.{line}\n" in error
 
 
 def test_other_rows_may_be_validated_on(run):

@@ -59,7 +59,7 @@ def test_validate_prints_what_predict_tells(trained, tmp_path, capsys):
 def test_it_says_what_the_rewards_are_taken_against(trained, capsys):
     for options, expected in (
         (["--model.log_initial=false"], "against the reference, for the initial policy is not held"),
-        (["--model.loss=lit_tr.losses.SimPO", "--update=null"], "SimPO's own, without a reference"),
+        (["--model.loss=SimPO", "--model.reference=null", "--update=null"], "SimPO's own, without a reference"),
     ):
         main(["validate", trained[0], trained[2], *options])
         assert expected in " ".join(capsys.readouterr().out.split())

@@ -107,7 +107,7 @@ def _row(table, start):
 @pytest.mark.parametrize("loss", [SimPO(2.0, 0.5), SFT()])
 def test_a_loss_without_a_reference_counts_none(module, write_rows, rows, loss):
     path, name = write_rows(rows[:8]), type(loss).__name__
-    none = found_for(module(CopyReference(), loss), path, Asked(flops=1e9))
+    none = found_for(module(None, loss), path, Asked(flops=1e9))
     assert list(none.loading) == [f"no reference: {name} needs none"]
     assert "initial" not in printed(none, 120)
     assert none.flops < found_for(module(FrozenReference()), path, Asked(flops=1e9)).flops
