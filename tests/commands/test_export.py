@@ -560,7 +560,7 @@ def test_a_search_by_the_command_line(tiny, tmp_path, capsys):
 
 def test_a_search_over_groups_by_a_metric_of_ones_own(tiny, tmp_path, monkeypatch):
     """Its maximum is at the policy's embeddings and the initial policy's last layer."""
-    (tmp_path / "mine.py").write_text(f"""
+    (tmp_path / "nearest.py").write_text(f"""
 import torch
 from safetensors.torch import load_file
 START = load_file({str(Path(resolve(TINY)) / "model.safetensors")!r})
@@ -573,7 +573,7 @@ def near(model, tokenizer, rows):
 """)
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "out"
-    options = ["--average.metric=mine.near", "--average.groups=2", "--average.steps=2"]
+    options = ["--average.metric=nearest.near", "--average.groups=2", "--average.steps=2"]
     main(["export", f"--checkpoint={tiny}", f"--output={out}", *options])
     assert json.loads((out / "average.json").read_text())["rates"] == [1.0, 0.0]
     model = plain(out)
@@ -584,7 +584,10 @@ def near(model, tokenizer, rows):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["mine.none"], "--average.metric: No module named 'mine'\n  a function or class of your own is named by its"),
+        (
+            ["nowhere.none"],
+            "--average.metric: No module named 'nowhere'\n  a function or class of your own is named by its",
+        ),
         (["math.none"], "--average.metric: module 'math' has no attribute 'none'"),
         (["lit_tr.evaluation.JudgedScore"], "--average.metric: judge must be given"),
         (
