@@ -77,6 +77,7 @@ def _beyond(values: Tensor | None, tokens: Tensor, shorter: Tensor) -> Tensor:
     """
     if values is None:
         raise UserError("the loss reads the log-probs of tokens, and the scores have none")
+    tokens, shorter = tokens.long(), shorter.long()
     ends = tokens.cumsum(0)
     before = F.pad(values.double().cumsum(0), (1, 0))
     return (before[ends] - before[ends - tokens + shorter]).to(values.dtype)

@@ -9,7 +9,8 @@ from lit_tr.losses import DifferenceLoss, ForwardKL, PairLoss
 from tests.losses.examples import CHOSEN, REJECTED, gives
 
 KINDS = [one for one in vars(losses).values() if inspect.isclass(one) and issubclass(one, losses.Loss)]
-KINDS = [one for one in KINDS if not inspect.isabstract(one) and one is not losses.SFT]  # which has no beta to choose
+NO_BETA = {losses.SFT, losses.Weighted}
+KINDS = [one for one in KINDS if not inspect.isabstract(one) and one not in NO_BETA]
 
 
 @dataclass(frozen=True)

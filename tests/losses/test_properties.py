@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from lit_tr import losses
 from lit_tr.losses import (
+    BCO,
     DPO,
     IPO,
+    KTO,
+    SFT,
+    TDPO2,
     AlphaDivergence,
     DiscoPOP,
     ForwardKL,
@@ -19,10 +23,11 @@ from lit_tr.losses import (
     Loss,
     RobustDPO,
     Scores,
+    Weighted,
 )
 
 KINDS = [one for one in vars(losses).values() if inspect.isclass(one) and issubclass(one, Loss)]
-LOSSES = [kind() for kind in KINDS if not inspect.isabstract(kind)]
+LOSSES = [kind() for kind in KINDS if not inspect.isabstract(kind) and kind is not Weighted]
 LOSSES += [
     DPO(label_smoothing=0.2, margin_scale=0.5, average="mean"),
     DPO(margin_scale=0.5, offset="log", divergence=ForwardKL()),
@@ -30,6 +35,8 @@ LOSSES += [
     Hinge(divergence=JensenShannon()),
     IPO(average="mean"),
     RobustDPO(divergence=AlphaDivergence(0.5)),
+    Weighted([TDPO2(), SFT()], [1.0, 0.5]),
+    Weighted([BCO(), KTO()]),
 ]
 each = pytest.mark.parametrize("loss", LOSSES, ids=str)
 
@@ -52,7 +59,8 @@ def sides_of(pairs, dtype=torch.float64):
         confidence, margin = (torch.tensor(one, dtype=dtype) for one in zip(*labels, strict=True))
         named = {"confidence": confidence, "margin": margin}
         by_token = [(one / tokens).repeat_interleave(tokens.long()) for one in (policy, reference)]
-        return Scores(policy.requires_grad_(), tokens, reference, named, *by_token)
+        kl = (policy - reference).abs() / 4
+        return Scores(policy.requires_grad_(), tokens, reference, named, *by_token, kl=kl)
 
     chosen, rejected, labels = zip(*pairs, strict=True)
     return side(chosen, labels), side(rejected, labels)
@@ -99,7 +107,7 @@ def test_values_and_gradients_of_extreme_log_probs_are_finite(loss, pairs):
 def test_a_batch_without_examples_has_no_values_and_a_gradient_of_0(loss):
     policy = torch.tensor([-4.0, -9.0], requires_grad=True)
     none = torch.zeros(0)
-    nothing = Scores(policy[:0], none, none, policy_tokens=policy[:0], reference_tokens=none)
+    nothing = Scores(policy[:0], none, none, policy_tokens=policy[:0], reference_tokens=none, kl=none)
     values = loss(nothing, nothing, statistics_of(loss, nothing, nothing))
     assert values.shape == (0,)
     assert torch.equal(torch.autograd.grad(values.sum(), policy)[0], torch.zeros(2))
