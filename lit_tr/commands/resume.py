@@ -139,8 +139,8 @@ def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[_Dif
     else:
         for name in sorted({*configured, *saved}):
             inner = option if name == "init_args" else f"{option}.{name}".lstrip(".")
-            none: Any = {} if name == "init_args" else None  # a class without arguments may stand without them
-            yield from _differences(configured.get(name, none), saved.get(name, none), inner)
+            missing: Any = {} if name == "init_args" else None  # a class without arguments may stand without them
+            yield from _differences(configured.get(name, missing), saved.get(name, missing), inner)
 
 
 class ConfiguredOptimizer(Callback):

@@ -153,7 +153,7 @@ def test_what_an_error_comes_from_is_said():
 MISTAKES = {  # options beside --config, and what is said of them
     "--model.loss=DPOO": "--model.loss: there is no DPOO among Loss\n  did you mean DPO",
     "--model.loss=KT0": "did you mean KTO",
-    "--model.loss.bta=1": "DPO has no argument 'bta'\n  did you mean beta?\n  there are average, beta",
+    "--model.loss.bta=1": "--model.loss.bta: DPO has no argument 'bta'\n  did you mean beta?\n  there are average",
     "--model.loss.beta=x": "--model.loss.beta: expected float, not 'x'",
     "--model.loss.beta=-1": "beta must be above 0, not -1",
     "--model.los.beta=1": "--model.los.beta: PreferenceModule has no argument 'los'\n  did you mean loss?",

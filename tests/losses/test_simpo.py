@@ -1,11 +1,13 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from trl.experimental.cpo import CPOTrainer
 
 from lit_tr.errors import UserError
 from lit_tr.losses import SimPO
-from tests.losses.examples import CHOSEN, gives, log_sigmoid, sigmoid
+from tests.losses.examples import CHOSEN, computed, drawn, gives, log_sigmoid, sigmoid
 
 
 def test_by_hand():
@@ -15,6 +17,17 @@ def test_by_hand():
     gives(SimPO(beta=2.0, gamma=0.5), [-log_sigmoid(-1.7), -log_sigmoid(1.0)], chosen, rejected)
     expected = [-0.5 * log_sigmoid(-1.7) - 0.5 * log_sigmoid(1.7), -0.9 * log_sigmoid(1.0) - 0.1 * log_sigmoid(-1.0)]
     gives(SimPO(beta=2.0, gamma=0.5), expected, confidence=[0.5, 0.9])
+
+
+def theirs(chosen, rejected, statistics=None):
+    options = {"alpha": 0.0, "label_smoothing": 0.0, "loss_type": "simpo", "simpo_gamma": 0.7}
+    trainer = SimpleNamespace(beta=2.0, accelerator=SimpleNamespace(device="cpu"), **options)
+    return CPOTrainer.cpo_loss(trainer, *(side.policy / side.tokens for side in (chosen, rejected)))[0]
+
+
+def test_values_and_gradients_are_those_of_trl():
+    for one, expected in zip(computed(SimPO(beta=2.0, gamma=0.7), *drawn()), computed(theirs, *drawn()), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rewards_need_no_reference():
