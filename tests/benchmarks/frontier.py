@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from lit_tr import PreferenceDataModule
 from lit_tr.embedded import TINY, SyntheticPairs
@@ -32,11 +33,10 @@ METHODS = {
     "hard": ["--update=HardReferenceUpdate", "--update.every_n_steps=64"],
 }
 STEPS, EVERY, PROMPTS, SAMPLES = 256, 64, 200, 16
-MONITOR = {
+MONITOR: dict[str, Any] = {
     "class_path": "lit_tr.evaluation.PolicyMonitor",
     "init_args": {
         "judge": {"class_path": "lit_tr.embedded.task.GoldReward"},
-        "every_n_steps": EVERY,
         "prompts": PROMPTS,
         "pairs": 64,
     },
@@ -63,36 +63,46 @@ def main() -> None:
 
 
 def run(output: Path, seed: int, beta: float, method: str) -> None:
-    """Train a cell, unless it is done; what an earlier call left unfinished is removed."""
-    folder, start = output / f"{method}_beta{beta:g}_seed{seed}", time.perf_counter()
+    """Train a cell, unless it is done."""
+    train(output / f"{method}_beta{beta:g}_seed{seed}", seed, [*METHODS[method], f"--model.loss.beta={beta}"])
+
+
+def train(folder: Path, seed: int, options: list[str], every_n_steps: int = EVERY) -> None:
+    """Train the quickstart with some options, unless it is done; what an earlier call left unfinished is removed."""
+    start = time.perf_counter()
     if done(folder):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    logger = {"save_dir": str(output), "name": "", "version": folder.name}
-    options = [
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    monitor = {**MONITOR, "init_args": {**MONITOR["init_args"], "every_n_steps": every_n_steps}}
+    logger = {"save_dir": str(folder.parent), "name": "", "version": folder.name}
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger}
+    command = [sys.executable, "-m", "lit_tr", "fit", f"--config={ROOT / 'configs/quickstart.yaml'}", *options]
+    command += [
         f"--seed_everything={seed}",
         f"--data.train.seed={seed}",
-        f"--model.loss.beta={beta}",
-        f"--trainer.callbacks+={json.dumps(MONITOR)}",
+        f"--trainer.callbacks+={json.dumps(monitor)}",
         "--model.log_initial=true",
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_checkpointing=false",
         "--trainer.limit_val_batches=2",
-        f"--trainer.logger={json.dumps({'class_path': 'lightning.pytorch.loggers.CSVLogger', 'init_args': logger})}",
+        f"--trainer.logger={json.dumps(logger)}",
     ]
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / f"{folder.name}.log").open("w") as log:
-        command = [sys.executable, "-m", "lit_tr", "fit", f"--config={ROOT / 'configs/quickstart.yaml'}", *options]
+    with folder.with_name(f"{folder.name}.log").open("w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, *METHODS[method]], stdout=log, stderr=log, env=environment, check=True)
+        subprocess.run(command, stdout=log, stderr=log, env=environment, check=True)
     print(f"{folder.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def done(folder: Path) -> bool:
     """Return whether a cell has been evaluated at its end."""
+    return (folder / "generations.jsonl").exists() and any(line["step"] == STEPS for line in evaluations(folder))
+
+
+def evaluations(folder: Path) -> list[dict]:
+    """Return what the monitor has written of a run."""
     file = folder / "evaluation.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return (folder / "generations.jsonl").exists() and any(line["step"] == STEPS for line in lines)
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def best_of_n(path: Path) -> None:
