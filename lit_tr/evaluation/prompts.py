@@ -19,6 +19,8 @@ IDS = ("id", "prompt_id", "uid", "question_id", "qid")
 """Columns that may name a prompt."""
 ANSWERS = ("reference_answer", "reference", "answer")
 """Columns that may hold an answer to compare with."""
+KINDS = ("kind", "qtype")
+"""Columns that may say whether a prompt is open-ended or closed-ended."""
 
 DIALOGUES = (dialogue, sharegpt_dialogue)
 
@@ -39,6 +41,7 @@ class Prompt:
         reference_answer: an answer that came with it.
         chosen: the preferred response of the row.
         rejected: the other response of the row.
+        kind: whether it is open-ended or closed-ended, in its row's words.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Prompt:
     reference_answer: str | None = None
     chosen: Text | None = None
     rejected: Text | None = None
+    kind: str | None = None
 
     @property
     def content(self) -> str:
@@ -169,10 +173,12 @@ class Reader:
         text, (ids, truncated) = example.prompt, self._ids(example)
         if isinstance(text, str) and example.system:
             text = f"{example.system}\n\n{text}"
-        answer = next((row[key] for key in ANSWERS if isinstance(row.get(key), str)), None)
+        answer, kind = (
+            next((row[key] for key in keys if isinstance(row.get(key), str)), None) for keys in (ANSWERS, KINDS)
+        )
         own = next((str(row[key]) for key in IDS if isinstance(row.get(key), str | int)), None)
         responses = _response(example.chosen), _response(example.rejected)
-        return Prompt(name, text, ids, truncated, own, raw, example.tools, example.template, answer, *responses)
+        return Prompt(name, text, ids, truncated, own, raw, example.tools, example.template, answer, *responses, kind)
 
     def _ids(self, example: Example) -> tuple[list[int], bool]:
         """Return the ids of a prompt, and whether it was too long."""
