@@ -28,6 +28,7 @@ class Implicit:
             takes them.
         reference: another one, such as `RUN:initial`.
         beta: the scale of the reward, that of the training.
+        chat: make chat messages of text prompts where the tokenizer has a chat template, as training does.
         loading: how weights are loaded.
 
     Raises:
@@ -37,6 +38,7 @@ class Implicit:
     policy: str
     reference: str
     beta: float = 0.1
+    chat: bool = True
     loading: Loading = Loading()
 
     @property
@@ -47,7 +49,7 @@ class Implicit:
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return the implicit reward of each response."""
         policy, reference = self._policies
-        examples = [_tokenized(one, policy) for one in candidates]
+        examples = [self._tokenized(one, policy) for one in candidates]
         known = {number: one for number, one in enumerate(examples) if one is not None}
         scores = [math.nan] * len(examples)
         if known:
@@ -65,11 +67,12 @@ class Implicit:
             raise UserError(f"{self.name}: the two have different vocabularies, so their tokens do not compare")
         return found
 
-
-def _tokenized(candidate: Candidate, policy: LocalPolicy) -> TokenizedExample | None:
-    """Return prompt and response as the policy takes them; None if it cannot."""
-    try:
-        found = tokenize(Example(candidate.prompt, candidate.response, None), policy.tokenizer)
-    except BadRowError:
-        return None
-    return found if len(found.prompt) + found.longest <= (policy.context or math.inf) else None
+    def _tokenized(self, candidate: Candidate, policy: LocalPolicy) -> TokenizedExample | None:
+        """Return prompt and response as the policy takes them; None if it cannot."""
+        example = Example(candidate.prompt, candidate.response, None)
+        try:
+            chat = self.chat and policy.tokenizer.chat_template
+            found = tokenize(example.as_messages() if chat else example, policy.tokenizer)
+        except BadRowError:
+            return None
+        return found if len(found.prompt) + found.longest <= (policy.context or math.inf) else None

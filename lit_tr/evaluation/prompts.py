@@ -1,6 +1,6 @@
 """Prompts of any source of rows, ready for a policy: text or messages, and token ids as in training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -173,9 +173,7 @@ class Reader:
         text, (ids, truncated) = example.prompt, self._ids(example)
         if isinstance(text, str) and example.system:
             text = f"{example.system}\n\n{text}"
-        answer, kind = (
-            next((row[key] for key in keys if isinstance(row.get(key), str)), None) for keys in (ANSWERS, KINDS)
-        )
+        answer, kind = answer_and_kind(row)
         own = next((str(row[key]) for key in IDS if isinstance(row.get(key), str | int)), None)
         responses = _response(example.chosen), _response(example.rejected)
         return Prompt(name, text, ids, truncated, own, raw, example.tools, example.template, answer, *responses, kind)
@@ -200,6 +198,16 @@ class Reader:
 
     def _tokenized(self, example: Example) -> TokenizedExample:
         return TokenizedExample(tokenize_prompt(example, self.tokenizer), [], None)
+
+
+def answer_and_kind(row: Row) -> tuple[str | None, str | None]:
+    """Return a row's reference answer, and what it says of its kind; None where it has none."""
+    return _text(row, ANSWERS), _text(row, KINDS)
+
+
+def _text(row: Row, names: Sequence[str]) -> str | None:
+    """Return what the first of some columns holds that is text."""
+    return next((row[name] for name in names if isinstance(row.get(name), str)), None)
 
 
 def _examples(convert: Conversion, row: Row) -> list[Example]:

@@ -117,6 +117,19 @@ def read(path: str | Path) -> list[Response]:
     return list(found.values())
 
 
+def holds_responses(path: Path) -> bool:
+    """Return whether a file begins with a response."""
+    if path.suffix != ".jsonl":
+        return False
+    with path.open() as file:
+        first = file.readline()
+    try:
+        row = json.loads(first)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(row, dict) and {"prompt", "response"} <= {*row}
+
+
 def _parsed(line: bytes, where: str) -> Response:
     try:
         row = json.loads(line)
