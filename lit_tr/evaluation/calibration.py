@@ -41,8 +41,8 @@ def calibration_error(margins: Tensor) -> float:
 def temperature_of(margins: Tensor) -> float:
     """Return the temperature that fits the labels best: it maximises the likelihood of `sigmoid(margin / temperature)`.
 
-    Temperature scaling of Guo et al. 2017 (arXiv 1706.04599, Sec. 4.2). It is looked for between 1e-4 and 1e4 of the
-    margins' mean size: the least where all margins are right, the greatest where margins say nothing.
+    Temperature scaling of Guo et al. 2017 (arXiv 1706.04599, Sec. 4.2). It is looked for between 1/100 and 100 times
+    the margins' mean size: the least where all margins are right, the greatest where margins say nothing.
 
     Args:
         margins: `reward(chosen) - reward(rejected)` of each pair, `(pairs,)`.
@@ -60,5 +60,6 @@ def temperature_of(margins: Tensor) -> float:
     def loss(log_temperature: float) -> float:
         return -torch.nn.functional.logsigmoid(scaled / math.exp(log_temperature)).mean().item()
 
-    bounds = (-4 * math.log(10), 4 * math.log(10))
-    return size * math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+    return size * math.exp(
+        minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded", options={"xatol": 1e-6}).x
+    )

@@ -119,7 +119,7 @@ def read(path: str | Path) -> list[Response]:
 
 def holds_responses(path: Path) -> bool:
     """Return whether a file begins with a response."""
-    if path.suffix != ".jsonl":
+    if path.suffix != ".jsonl" or not path.is_file():
         return False
     with path.open() as file:
         first = file.readline()
