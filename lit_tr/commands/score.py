@@ -90,7 +90,9 @@ def _write(responses: Responses, figures: Mapping[str, Any], folder: Path) -> No
         folder.mkdir(parents=True, exist_ok=True)
         for name, those in responses.by_policy.items():
             file = folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl")
-            file.write_text("".join(f"{one.line()}\n" for one in those))
+            partial = file.with_suffix(".partial")  # for the file may be one of those that were read
+            partial.write_text("".join(f"{one.line()}\n" for one in those))
+            partial.replace(file)
         (folder / SCORES).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
 
 

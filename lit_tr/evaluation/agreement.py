@@ -50,10 +50,10 @@ def mean_scores(responses: Responses) -> dict[str, dict[str, Any]]:
     """Return by policy `responses`, `unscored`, and of the scores `mean` and `standard_error` over prompts."""
     found = {}
     for name, those in responses.by_policy.items():
-        known = [one for one in those if one.score is not None]
+        known = [(one.score, one.id) for one in those if one.score is not None]
         figures: dict[str, Any] = {"responses": len(those), "unscored": len(those) - len(known)}
         if known:
-            mean = over_prompts([one.score or 0.0 for one in known], [one.id for one in known])
+            mean = over_prompts(*zip(*known, strict=True))
             error = None if math.isnan(mean.standard_error) else mean.standard_error
             figures |= {"mean": mean.mean, "standard_error": error}
         found[name] = figures

@@ -19,8 +19,10 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "policy": (str,),
     "tokens": (int, type(None)),
     "finished": (bool, type(None)),
+    "reference_answer": (str, type(None)),
+    "kind": (str, type(None)),
 }
-"""What the keys that every response has may hold."""
+"""What keys of a response may hold."""
 
 
 @dataclass(frozen=True)

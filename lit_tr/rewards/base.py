@@ -81,8 +81,19 @@ class FunctionScorer:
 
 
 def as_scorer(reward: Reward) -> Scorer:
-    """Return a scorer as it is, and a function as one."""
-    return reward if isinstance(reward, Scorer) else FunctionScorer(reward)
+    """Return a scorer as it is, and a function as one.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(reward, Scorer):
+        return reward
+    if not callable(reward):
+        kind = type(reward).__name__
+        raise UserError(
+            f"{kind}: a reward is a function (prompt, response) -> score, or has name and score(candidates)"
+        )
+    return FunctionScorer(reward)
 
 
 def explain(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Features]:

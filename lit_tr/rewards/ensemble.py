@@ -37,7 +37,7 @@ class Ensemble(Fitted):
     how: How = "mean"
     weight: float = 0.5
     fitted: str | None = None
-    _statistics: np.ndarray | None = field(default=None, init=False, repr=False)
+    _statistics: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.members) < 2:

@@ -112,10 +112,10 @@ class MeanPooled:
 
     def _pooled(self, ids: list[list[int]]) -> np.ndarray:
         encoded = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
-        mask = torch.tensor([[position < len(one) for position in range(max(map(len, ids)))] for one in ids])
+        mask = encoded["attention_mask"][..., None]
         with torch.no_grad():
-            hidden = self.model(**encoded).last_hidden_state.float().cpu()
-        return ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).double().numpy()
+            hidden = self.model(**encoded).last_hidden_state.float()
+        return ((hidden * mask).sum(1) / mask.sum(1)).double().cpu().numpy()
 
     @property
     def _longest(self) -> int | None:

@@ -69,7 +69,7 @@ def test_files_that_do_not_go_together_are_refused(tmp_path, write_rows):
     with pytest.raises(UserError, match=r"rows.jsonl: it is no file of responses, .* one source at a time"):
         open_responses([responses(tmp_path / "a" / "x.jsonl", "policy"), pairs])
     with pytest.raises(UserError, match="policies of one name"):
-        open_responses([responses(tmp_path / "a" / f"{name}.jsonl", "policy") for name in "xy"])
+        open_responses([responses(tmp_path / "b" / f"{name}.jsonl", "policy") for name in "xy"])
     with pytest.raises(UserError, match="nothing.jsonl"):
         open_responses([str(tmp_path / "nothing.jsonl")])
 

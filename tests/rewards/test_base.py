@@ -25,6 +25,11 @@ def test_a_scorer_stays_as_it_is():
         assert as_scorer(scorer) is scorer
 
 
+def test_what_is_neither_is_named():
+    with pytest.raises(UserError, match="str: a reward is a function"):
+        as_scorer("lit_tr.rewards.Gold")
+
+
 def test_what_tells_no_features_has_its_score_alone():
     assert explain(as_scorer(shortness), [Candidate("Hello", "abc")]) == [{"score": 2.0}]
 
