@@ -60,6 +60,5 @@ def temperature_of(margins: Tensor) -> float:
     def loss(log_temperature: float) -> float:
         return -torch.nn.functional.logsigmoid(scaled / math.exp(log_temperature)).mean().item()
 
-    return size * math.exp(
-        minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded", options={"xatol": 1e-6}).x
-    )
+    found = minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded", options={"xatol": 1e-6})
+    return size * math.exp(found.x)
