@@ -38,8 +38,9 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *("console", "reference", "policy", "data.batches", "losses", "metrics", "errors"),
         *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),
     },
+    "rewards": {"rewards", "data.example", "embedded.model", "embedded.task", "errors"},
     "evaluation": {
-        *("evaluation", "policy", "data", "losses", "metrics", "updates", "errors"),
+        *("evaluation", "rewards", "policy", "data", "losses", "metrics", "updates", "errors"),
         *("checkpoints", "restored", "embedded.model"),
     },
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
@@ -50,6 +51,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
             "commands",
             "console",
             "evaluation",
+            "rewards",
             "losses",
             "planning",
             "module",

@@ -10,12 +10,13 @@ from typing import Any, get_args
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Answers, Asker, LanguageModel
 from lit_tr.evaluation.endpoint import Endpoint
-from lit_tr.evaluation.judges import ByScore, Ensemble, FunctionScorer, Judge, LLMJudge, LLMScorer, RewardModel, Scorer
-from lit_tr.evaluation.judges.ensemble import How
+from lit_tr.evaluation.judges import ByScore, Judge, LLMJudge, LLMScorer
 from lit_tr.evaluation.judges.llm import OPTIONAL, PAIR_SLOTS, SCORE_SLOTS
 from lit_tr.evaluation.judges.local import LocalModel
 from lit_tr.evaluation.judges.templates import CRITERIA, template
 from lit_tr.evaluation.spending import Limits
+from lit_tr.rewards import Ensemble, RewardModel, Scorer, as_scorer
+from lit_tr.rewards.ensemble import How
 
 CACHE = "answers.sqlite3"
 ALL = "all"
@@ -201,8 +202,7 @@ def _own(options: argparse.Namespace) -> Judge:
     found = [_imported(path) for path in options.judge]
     if len(found) == 1 and isinstance(found[0], Judge):
         return found[0]
-    members = [one if isinstance(one, Scorer) else FunctionScorer(one) for one in found]
-    return ByScore(_joined(members, options.ensemble), options.temperature_of_scores or 0.0)
+    return ByScore(_joined([as_scorer(one) for one in found], options.ensemble), options.temperature_of_scores or 0.0)
 
 
 def _joined(members: Sequence[Scorer], how: How) -> Scorer:

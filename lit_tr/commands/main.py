@@ -40,6 +40,7 @@ VERBS = {
     "generate": Verb("write responses of policies to prompts; it goes on after any stop", _of("generate")),
     "chat": Verb("talk to a policy, and see what its reference and the initial policy say", _of("chat")),
     "judge": Verb("win rates of a policy's responses against another's, by a judge", _of("judge")),
+    "score": Verb("score responses or preferences by a reward, beside labels or another reward", _of("score")),
     "export": Verb("write a checkpoint's policy, reference or an average as a Hugging Face folder", _of("export")),
     "report": Verb("write one HTML page about runs: quality, win rates, curves, responses", _of("report")),
 }

@@ -15,6 +15,8 @@ from lit_tr.hparams import parameters
 
 KEY = r'(?:Parser key|Key) "([^"]+)":'
 CLASS_PATH = r"(?:given class_path |Namespace\(class_path=)'([\w.]+)'"
+FUNCTION = r"Type collections\.abc\.Callable.* expects a function"
+"""What is said of a class that is no function, where a function would do as well."""
 MOST_NAMES = 24
 """Names that are listed; of more the nearest ones alone are given."""
 
@@ -39,7 +41,7 @@ def explain(text: str, options: Iterable[str] = ()) -> str:
     for pattern, said in SAID.items():
         if found := re.search(pattern, text, re.DOTALL):
             return said(option, found, text, list(options))
-    return re.sub(rf"{KEY}\s*", "", text) if not option else f"{option}: {_reasons(text)}"
+    return f"{option}: {_reasons(text)}" if option else _reasons(text)
 
 
 def _reasons(text: str) -> str:
@@ -47,7 +49,8 @@ def _reasons(text: str) -> str:
     where = (
         r"Does not validate|Subtypes: |Errors:|Given value|Expected a <class .NoneType.>|Problem with given class_path"
     )
-    return "\n  ".join(line for line in lines if line and not re.match(where, line))
+    said = [line for line in lines if line and not re.match(where, line)]
+    return "\n  ".join([line for line in said if not re.match(FUNCTION, line)] or said)
 
 
 def _unknown(option: str, found: re.Match[str], text: str, options: list[str]) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from math import isnan, nan
 from statistics import fmean
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,17 +26,8 @@ from lit_tr.evaluation.texts import distinct, repetition, self_bleu, words
 from lit_tr.losses import Loss, Scores
 from lit_tr.metrics import preference_metrics
 from lit_tr.policy.logprobs import response_log_probs, scoring
+from lit_tr.rewards import Candidate, Reward, as_scorer
 
-
-class Scorer(Protocol):
-    """Scores responses, one at a time: a reward model, or an ensemble of some."""
-
-    def score(self, prompts: Sequence[str | Sequence[dict[str, Any]]], responses: Sequence[str]) -> list[float]:
-        """Return a score for each response, higher is better; NaN where there is none."""
-        ...
-
-
-Judge = Callable[[str, str], float] | Scorer
 LogProbs = Callable[[PairBatch], Tensor]
 
 BATCH_SIZE = 8
@@ -91,7 +82,7 @@ class Evaluator:
         pairs: how many of the validation rows are scored; None for all.
     """
 
-    judge: Judge
+    judge: Reward
     prompts: int
     max_new_tokens: int
     samples: int = 1
@@ -144,7 +135,7 @@ class Evaluator:
             with policy() as model:
                 samples = self.sample(model, data)
             found = divergences([sample.tokenized() for sample in samples], policy, others, packed)
-            ours, theirs = partial(_log_probs, policy), partial(_log_probs, others["initial"])
+            ours, theirs = partial(log_probs_of, policy), partial(log_probs_of, others["initial"])
             pairs = score(data.examples["val"][: self.pairs], ours, theirs, module.device, packed)
         scores = judged(self.judge, samples)
         prompts = [tuple(sample.prompt) for sample in samples]
@@ -159,12 +150,10 @@ class Evaluator:
         return generate(model, data.tokenizer, prompts, self.max_new_tokens)
 
 
-def judged(judge: Judge, samples: Sequence[Generation]) -> list[float]:
+def judged(judge: Reward, samples: Sequence[Generation]) -> list[float]:
     """Return a judge's scores of some samples; nan where it has none."""
-    if hasattr(judge, "score"):
-        return [float(one) for one in judge.score([s.prompt_text for s in samples], [s.text for s in samples])]
-    function = cast(Callable[[str, str], float], judge)
-    return [float(function(sample.prompt_text, sample.text)) for sample in samples]
+    candidates = [Candidate(sample.prompt_text, sample.text) for sample in samples]
+    return [float(one) for one in as_scorer(judge).score(candidates)]
 
 
 def score(
@@ -242,6 +231,7 @@ def _holds_model(module: Any) -> bool:
         return False
 
 
-def _log_probs(active: Active, batch: PairBatch) -> Tensor:
+def log_probs_of(active: Active, batch: PairBatch) -> Tensor:
+    """Return the log-prob of each response of a batch under a model that is switched on for it, `(responses,)`."""
     with active() as model, scoring(model):
         return response_log_probs(model, batch)

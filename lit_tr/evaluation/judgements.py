@@ -91,7 +91,8 @@ def join(a: Iterable[Response], b: Iterable[Response]) -> Joined:
 
 
 def _pair(a: Response, b: Response) -> Pair:
-    return Pair(a.prompt, a.response, b.response, a.id, a.sample, a.reference_answer or b.reference_answer)
+    answer, kind = a.reference_answer or b.reference_answer, a.kind or b.kind
+    return Pair(a.prompt, a.response, b.response, a.id, a.sample, answer, kind)
 
 
 def write(path: Path, judgements: Iterable[Judgement]) -> None:

@@ -94,7 +94,7 @@ def answered(
     prompt: Prompt, sample: int, policy: str, text: str, tokens: int | None, finished: bool | None
 ) -> Response:
     """Return a response to a prompt, with what the prompt's row had."""
-    kept = {name: getattr(prompt, name) for name in ("reference_answer", "chosen", "rejected")}
+    kept = {name: getattr(prompt, name) for name in ("reference_answer", "chosen", "rejected", "kind")}
     return Response(prompt.id, prompt.shown, text, sample, policy, tokens, finished, **kept)
 
 

@@ -8,7 +8,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_tr.errors import UserError
 from lit_tr.evaluation import evaluations
-from lit_tr.evaluation.held_out import Evaluation, Evaluator, Judge
+from lit_tr.evaluation.held_out import Evaluation, Evaluator
+from lit_tr.rewards import Reward
 
 BOTH_FALL = (
     "chosen and rejected responses are both less likely than under the initial policy ({chosen:.1f} and {rejected:.1f} "
@@ -38,7 +39,7 @@ class PolicyMonitor(Callback):
 
     Args:
         judge: scores responses: a function from a prompt and a response to a number, such as
-            `lit_tr.embedded.task.GoldReward`, or a scorer with `score(prompts, responses)`, such as a reward model or
+            `lit_tr.embedded.task.GoldReward`, or a scorer with `score(candidates)`, such as a reward model or
             an ensemble of them.
         every_n_steps: optimizer steps between evaluations.
         prompts: how many of the validation prompts are sampled from, at least 2.
@@ -52,7 +53,7 @@ class PolicyMonitor(Callback):
 
     def __init__(
         self,
-        judge: Judge,
+        judge: Reward,
         every_n_steps: int,
         prompts: int = 32,
         max_new_tokens: int = 96,

@@ -16,12 +16,12 @@ from lit_tr.data.rows import Source
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError, UserError
 from lit_tr.evaluation.generate import generate
-from lit_tr.evaluation.held_out import Judge, score
-from lit_tr.evaluation.judges import FunctionScorer
+from lit_tr.evaluation.held_out import score
 from lit_tr.evaluation.policies import context_of
 from lit_tr.evaluation.prompts import Reader, read_prompts
 from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.logprobs import response_log_probs
+from lit_tr.rewards import Candidate, Reward, as_scorer
 
 Metric = Callable[[Any, Any, Source | None], float | Sequence[float]]
 """From a causal language model, its tokenizer and held-out rows to a value, or a value for each row; higher is better.
@@ -37,7 +37,7 @@ class JudgedScore:
 
     Args:
         judge: scores responses: a function from a prompt and a response to a number, such as
-            `lit_tr.embedded.task.GoldReward`, or a scorer with `score(prompts, responses)`, such as a reward model.
+            `lit_tr.embedded.task.GoldReward`, or a reward of `lit_tr.rewards`.
         prompts: how many of the rows' prompts are sampled from, the first.
         max_new_tokens: most tokens of a response.
         seed: seed of the samples; each policy gets the same random numbers.
@@ -46,7 +46,7 @@ class JudgedScore:
         UserError: a number is below 1.
     """
 
-    judge: Judge
+    judge: Reward
     prompts: int = 200
     max_new_tokens: int = 96
     seed: int = 0
@@ -63,8 +63,9 @@ class JudgedScore:
         reader = Reader(tokenizer, None if context is None else context - self.max_new_tokens)
         prompts = read_prompts(rows, reader, self.prompts).found
         samples = generate(model, tokenizer, [one.ids for one in prompts], self.max_new_tokens, seed=self.seed)
-        scorer: Any = self.judge if hasattr(self.judge, "score") else FunctionScorer(self.judge)
-        return scorer.score([one.shown for one in prompts], [sample.text for sample in samples])
+        both = zip(prompts, samples, strict=True)
+        candidates = [Candidate(one.shown, sample.text, one.reference_answer, one.kind) for one, sample in both]
+        return as_scorer(self.judge).score(candidates)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Prompts of any source of rows, ready for a policy: text or messages, and token ids as in training."""
 
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ IDS = ("id", "prompt_id", "uid", "question_id", "qid")
 """Columns that may name a prompt."""
 ANSWERS = ("reference_answer", "reference", "answer")
 """Columns that may hold an answer to compare with."""
+KINDS = ("kind", "qtype")
+"""Columns that may say whether a prompt is open-ended or closed-ended."""
 
 DIALOGUES = (dialogue, sharegpt_dialogue)
 
@@ -43,6 +45,7 @@ class Prompt:
         reference_answer: an answer that came with it.
         chosen: the preferred response of the row.
         rejected: the other response of the row.
+        kind: whether it is open-ended or closed-ended, in its row's words.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Prompt:
     reference_answer: str | None = None
     chosen: Text | None = None
     rejected: Text | None = None
+    kind: str | None = None
 
     @property
     def content(self) -> str:
@@ -192,10 +196,10 @@ class Reader:
         text, (ids, truncated) = example.prompt, self._ids(example)
         if isinstance(text, str) and example.system:
             text = f"{example.system}\n\n{text}"
-        answer = next((row[key] for key in ANSWERS if isinstance(row.get(key), str)), None)
+        answer, kind = answer_and_kind(row)
         own = next((str(row[key]) for key in IDS if isinstance(row.get(key), str | int)), None)
         responses = _response(example.chosen), _response(example.rejected)
-        return Prompt(name, text, ids, truncated, own, raw, example.tools, example.template, answer, *responses)
+        return Prompt(name, text, ids, truncated, own, raw, example.tools, example.template, answer, *responses, kind)
 
     def _ids(self, example: Example) -> tuple[list[int], bool]:
         """Return the ids of a prompt, and whether it was too long."""
@@ -217,6 +221,16 @@ class Reader:
 
     def _tokenized(self, example: Example) -> TokenizedExample:
         return TokenizedExample(tokenize_prompt(example, self.tokenizer), [], None)
+
+
+def answer_and_kind(row: Row) -> tuple[str | None, str | None]:
+    """Return a row's reference answer, and what it says of its kind; None where it has none."""
+    return _text(row, ANSWERS), _text(row, KINDS)
+
+
+def _text(row: Row, names: Sequence[str]) -> str | None:
+    """Return what the first of some columns holds that is text."""
+    return next((row[name] for name in names if isinstance(row.get(name), str)), None)
 
 
 def _examples(convert: Conversion, row: Row) -> list[Example]:

@@ -14,7 +14,8 @@ from lit_tr.errors import UserError
 from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.curves import plot_curves
 from lit_tr.evaluation.generate import Generation
-from lit_tr.evaluation.held_out import Evaluation, Evaluator, Judge
+from lit_tr.evaluation.held_out import Evaluation, Evaluator
+from lit_tr.rewards import Reward
 from lit_tr.updates import ReferenceUpdate
 
 SHOWN = {
@@ -43,12 +44,12 @@ class GenerationReport(Callback):
 
     Args:
         judge: scores responses: a function from a prompt and a response to a number, such as
-            `lit_tr.embedded.task.GoldReward`, or a scorer with `score(prompts, responses)`.
+            `lit_tr.embedded.task.GoldReward`, or a scorer with `score(candidates)`.
         prompts: how many of the validation prompts to sample a response to.
         max_new_tokens: most tokens of a response.
     """
 
-    def __init__(self, judge: Judge, prompts: int = 200, max_new_tokens: int = 96) -> None:
+    def __init__(self, judge: Reward, prompts: int = 200, max_new_tokens: int = 96) -> None:
         if min(prompts, max_new_tokens) < 2:
             raise UserError("GenerationReport: prompts and max_new_tokens must be at least 2")
         self.evaluator = Evaluator(judge, prompts, max_new_tokens)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from lit_tr.data.example import Message, Text
 from lit_tr.errors import UserError
+from lit_tr.rewards.base import Candidate
 
 TYPES: Mapping[str, tuple[type, ...]] = {
     "id": (str, int),
@@ -18,8 +19,10 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "policy": (str,),
     "tokens": (int, type(None)),
     "finished": (bool, type(None)),
+    "reference_answer": (str, type(None)),
+    "kind": (str, type(None)),
 }
-"""What the keys that every response has may hold."""
+"""What keys of a response may hold."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Response:
         reference_answer: an answer that came with the prompt.
         chosen: the preferred response of the row.
         rejected: the other response of the row.
+        kind: whether the prompt is open-ended or closed-ended, in the row's words.
         score: a judge's score.
+        features: what the score is made of, by name.
         log_ratio: log-ratio of the policy to the initial policy, in nats, summed over the response.
         kl: KL divergence of the policy from the initial policy, in nats: the exact sum over the vocabulary at each
             position of the response, summed.
@@ -54,7 +59,9 @@ class Response:
     reference_answer: str | None = None
     chosen: Text | None = None
     rejected: Text | None = None
+    kind: str | None = None
     score: float | None = None
+    features: dict[str, float] | None = None
     log_ratio: float | None = None
     kl: float | None = None
     token_rewards: list[tuple[str, float]] | None = None
@@ -63,6 +70,11 @@ class Response:
     def key(self) -> tuple[str, int]:
         """What is unique in a file: the id of the prompt and the number of the sample."""
         return self.id, self.sample
+
+    @property
+    def candidate(self) -> Candidate:
+        """What a reward scores."""
+        return Candidate(self.prompt, self.response, self.reference_answer, self.kind)
 
     def line(self) -> str:
         """Return it as a line of JSON, without keys that hold nothing, and without a line break."""
@@ -105,6 +117,19 @@ def read(path: str | Path) -> list[Response]:
             raise UserError(f"{path}:{number}: id {response.id!r} has a sample {response.sample} already")
         found[response.key] = response
     return list(found.values())
+
+
+def holds_responses(path: Path) -> bool:
+    """Return whether a file begins with a response."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with path.open() as file:
+        first = file.readline()
+    try:
+        row = json.loads(first)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(row, dict) and {"prompt", "response"} <= {*row}
 
 
 def _parsed(line: bytes, where: str) -> Response:

@@ -12,7 +12,18 @@ import yaml
 
 from tests.docs.pages import ROOT
 
-PACKAGES = ("", ".losses", ".reference", ".policy", ".data", ".data.formats", ".data.rows", ".evaluation", ".planning")
+PACKAGES = (
+    "",
+    ".losses",
+    ".reference",
+    ".policy",
+    ".data",
+    ".data.formats",
+    ".data.rows",
+    ".rewards",
+    ".evaluation",
+    ".planning",
+)
 PUBLIC = {
     f"lit_tr{package}.{name}"
     for package in (*PACKAGES, ".console", ".embedded", ".commands")

@@ -138,8 +138,10 @@ def test_it_explains_once_when_both_responses_lose_probability(tmp_path, capsys)
 class Lengths:
     """A scorer that has no score for the first response."""
 
-    def score(self, prompts, responses):
-        return [float("nan"), *(float(len(one)) for one in responses[1:])]
+    name = "lengths"
+
+    def score(self, candidates):
+        return [float("nan"), *(float(len(one.response)) for one in candidates[1:])]
 
 
 def test_a_scorer_scores_all_at_once_and_what_it_leaves_out_is_counted(tmp_path, capsys):

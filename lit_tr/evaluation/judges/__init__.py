@@ -1,9 +1,8 @@
 """Judges: what compares two responses to a prompt, or scores one."""
 
-from lit_tr.evaluation.judges.base import ByScore, FunctionScorer, Judge, Pair, Scorer, Verdict
-from lit_tr.evaluation.judges.ensemble import Ensemble
+from lit_tr.evaluation.judges.base import ByScore, Judge, Pair, Verdict
 from lit_tr.evaluation.judges.llm import LLMJudge, LLMScorer
-from lit_tr.evaluation.judges.reward_model import RewardModel
+from lit_tr.rewards import Ensemble, FunctionScorer, RewardModel, Scorer
 
 __all__ = [
     "ByScore",

@@ -1,15 +1,13 @@
 """What a judge is: something that compares two responses to a prompt, or scores one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from lit_tr.data.example import Text
 from lit_tr.errors import UserError
-
-Function = Callable[[str, str], float]
-"""From a prompt and a response to a score, such as `lit_tr.embedded.task.GoldReward`."""
+from lit_tr.rewards.base import Candidate, Scorer
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,7 @@ class Pair:
         id: names the prompt; samples of a prompt share it.
         sample: number of the sample.
         reference_answer: a right answer, if the row has one.
+        kind: whether the prompt is open-ended or closed-ended, if the row says so.
     """
 
     prompt: Text
@@ -31,6 +30,7 @@ class Pair:
     id: str = ""
     sample: int = 0
     reference_answer: str | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,6 @@ class Judge(Protocol):
         ...
 
 
-@runtime_checkable
-class Scorer(Protocol):
-    """Scores responses, one at a time. `name` says which scorer it is, in files and tables."""
-
-    @property
-    def name(self) -> str:
-        """In files and tables."""
-        ...
-
-    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
-        """Return a score for each response, higher is better; NaN where there is none."""
-        ...
-
-
 @dataclass(frozen=True)
 class ByScore:
     """A judge that prefers the response with the higher score; equal scores are a tie.
@@ -100,6 +86,7 @@ class ByScore:
             better one with certainty.
 
     Examples:
+        >>> from lit_tr.rewards import FunctionScorer
         >>> judge = ByScore(FunctionScorer(lambda prompt, response: len(response)))
         >>> [verdict.preference for verdict in judge.compare([Pair("Hi", "Hello.", "Yes.")])]
         [1.0]
@@ -119,9 +106,8 @@ class ByScore:
 
     def compare(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Return a verdict for each pair."""
-        prompts = [pair.prompt for pair in pairs] * 2
-        responses = [pair.response_a for pair in pairs] + [pair.response_b for pair in pairs]
-        scores = self.scorer.score(prompts, responses)
+        sides = [_side(pair, pair.response_a) for pair in pairs], [_side(pair, pair.response_b) for pair in pairs]
+        scores = self.scorer.score([*sides[0], *sides[1]])
         return [self._verdict(a, b) for a, b in zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)]
 
     def _verdict(self, a: float, b: float) -> Verdict:
@@ -132,29 +118,5 @@ class ByScore:
         return Verdict(0.5 + 0.5 * math.tanh((a - b) / self.temperature / 2))
 
 
-@dataclass(frozen=True)
-class FunctionScorer:
-    """Scores by a function of a prompt and a response; of a chat, the prompt is the last message's text.
-
-    Args:
-        function: such as `lit_tr.embedded.task.GoldReward`.
-        name: in files and tables; by default the function's own.
-    """
-
-    function: Function
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            own = getattr(self.function, "__name__", type(self.function).__name__)
-            object.__setattr__(self, "name", own)
-
-    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
-        """Return the function's value for each response."""
-        pairs = zip(prompts, responses, strict=True)
-        return [float(self.function(last_text(prompt), response)) for prompt, response in pairs]
-
-
-def last_text(prompt: Text) -> str:
-    """Return a prompt's text, or that of the last message of a chat."""
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+def _side(pair: Pair, response: str) -> Candidate:
+    return Candidate(pair.prompt, response, pair.reference_answer, pair.kind)

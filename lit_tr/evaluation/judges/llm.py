@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from lit_tr.data.example import Text
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Asker, Question
 from lit_tr.evaluation.judges.base import Pair, Verdict
 from lit_tr.evaluation.judges.reading import preference, rating
 from lit_tr.evaluation.judges.templates import Criterion, Template, criterion, template
 from lit_tr.evaluation.responses import as_text
+from lit_tr.rewards.base import Candidate
 
 PAIR_SLOTS, SCORE_SLOTS = {"prompt", "first", "second"}, {"prompt", "response"}
 OPTIONAL = {"criterion", "reference"}
@@ -126,12 +126,11 @@ class LLMScorer(_Asking):
         if not self.lowest < self.highest:
             raise UserError(f"lowest: a rating below highest, {self.highest}, not {self.lowest}")
 
-    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return a rating of each response; NaN where the answer cannot be read."""
         slots = {"criterion": self._measure.text}
         filled = [
-            self._template.fill(slots | {"prompt": as_text(prompt), "response": response})
-            for prompt, response in zip(prompts, responses, strict=True)
+            self._template.fill(slots | {"prompt": as_text(one.prompt), "response": one.response}) for one in candidates
         ]
         answers = self.asker.ask([self.question(messages) for messages in filled])
         return [rating(answer, self.lowest, self.highest) for answer in answers]

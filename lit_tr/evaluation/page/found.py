@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.evaluations import EVALUATIONS
+from lit_tr.evaluation.responses import holds_responses
 
 Row = dict[str, Any]
 METRICS, WIN_RATES, JUDGEMENTS = "metrics.csv", "win_rates.json", "judgements.jsonl"
@@ -84,7 +85,7 @@ def find(folders: Iterable[str | Path]) -> Found:
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder that a report reads."""
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".jsonl")):
-        if path.name in (METRICS, EVALUATIONS, WIN_RATES) or _holds_responses(path):
+        if path.name in (METRICS, EVALUATIONS, WIN_RATES) or holds_responses(path):
             yield path
 
 
@@ -118,24 +119,11 @@ def _comparison(path: Path) -> Comparison:
     return Comparison(path.parent, made.win_rates, list(json_lines(judgements, *JUDGED)) if judgements.exists() else [])
 
 
-def _holds_responses(path: Path) -> bool:
-    """Return whether a file begins with a response."""
-    if path.suffix != ".jsonl":
-        return False
-    with path.open() as file:
-        first = file.readline()
-    try:
-        row = json.loads(first)
-    except json.JSONDecodeError:
-        return False
-    return isinstance(row, dict) and {"prompt", "response"} <= {*row}
-
-
 def _by_policy(files: Iterable[Path]) -> dict[str, list[Row]]:
     """Return responses by the name of their policy, with that of the folder where it stands in several folders."""
     named: dict[tuple[str, Path], list[Row]] = {}
     for path in files:
-        for number, row in enumerate(json_lines(path, "prompt", "response")) if _holds_responses(path) else ():
+        for number, row in enumerate(json_lines(path, "prompt", "response")) if holds_responses(path) else ():
             named.setdefault((row.get("policy", path.stem), path.parent), []).append({"id": str(number), **row})
     names = [name for name, _ in named]
     return {name if names.count(name) == 1 else f"{name} ({folder})": rows for (name, folder), rows in named.items()}

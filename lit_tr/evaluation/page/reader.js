@@ -81,7 +81,7 @@
     const won = wins(row, name), main = at("won")?.value.split(" ")[0] || 0;
     const winner = won.length && data.contests[main].names[row.won[main]] === name;
     const box = made("div", winner ? "response winner" : "response"), head = made("h4", "", name);
-    const figures = Object.entries({ score: one.score, KL: one.kl, tokens: one.tokens })
+    const figures = Object.entries({ score: one.score, KL: one.kl, tokens: one.tokens, ...one.features })
       .filter(([, value]) => value !== undefined).map(([label, value]) => `${label} ${Number(value.toFixed(2))}`);
     if (figures.length) head.append(made("small", "", ` ${figures.join(", ")}`));
     box.append(head, tokens(one));

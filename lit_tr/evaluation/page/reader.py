@@ -122,12 +122,16 @@ def _row(key: Key, responses: Mapping[str, Mapping[Key, Row]], contests: Sequenc
 
 
 def _response(row: Row) -> Row:
-    figures = {name: _number(row.get(name)) for name in ("score", "kl", "log_ratio", "tokens")}
     tokens = [
         [text, round(reward, 4)] for text, reward in row.get("token_rewards") or () if _number(reward) is not None
     ]
-    rewards = {"token_rewards": tokens} if tokens else {}
-    return {"response": row["response"], **{name: one for name, one in figures.items() if one is not None}, **rewards}
+    figures = _numbers({name: row.get(name) for name in ("score", "kl", "log_ratio", "tokens")})
+    more = {"token_rewards": tokens, "features": _numbers(row.get("features") or {})}
+    return {"response": row["response"], **figures, **{name: one for name, one in more.items() if one}}
+
+
+def _numbers(figures: Mapping[str, Any]) -> Row:
+    return {name: value for name, value in figures.items() if _number(value) is not None}
 
 
 def _scale(rows: Sequence[Row]) -> float:

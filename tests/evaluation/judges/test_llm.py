@@ -5,6 +5,7 @@ import pytest
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Answer, Asker
 from lit_tr.evaluation.judges import ByScore, LLMJudge, LLMScorer, Pair
+from lit_tr.rewards import Candidate
 from tests.evaluation.judges.server import shown
 
 PAIR = Pair("Name a river.", "The Rhine.", "A very {first} long answer", "7", reference_answer="Any river.")
@@ -90,7 +91,7 @@ def test_asked_again_is_another_question():
 def test_ratings():
     model = Rule(lambda prompt: Answer("[[8]]" if "Rhine" in prompt else "[[3]]" if "long" in prompt else "none"))
     scorer = LLMScorer(Asker(model), prompt="score_explained", max_tokens=99)
-    found = scorer.score(["Name a river."] * 3, ["The Rhine.", "long", "?"])
+    found = scorer.score([Candidate("Name a river.", response) for response in ("The Rhine.", "long", "?")])
     assert found[:2] == [8.0, 3.0]
     assert math.isnan(found[2])
     [verdict] = ByScore(scorer).compare([PAIR])

@@ -6,11 +6,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from lit_tr.embedded import TINY, resolve
 from lit_tr.errors import UserError
-from lit_tr.evaluation.judges import ByScore, Pair, RewardModel
+from lit_tr.evaluation.judges import ByScore, Pair
+from lit_tr.rewards import Candidate, RewardModel
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 PROMPTS = ["Describe a cold river.", "Tell me about a loud market.", "Write about an old ship."]
 RESPONSES = ["It is icy.", "The market is loud. It looks noisy and busy, and people call it roaring.", "Ship."]
+CANDIDATES = [Candidate(*both) for both in zip(PROMPTS, RESPONSES, strict=True)]
 EXACT = "float32"
 
 
@@ -39,14 +41,14 @@ def alone(folder, text):
 def test_rewards_are_those_of_each_response_alone(folder):
     expected = [alone(folder, f"{prompt}\n{response}\n") for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
     for size in (1, 2, 16):
-        found = RewardModel(folder, device="cpu", dtype=EXACT, batch_size=size).score(PROMPTS, RESPONSES)
+        found = RewardModel(folder, device="cpu", dtype=EXACT, batch_size=size).score(CANDIDATES)
         assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_messages_and_texts_are_laid_out_alike(folder):
     model = RewardModel(folder, device="cpu", dtype=EXACT)
-    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-    assert model.score(chats, RESPONSES) == pytest.approx(model.score(PROMPTS, RESPONSES), abs=1e-6)
+    chats = [Candidate([{"role": "user", "content": one.prompt}], one.response) for one in CANDIDATES]
+    assert model.score(chats) == pytest.approx(model.score(CANDIDATES), abs=1e-6)
 
 
 def test_without_a_template_prompt_and_response_are_two_texts(tmp_path):
@@ -55,13 +57,11 @@ def test_without_a_template_prompt_and_response_are_two_texts(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=EXACT).eval()
     with torch.no_grad():
         expected = model(torch.tensor([tokenizer(PROMPTS[0], RESPONSES[0]).input_ids])).logits.item()
-    assert RewardModel(folder, device="cpu", dtype=EXACT).score(PROMPTS[:1], RESPONSES[:1]) == pytest.approx(
-        [expected], abs=1e-5
-    )
+    assert RewardModel(folder, device="cpu", dtype=EXACT).score(CANDIDATES[:1]) == pytest.approx([expected], abs=1e-5)
 
 
 def test_what_is_too_long_has_no_score(folder):
-    found = RewardModel(folder, device="cpu", dtype=EXACT, max_length=20).score(PROMPTS, RESPONSES)
+    found = RewardModel(folder, device="cpu", dtype=EXACT, max_length=20).score(CANDIDATES)
     assert [math.isnan(one) for one in found] == [False, True, False]
     judge = ByScore(RewardModel(folder, device="cpu", dtype=EXACT, max_length=20), temperature=1.0)
     [verdict] = judge.compare([Pair(PROMPTS[1], RESPONSES[0], RESPONSES[1])])
@@ -70,9 +70,9 @@ def test_what_is_too_long_has_no_score(folder):
 
 def test_a_classifier_of_several_classes_is_none(tmp_path):
     with pytest.raises(UserError, match="one output, and this one has 3"):
-        RewardModel(saved(tmp_path / "classes", labels=3), device="cpu", dtype=EXACT).score(PROMPTS, RESPONSES)
+        RewardModel(saved(tmp_path / "classes", labels=3), device="cpu", dtype=EXACT).score(CANDIDATES)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="can be loaded from here"):
-        RewardModel(str(tmp_path)).score(PROMPTS, RESPONSES)
+        RewardModel(str(tmp_path)).score(CANDIDATES)

@@ -11,7 +11,8 @@ import torch
 
 from lit_tr.data.example import Message, Text
 from lit_tr.errors import UserError
-from lit_tr.evaluation.judges.local import by_length, load_tokenizer, loaded
+from lit_tr.rewards.base import Candidate
+from lit_tr.rewards.models import by_length, load_tokenizer, loaded
 
 
 @dataclass
@@ -43,9 +44,9 @@ class RewardModel:
         """The last part of the path."""
         return Path(self.path).name
 
-    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return the reward of each response."""
-        encoded = [self._ids(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        encoded = [self._ids(one.prompt, one.response) for one in candidates]
         scores = [math.nan] * len(encoded)
         short = [number for number, ids in enumerate(encoded) if len(ids) <= self._longest]
         for batch in by_length(short, [len(encoded[number]) for number in short], self.batch_size):

@@ -1,0 +1,78 @@
+"""The implicit reward of two policies."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from lit_tr.data.example import Example
+from lit_tr.data.tokenization import TokenizedExample, tokenize
+from lit_tr.errors import BadRowError, UserError
+from lit_tr.evaluation.held_out import log_probs_of, score
+from lit_tr.evaluation.local import LocalPolicy
+from lit_tr.evaluation.policies import Loading, open_policies
+from lit_tr.rewards.base import Candidate
+
+
+@dataclass
+class Implicit:
+    """`beta * log(policy / reference)` of a response, in nats (Rafailov et al. 2023, arXiv 2305.18290, Eq. 5).
+
+    The log-ratio is summed over the tokens of the response and of the end token that is put behind it. The reward
+    leaves out a term of the prompt alone, so it compares responses to one prompt.
+
+    A response that cannot be tokenized, or that is too long for the policy, has no score.
+
+    Args:
+        policy: a checkpoint, the folder of a run, a Hugging Face folder or id, or an adapter, as `lit-tr generate`
+            takes them.
+        reference: another one, such as `RUN:initial`.
+        beta: the scale of the reward, that of the training.
+        chat: make chat messages of text prompts where the tokenizer has a chat template, as training does.
+        loading: how weights are loaded.
+
+    Raises:
+        UserError: there is no such policy; or, when it scores, the two have different vocabularies.
+    """
+
+    policy: str
+    reference: str
+    beta: float = 0.1
+    chat: bool = True
+    loading: Loading = Loading()
+
+    @property
+    def name(self) -> str:
+        """The two policies."""
+        return f"{self.beta:g} log({self.policy} / {self.reference})"
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the implicit reward of each response."""
+        policy, reference = self._policies
+        examples = [self._tokenized(one, policy) for one in candidates]
+        known = {number: one for number, one in enumerate(examples) if one is not None}
+        scores = [math.nan] * len(examples)
+        if known:
+            ours, theirs = (partial(log_probs_of, one.active) for one in (policy, reference))
+            found, _ = score([*known.values()], ours, theirs, self.loading.placed)
+            for number, log_ratio in zip(known, found.log_ratios.tolist(), strict=True):
+                scores[number] = self.beta * log_ratio
+        return scores
+
+    @cached_property
+    def _policies(self) -> list[LocalPolicy]:
+        found = open_policies([self.policy, self.reference], self.loading, ["policy", "reference"])
+        ours, theirs = (one.tokenizer.get_vocab() for one in found)
+        if ours != theirs:
+            raise UserError(f"{self.name}: the two have different vocabularies, so their tokens do not compare")
+        return found
+
+    def _tokenized(self, candidate: Candidate, policy: LocalPolicy) -> TokenizedExample | None:
+        """Return prompt and response as the policy takes them; None if it cannot."""
+        example = Example(candidate.prompt, candidate.response, None)
+        try:
+            chat = self.chat and policy.tokenizer.chat_template
+            found = tokenize(example.as_messages() if chat else example, policy.tokenizer)
+        except BadRowError:
+            return None
+        return found if len(found.prompt) + found.longest <= (policy.context or math.inf) else None
