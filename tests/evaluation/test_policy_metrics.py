@@ -51,8 +51,10 @@ def test_the_seed_says_which_responses(model, tokenizer):
 
 def test_a_scorer_is_asked_once_and_may_have_no_score(model, tokenizer):
     class Scorer:
-        def score(self, prompts, responses):
-            return [math.nan if "cold" in prompt else 1.0 for prompt in prompts]
+        name = "warm"
+
+        def score(self, candidates):
+            return [math.nan if "cold" in one.query else 1.0 for one in candidates]
 
     scores = JudgedScore(Scorer(), prompts=12, max_new_tokens=2)(model, tokenizer, PAIRS)
     cold = ["cold" in row["prompt"] for _, row in PAIRS.rows()]
