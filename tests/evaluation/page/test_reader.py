@@ -74,3 +74,9 @@ def test_messages_are_shown_with_their_roles():
         as_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}])
         == "user: Hi\nassistant: Ho"
     )
+
+
+def test_features_of_scores_are_shown():
+    row = response(0, "r", "policy", score=2.0, features={"length": 0.1, "relevance": float("nan")})
+    [shown] = reader(Found([], [], {"policy": [row]}), 1)["rows"]
+    assert shown["responses"]["0"] == {"response": "r", "score": 2.0, "features": {"length": 0.1}}
