@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_tr.checkpoints import read
 from lit_tr.errors import UserError, explained
 from lit_tr.hparams import ADAPTER_KEY, check_kept
+from lit_tr.losses import Loss
 from lit_tr.policy.adapters import POLICY_ADAPTER, base_state_keys, has_adapter, with_adapter
 from lit_tr.policy.averages import Averages
 from lit_tr.policy.loading import PretrainedPolicy
@@ -91,6 +92,26 @@ def saved_run(path: str | Path, kept: dict[str, Any], base: str | None, with_ref
         wanted["reference"] = kept.get("reference")
     with explained(f"checkpoint {path}: its hyper-parameters cannot be read", ArgumentError):
         return instantiate_module(cast(Any, SavedRun), wanted)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    loss: Loss
+
+
+def saved_loss(path: str | Path, kept: dict[str, Any]) -> Loss:
+    """Return the loss of some saved hyper-parameters.
+
+    Args:
+        path: the checkpoint, for messages.
+        kept: its hyper-parameters.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    check_kept("loss", kept["loss"])
+    with explained(f"checkpoint {path}: its loss cannot be read", ArgumentError):
+        return instantiate_module(cast(Any, _Trained), {"loss": kept["loss"]}).loss
 
 
 def restored(

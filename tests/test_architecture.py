@@ -28,7 +28,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
     "checkpoints": {"errors"},
-    "restored": {"checkpoints", "hparams", "policy", "reference.base", "errors"},
+    "restored": {"checkpoints", "hparams", "losses", "policy", "reference.base", "errors"},
     "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors"},
     "checks": {"reference", "policy", "losses", "errors"},
     "holder": {"reference", "policy"},

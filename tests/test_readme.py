@@ -1,6 +1,9 @@
 """What the README says runs as it stands."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,20 @@ def test_the_yaml_runs(llama_dir, write_rows, rows, tmp_path, monkeypatch):
         ]
     )
     assert len(metrics("runs")) > 0
+
+
+@pytest.mark.slow
+def test_is_it_better_works_as_pasted(tmp_path):
+    """In the README and on its page, behind a quickstart of two steps."""
+    page = (Path(__file__).parents[1] / "docs/guides/report.md").read_text()
+    (block,) = {re.search(r"```bash\n(RUN=.*?)```", text, re.DOTALL)[1] for text in (README, page)}
+    short = "--trainer.max_steps 2 --trainer.callbacks null --trainer.limit_val_batches 1 --data.val.size 8"
+    shell = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = f"set -e\nlit-tr fit --config quickstart {short}\n{block}"
+    run = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=shell, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    [report] = tmp_path.glob("runs/quickstart/*/report.html")
+    assert all(name in report.read_text() for name in ("trained over initial", "token_rewards"))
 
 
 def test_each_file_and_verb_that_is_named_is_there():

@@ -34,6 +34,9 @@ any format of `lit-tr data formats`; of a .txt each line is a prompt. By default
 FORMAT = """write the responses for other tools as well, each in a folder of its name below OUTPUT; several as
 '[alpaca_eval, arena_hard]'"""
 
+REWARDS = """with each response of a checkpoint, the implicit reward of each token, beta * log(policy / initial policy),
+and the KL divergence from the initial policy; `lit-tr report` shades the tokens"""
+
 Format = Literal["alpaca_eval", "arena_hard", "arena_hard_v01"]
 
 
@@ -69,6 +72,7 @@ def parser() -> ArgumentParser:
     made.add_class_arguments(Sampling, None, as_group=True, skip={"greedy"})
     made.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     made.add_class_arguments(Loading, None, as_group=True)
+    made.add_argument("--token_rewards", action="store_true", help=REWARDS)
     made.add_argument("--batch_tokens", type=PositiveInt | None, help="most tokens of a batch, prompts and responses")
     made.add_argument("--max_bad_rows", type=float, default=0.01, help="rows without a prompt: a share, or a count")
     made.add_argument("--server", type=str | None, help="address of an OpenAI-compatible server that responds")
@@ -81,15 +85,17 @@ def _policies(options: Namespace) -> Sequence[Any]:
     """Return what responds.
 
     Raises:
-        UserError: nothing is given, or both policies and a server.
+        UserError: nothing is given, or both policies and a server; or a server is asked for token rewards.
     """
     names = _listed(options.name)
     if bool(options.server) == bool(options.policies):
         raise UserError("give policies, `lit-tr generate POLICY ...`, or --server ADDRESS, and not both")
+    if options.server and options.token_rewards:
+        raise UserError("--token_rewards: a server says nothing of the initial policy; give a checkpoint")
     if options.server:
         return [ServedPolicy(options.server, options.model, "".join(names[:1]), options.at_once)]
     loading = Loading(**{name: options[name] for name in vars(Loading())})
-    found = open_policies(options.policies, loading, names)
+    found = open_policies(options.policies, loading, names, options.token_rewards)
     for one in found:
         one.batch_tokens = options.batch_tokens
     return found

@@ -31,7 +31,7 @@ def arena_hard(responses: Sequence[Response], asked: Instructions, name: str) ->
 
     Source: gen_answer.py of lmarena/arena-hard-auto. Its `utils/add_markdown_info.py` adds what style control reads.
     """
-    return _lines({**_row(one, name, asked), "metadata": {"token_len": one.tokens}} for one in responses)
+    return _lines({**_row(one, name, asked), "metadata": _length(one)} for one in responses)
 
 
 def _row(one: Response, name: str, asked: Instructions) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def arena_hard_v01(responses: Sequence[Response], asked: Instructions, name: str
             "question_id": one.id,
             "answer_id": _answer_id(one, name),
             "model_id": name,
-            "choices": [{"index": 0, "turns": [{"content": one.response, "token_len": one.tokens}]}],
+            "choices": [{"index": 0, "turns": [{"content": one.response, **_length(one)}]}],
             "tstamp": time.time(),
         }
         for one in responses
@@ -93,6 +93,11 @@ def write_formats(
 
 def _answer_id(one: Response, name: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"{name}\n{one.id}\n{one.sample}\n{one.response}"))
+
+
+def _length(one: Response) -> dict[str, int]:
+    """Return the number of tokens, if it is known: where it is not there, Arena-Hard's tools count themselves."""
+    return {} if one.tokens is None else {"token_len": one.tokens}
 
 
 def _lines(rows: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from lit_tr.data.chat import ChatTemplate, special_tokens
 from lit_tr.errors import UserError
 from lit_tr.evaluation.generate import Generation, in_batches, stream
+from lit_tr.evaluation.kl import Divergence, divergences
 from lit_tr.evaluation.prompts import Prompt, Reader
 from lit_tr.evaluation.responses import Response
 from lit_tr.evaluation.sampling import Sampling
@@ -33,6 +34,8 @@ class LocalPolicy:
         identity: tells it from others, plain data.
         load: returns the model, and the name of the adapter to switch on; None switches adapters off.
         batch_tokens: most tokens of a batch; None takes a number for the device.
+        initial: the policy that training began with, if responses are to have the implicit reward of each token.
+        beta: what a token's log-ratio to it is multiplied by to be that reward.
     """
 
     name: str
@@ -41,6 +44,8 @@ class LocalPolicy:
     identity: dict[str, Any]
     load: Callable[[], tuple[nn.Module, str | None]]
     batch_tokens: int | None = None
+    initial: "LocalPolicy | None" = None
+    beta: float = 1.0
 
     @contextmanager
     def active(self) -> Iterator[Any]:
@@ -74,7 +79,8 @@ class LocalPolicy:
             stops = stops_of(model, self.tokenizer)
             most = self.batch_tokens or (ON_GPU if model.device.type == "cuda" else ON_CPU)
             for batch in in_batches(model, self.tokenizer, prompts, keys, sampling, stops, most):
-                yield [self._response(*requests[i], made) for i, made in batch]
+                responses = [self._response(*requests[i], made) for i, made in batch]
+                yield self._rewarded(responses, [made for _, made in batch]) if self.initial else responses
 
     def say(self, prompt: Prompt, sampling: Sampling, tell: Callable[[str], None]) -> str:
         """Return a response to one prompt, the text of which is told as it grows."""
@@ -84,6 +90,12 @@ class LocalPolicy:
 
     def _response(self, prompt: Prompt, sample: int, made: Generation) -> Response:
         return answered(prompt, sample, self.name, made.text, len(made.response), made.finished)
+
+    def _rewarded(self, responses: list[Response], samples: list[Generation]) -> list[Response]:
+        assert self.initial
+        tokenized = [sample.tokenized() for sample in samples]
+        found = divergences(tokenized, self.active, {"initial": self.initial.active})["initial"]
+        return with_token_rewards(responses, samples, found, self.tokenizer.decode, self.beta)
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, str | None]:
@@ -96,6 +108,36 @@ def answered(
     """Return a response to a prompt, with what the prompt's row had."""
     kept = {name: getattr(prompt, name) for name in ("reference_answer", "chosen", "rejected", "kind")}
     return Response(prompt.id, prompt.shown, text, sample, policy, tokens, finished, **kept)
+
+
+def with_token_rewards(
+    responses: Sequence[Response],
+    samples: Sequence[Generation],
+    apart: Divergence,
+    decode: Callable[[int], str],
+    beta: float,
+) -> list[Response]:
+    """Return responses with their divergence from the initial policy, and the implicit reward of each token.
+
+    Args:
+        responses: the responses.
+        samples: their token ids.
+        apart: the divergence of the policy from the initial one on them.
+        decode: returns the text of a token.
+        beta: what a token's log-ratio is multiplied by to be its implicit reward.
+    """
+    of_each = zip(
+        responses, samples, apart.exact.tolist(), apart.log_ratios.tolist(), apart.token_log_ratios, strict=True
+    )
+    return [
+        replace(
+            one,
+            kl=kl,
+            log_ratio=log_ratio,
+            token_rewards=[*zip(map(decode, sample.response), (beta * of_tokens).tolist(), strict=True)],
+        )
+        for one, sample, kl, log_ratio, of_tokens in of_each
+    ]
 
 
 def stops_of(model: Any, tokenizer: Any) -> list[int]:

@@ -25,7 +25,7 @@ LOGGED = (
 
 
 class PolicyMonitor(Callback):
-    """Samples from the policy every n optimizer steps, and evaluates it beside the initial policy.
+    """Samples from the policy every n optimizer steps and at the end, and evaluates it beside the initial policy.
 
     Logs `evaluation/score`, `evaluation/win_rate` (against the initial policy, on the same prompts), `evaluation/kl`
     (from the initial policy, in nats per response), `evaluation/length` and others, which `ModelCheckpoint` can
@@ -102,12 +102,14 @@ class PolicyMonitor(Callback):
         if step == before or step % self.every_n_steps:
             return
         pl_module.speed.pause(pl_module.device)
-        figures = self._evaluate(trainer, pl_module, step)
-        named = {f"evaluation/{name}": float(figures[name]) for name in LOGGED if name in figures}
+        named = self._logged(trainer, pl_module, step)
         pl_module.log_dict(named, logger=False)  # for callbacks that watch a metric, whatever steps are logged
-        for logger in pl_module.loggers:
-            logger.log_metrics(named, step=step - 1)
         pl_module.speed.go_on(pl_module.device)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Evaluate the last step, unless that is done."""
+        if self._lines[-1]["step"] < trainer.global_step:
+            self._logged(trainer, pl_module, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lines so far, and what the initial policy scored."""
@@ -117,6 +119,14 @@ class PolicyMonitor(Callback):
         """Go on with the lines of a checkpoint."""
         self._lines, self._initial_scores = list(state_dict["lines"]), list(state_dict["initial_scores"])
         self._is_explained = state_dict["is_explained"]
+
+    def _logged(self, trainer: Any, module: Any, step: int) -> dict[str, float]:
+        """Evaluate the policy, and hand the figures to the loggers; return what they got."""
+        figures = self._evaluate(trainer, module, step)
+        named = {f"evaluation/{name}": float(figures[name]) for name in LOGGED if name in figures}
+        for logger in module.loggers:
+            logger.log_metrics(named, step=step - 1)
+        return named
 
     def _evaluate(self, trainer: Any, module: Any, step: int) -> dict[str, Any]:
         """Evaluate on the first rank, write and print; return the figures, on all ranks."""

@@ -20,7 +20,7 @@ from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.local import LocalPolicy
 from lit_tr.policy.adapters import POLICY_ADAPTER
 from lit_tr.policy.loading import PretrainedPolicy
-from lit_tr.restored import SavedRun, read_checkpoint, restored, saved_run
+from lit_tr.restored import SavedRun, read_checkpoint, restored, saved_loss, saved_run
 
 DType = Literal["float32", "bfloat16", "float16"]
 POLICY, REFERENCE, INITIAL = WHICH = ("policy", "reference", "initial")
@@ -52,7 +52,9 @@ class Loading:
         return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_policies(specs: Sequence[str], loading: Loading = Loading(), names: Sequence[str] = ()) -> list[LocalPolicy]:
+def open_policies(
+    specs: Sequence[str], loading: Loading = Loading(), names: Sequence[str] = (), token_rewards: bool = False
+) -> list[LocalPolicy]:
     """Return policies; no weights are loaded yet. Those of one LoRA checkpoint share one base.
 
     Args:
@@ -60,20 +62,24 @@ def open_policies(specs: Sequence[str], loading: Loading = Loading(), names: Seq
             Hugging Face folder or id of a model or an adapter.
         loading: how weights are loaded.
         names: names for files of responses; by default made of the paths.
+        token_rewards: responses of a checkpoint are to have their divergence from its initial policy, and the implicit
+            reward of each token.
 
     Raises:
-        UserError: there is no such policy, or two have one name.
+        UserError: there is no such policy, two have one name, or token rewards are asked of what has none.
     """
     checkpoints: dict[Path, Checkpoint] = {}
     found = []
     for spec in specs:
         path, which = split_spec(spec)
         file = checkpoint_of(path)
+        if file is None and token_rewards:
+            raise UserError(f"{spec}: token_rewards are against the initial policy, which only a checkpoint knows")
         if file is None:
             found.append(_of_folder(spec, loading))
         else:
             checkpoint = checkpoints.setdefault(file, Checkpoint(file, loading))
-            found.append(checkpoint.policy(which))
+            found.append(checkpoint.rewarded(which) if token_rewards else checkpoint.policy(which))
     if names:
         if len(names) != len(specs):
             raise UserError(f"names: there are {len(specs)} policies and {len(names)} names")
@@ -150,6 +156,18 @@ class Checkpoint:
             lambda: self._load(which),
         )
 
+    def rewarded(self, which: str = POLICY) -> LocalPolicy:
+        """Return one of its policies; responses have the implicit reward of each token, of the initial policy's all 0.
+
+        Raises:
+            UserError: the checkpoint does not hold the policy or the initial one, or its loss has no such reward.
+        """
+        found, loss = self.policy(which), saved_loss(self.path, self.saved["hyper_parameters"])
+        if not loss.needs_reference:
+            raise UserError(f"{self.path}: the loss {type(loss).__name__} has no reference, so tokens have no reward")
+        identity = found.identity | {"token_rewards": loss.beta}
+        return replace(found, identity=identity, initial=self.policy(INITIAL), beta=loss.beta)
+
     @property
     def config(self) -> dict[str, Any]:
         """The configuration of its run; empty where it came from no command line."""
@@ -166,15 +184,19 @@ class Checkpoint:
             )
 
     def _load(self, which: str) -> tuple[nn.Module, str | None]:
-        policy, device = self.run.policy, self.loading.placed
+        policy = self.run.policy
         if self.run.has_adapter and not (which == INITIAL and policy.adapter):
             reference = self.run.reference
             adapters = {POLICY: POLICY_ADAPTER, REFERENCE: reference.adapter if reference else None, INITIAL: None}
             return self._with_adapters, adapters[which]
         if which == INITIAL:
-            return policy.load(device), POLICY_ADAPTER
+            return self._initial, POLICY_ADAPTER
         run = self.run if which == REFERENCE else replace(self.run, reference=None)
         return self._restored(run), None
+
+    @cached_property
+    def _initial(self) -> nn.Module:
+        return self.run.policy.load(self.loading.placed)
 
     @cached_property
     def _with_adapters(self) -> nn.Module:

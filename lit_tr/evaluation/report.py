@@ -15,6 +15,8 @@ from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.curves import plot_curves
 from lit_tr.evaluation.generate import Generation
 from lit_tr.evaluation.held_out import Evaluation, Evaluator
+from lit_tr.evaluation.local import with_token_rewards
+from lit_tr.evaluation.responses import Response
 from lit_tr.rewards import Reward
 from lit_tr.updates import ReferenceUpdate
 
@@ -112,15 +114,12 @@ def lines(done: Evaluation, decode: Callable[[int], str], beta: float) -> list[s
         decode: returns the text of a token.
         beta: what a token's log-ratio is multiplied by to be its implicit reward.
     """
-    found, apart = [], done.divergence
-    of_each = zip(done.samples, done.scores, apart.exact, apart.log_ratios, apart.token_log_ratios, strict=True)
-    for i, (sample, judged, exact, log_ratio, of_tokens) in enumerate(of_each):
-        line = {"id": str(i), "prompt": sample.prompt_text, "sample": 0, "response": sample.text, "policy": "policy"}
-        line |= {"tokens": len(sample.response), "score": None if isnan(judged) else judged}
-        rewards = zip(sample.response, (beta * of_tokens).tolist(), strict=True)
-        line["token_rewards"] = [[decode(token), reward] for token, reward in rewards]
-        found.append(json.dumps(line | {"log_ratio": log_ratio.item(), "kl": exact.item()}) + "\n")
-    return found
+    known = [None if isnan(score) else score for score in done.scores]
+    responses = [
+        Response(str(i), one.prompt_text, one.text, 0, "policy", len(one.response), one.finished, score=score)
+        for i, (one, score) in enumerate(zip(done.samples, known, strict=True))
+    ]
+    return [one.line() + "\n" for one in with_token_rewards(responses, done.samples, done.divergence, decode, beta)]
 
 
 def table(report: dict[str, Any]) -> Table:

@@ -86,6 +86,8 @@ def test_what_is_left_out_is_told(prompts, tmp_path, capsys, write_rows):
     [
         (["--data", "prompts.txt"], "give policies, `lit-tr generate POLICY ...`, or --server ADDRESS"),
         (["embedded:tiny", "--server", "http://x", "--data", "prompts.txt"], "and not both"),
+        (["--server", "http://x", "--token_rewards", "--data", "prompts.txt"], "a server says nothing of the initial"),
+        (["embedded:tiny", "--token_rewards", "--data", "prompts.txt"], "which only a checkpoint knows"),
         (["embedded:tiny"], "no prompts are given: --data FILE"),
         (["embedded:tiny", "--data", "none.txt"], "none.txt: the prompts cannot be read"),
         (["embedded:tiny", "--data", "prompts.txt", "--top_p", "2"], "top_p must be in"),

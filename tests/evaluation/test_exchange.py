@@ -8,10 +8,10 @@ from lit_tr.evaluation.responses import Response
 ROWS = [{"uid": "u1", "prompt": " Name a river. "}, {"uid": "u2", "prompt": "Und einen Fluß?"}]
 
 
-def written(tmp_path, *formats):
+def written(tmp_path, *formats, tokens=3):
     prompts = read_prompts(Objects(ROWS), Reader()).found
     responses = [
-        Response(one.id, one.shown, f"r{one.id}{sample}", sample, "mine", 3, True)
+        Response(one.id, one.shown, f"r{one.id}{sample}", sample, "mine", tokens, True)
         for one in prompts
         for sample in (0, 1)
     ]
@@ -45,3 +45,14 @@ def test_arena_hard_of_the_first_version(tmp_path):
     rows = [json.loads(line) for line in written(tmp_path, "arena_hard_v01")[0].read_text().splitlines()]
     assert [(row["question_id"], row["model_id"]) for row in rows] == [("u1", "mine"), ("u2", "mine")]
     assert [turn["content"] for turn in rows[0]["choices"][0]["turns"]] == ["ru10"]
+
+
+def test_a_length_that_a_server_did_not_say_is_left_out(tmp_path):
+    """A token_len that is null would stop show_result.py."""
+    for tokens, expected in ((None, {}), (3, {"token_len": 3})):
+        first, second = (
+            json.loads(written(tmp_path, one, tokens=tokens)[0].read_text().splitlines()[0])
+            for one in ("arena_hard", "arena_hard_v01")
+        )
+        assert first["metadata"] == expected
+        assert second["choices"][0]["turns"][0] == {"content": "ru10", **expected}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
@@ -109,6 +109,38 @@ def test_a_resume_goes_on_without_repeating_lines(tmp_path, at):
         fit(tmp_path / folder, [monitor(2)], steps=6, ckpt_path=checkpoint, seed=9)
         assert lines(tmp_path / folder) == whole
     assert [line["step"] for line in whole] == [0, 2, 4, 6]
+
+
+class Interrupted(Callback):
+    """Ctrl-C at the end of a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_the_last_step_is_evaluated_once_whether_or_not_it_is_a_multiple(tmp_path):
+    for steps, expected in ((3, [0, 2, 3]), (4, [0, 2, 4])):
+        fit(tmp_path / str(steps), [monitor(2)], steps=steps)
+        assert [line["step"] for line in lines(tmp_path / str(steps))] == expected
+        logged = [int(row["step"]) + 1 for row in rows(tmp_path / str(steps)) if row.get("evaluation/score")]
+        assert logged == expected[1:]
+    assert lines(tmp_path / "3")[:2] == lines(tmp_path / "4")[:2]
+
+
+def test_a_run_that_was_interrupted_evaluates_its_last_step_when_it_gets_there(tmp_path):
+    fit(tmp_path / "whole", [monitor(2)], steps=5)
+    saved = ModelCheckpoint(tmp_path, save_last=True, save_on_exception=True)
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "part", [monitor(2), Interrupted(3), saved], steps=5, enable_checkpointing=True)
+    assert [line["step"] for line in lines(tmp_path / "part")] == [0, 2]
+    for _ in range(2):  # the second time there is nothing left to do
+        fit(tmp_path / "part", [monitor(2), saved], steps=5, ckpt_path=saved.last_model_path, enable_checkpointing=True)
+        assert lines(tmp_path / "part") == lines(tmp_path / "whole")
+    assert [line["step"] for line in lines(tmp_path / "whole")] == [0, 2, 4, 5]
 
 
 def test_the_checkpoint_of_the_best_judged_policy_is_kept(tmp_path):

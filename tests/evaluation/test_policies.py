@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lit_tr.commands.export import export
 from lit_tr.data import Objects
 from lit_tr.errors import UserError
+from lit_tr.evaluation.generate import in_batches
 from lit_tr.evaluation.local import stops_of
 from lit_tr.evaluation.policies import Checkpoint, Loading, checkpoint_of, open_policies, split_spec
 from lit_tr.evaluation.prompts import read_prompts
@@ -60,6 +61,51 @@ def test_the_three_models_of_a_checkpoint(trained, kind):
     assert [one.name for one in policies] == [f"{run}-last", f"{run}-last-reference", f"{run}-last-initial"]
     models = {id(policy.load()[0]) for policy in policies}
     assert len(models) == (1 if kind == "lora" else 3)  # one base with LoRA
+
+
+def ratios(policy, initial, prompt, response):
+    """Log-ratio of each token of a response, by both models' own forward pass."""
+    ids, found = torch.tensor([prompt + response]), []
+    for one in (policy, initial):
+        with one.active() as model, torch.no_grad():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1]
+        found.append(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0])
+    return found[0] - found[1]
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_responses_have_the_implicit_reward_of_each_token(trained, kind):
+    checkpoint = str(trained(kind))
+    specs = [checkpoint, f"{checkpoint}:reference", f"{checkpoint}:initial"]
+    rows = Objects([{"prompt": "Describe a cold river."}, {"prompt": "Write about a ship."}])
+    initial = open_policies([specs[2]])[0]
+    for policy in open_policies(specs, token_rewards=True):
+        prompts = read_prompts(rows, policy.reader(SAMPLING)).found
+        responses = [one for batch in policy.respond([(prompt, 0) for prompt in prompts], SAMPLING) for one in batch]
+        assert {one.id for one in responses} == {"0", "1"}
+        for one in responses:
+            [ids] = [prompt.ids for prompt in prompts if prompt.id == one.id]
+            with policy.active() as model:  # the same response once more, for its ids
+                key, stops = f"{policy.name}\n{one.id}\n0", stops_of(model, policy.tokenizer)
+                [[(_, made)]] = in_batches(model, policy.tokenizer, [ids], [key], SAMPLING, stops)
+            texts, rewards = zip(*one.token_rewards, strict=True)
+            assert [*texts] == [policy.tokenizer.decode(token) for token in made.response]
+            expected = ratios(policy, initial, ids, made.response)
+            torch.testing.assert_close(torch.tensor(rewards), 0.1 * expected, atol=1e-5, rtol=1e-4)
+            assert one.log_ratio == pytest.approx(expected.sum().item(), abs=1e-4)
+            assert one.kl >= 0
+        is_start = policy.name.endswith("initial")
+        assert all((one.kl == 0) == is_start for one in responses)
+        assert policy.identity["token_rewards"] == 0.1
+
+
+def test_what_has_no_token_rewards_is_said(llama_dir, tmp_path):
+    with pytest.raises(UserError, match="against the initial policy, which only a checkpoint knows"):
+        open_policies([llama_dir], token_rewards=True)
+    checkpoint = Checkpoint(train(tmp_path, llama_dir))
+    checkpoint.saved["hyper_parameters"]["loss"] = {"class_path": "lit_tr.losses.SimPO"}
+    with pytest.raises(UserError, match="the loss SimPO has no reference, so tokens have no reward"):
+        checkpoint.rewarded()
 
 
 def test_a_reference_that_never_moves_is_the_initial_policy(llama_dir, tmp_path):

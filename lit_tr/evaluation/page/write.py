@@ -101,7 +101,7 @@ def _missing(groups: Sequence[Group], shown: dict[str, Any], responses: Row) -> 
     if not responses["rows"]:
         yield "Responses: no file of responses. lit-tr generate writes one."
     elif not responses["scale"]:
-        yield "Shaded tokens: no token_rewards in the responses. GenerationReport writes them into generations.jsonl."
+        yield "Shaded tokens: no token_rewards in the responses. lit-tr generate --token_rewards writes them."
 
 
 def _rendered(found: Found, groups: Sequence[Group], shown: dict[str, Any], responses: Row) -> str:
