@@ -17,7 +17,7 @@ from lit_tr.console.terminal import console
 from lit_tr.data.datamodule import Data
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.agreement import Agreement, agreement, mean_scores, rank_correlations
-from lit_tr.evaluation.scored import CHOSEN, PAIR, REJECTED, Responses, open_responses, scored
+from lit_tr.evaluation.scored import PAIR, Responses, open_responses, scored
 from lit_tr.evaluation.win_rate_table import figure
 from lit_tr.rewards import Reward, Scorer, as_scorer
 
@@ -76,8 +76,9 @@ def _fit(scorer: Any, responses: Responses, path: str) -> None:
 def _figures(scorer: Scorer, ours: Responses, other: Scorer | None, theirs: Responses | None) -> dict[str, Any]:
     """Return names and figures as plain data."""
     found: dict[str, Any] = {"reward": scorer.name, "policies": mean_scores(ours)}
-    if {*ours.by_policy} == {*PAIR}:
-        agreed = agreement(ours.by_policy[CHOSEN], ours.by_policy[REJECTED])
+    chosen, rejected = (ours.by_policy.get(name, ()) for name in PAIR)
+    if chosen and [one.key for one in chosen] == [one.key for one in rejected]:
+        agreed = agreement(chosen, rejected)
         found["agreement"] = agreed and asdict(agreed)
     if other and theirs:
         found["against"] = {"reward": other.name, "policies": mean_scores(theirs)}

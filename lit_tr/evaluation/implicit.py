@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 from lit_tr.data.example import Example
 from lit_tr.data.tokenization import TokenizedExample, tokenize
@@ -21,7 +22,7 @@ class Implicit:
     The log-ratio is summed over the tokens of the response and of the end token that is put behind it. The reward
     leaves out a term of the prompt alone, so it compares responses to one prompt.
 
-    A response that cannot be tokenized, or that is too long for the policy, has no score.
+    A response that cannot be tokenized, or that is too long for a policy, has no score.
 
     Args:
         policy: a checkpoint, the folder of a run, a Hugging Face folder or id, or an adapter, as `lit-tr generate`
@@ -49,7 +50,8 @@ class Implicit:
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return the implicit reward of each response."""
         policy, reference = self._policies
-        examples = [self._tokenized(one, policy) for one in candidates]
+        room = min(one.context or math.inf for one in self._policies)
+        examples = [self._tokenized(one, policy.tokenizer, room) for one in candidates]
         known = {number: one for number, one in enumerate(examples) if one is not None}
         scores = [math.nan] * len(examples)
         if known:
@@ -67,12 +69,12 @@ class Implicit:
             raise UserError(f"{self.name}: the two have different vocabularies, so their tokens do not compare")
         return found
 
-    def _tokenized(self, candidate: Candidate, policy: LocalPolicy) -> TokenizedExample | None:
-        """Return prompt and response as the policy takes them; None if it cannot."""
+    def _tokenized(self, candidate: Candidate, tokenizer: Any, room: float) -> TokenizedExample | None:
+        """Return prompt and response as the policies take them; None if they cannot."""
         example = Example(candidate.prompt, candidate.response, None)
         try:
-            chat = self.chat and policy.tokenizer.chat_template
-            found = tokenize(example.as_messages() if chat else example, policy.tokenizer)
+            chat = self.chat and tokenizer.chat_template
+            found = tokenize(example.as_messages() if chat else example, tokenizer)
         except BadRowError:
             return None
-        return found if len(found.prompt) + found.longest <= (policy.context or math.inf) else None
+        return found if len(found.prompt) + found.longest <= room else None

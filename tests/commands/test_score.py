@@ -54,6 +54,9 @@ def test_preferences_beside_their_labels_and_another_reward(tmp_path, capsys):
     assert f"the reward prefers the chosen response in {100 * sum(wins) / 40:.1f} [" in shown
     assert "rank correlation of the two rewards over 80 responses" in shown
     assert "over 2 policies" not in shown
+    files = [f"scores/{name}.jsonl" for name in ("chosen", "rejected")]
+    assert score(*files, "--reward", GOLD)["agreement"]["pairs"] == 40
+    assert "agreement" not in score(files[0], "--reward", GOLD)
 
 
 def test_policies_beside_each_other(policies, capsys):

@@ -87,7 +87,7 @@ class LLMJudge(_Asking):
     def _question(self, pair: Pair, first: str, second: str) -> Question:
         slots = {"prompt": as_text(pair.prompt), "first": first, "second": second, "criterion": self._measure.text}
         if "reference" in self._template.slots:
-            slots["reference"] = _reference(pair, self._template)
+            slots["reference"] = _reference(pair.reference_answer, f"prompt {pair.id!r}", self._template)
         return self.question(self._template.fill(slots))
 
 
@@ -99,6 +99,7 @@ class LLMScorer(_Asking):
         asker: the model and its cache.
         criterion: what to judge by, as for `LLMJudge`.
         prompt: a name of `lit_tr/evaluation/judges/prompts`, or a file's path, with the slots {prompt} and {response}.
+            It may have {criterion} and {reference}.
         lowest: least rating that the prompt asks for.
         highest: greatest rating.
         max_tokens: most tokens of an answer. With 1 and ratings below 10, the rating is the mean over the digits'
@@ -122,21 +123,23 @@ class LLMScorer(_Asking):
     _template: Template = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._measure, self._template = criterion(self.criterion), template(self.prompt, SCORE_SLOTS, {"criterion"})
+        self._measure, self._template = criterion(self.criterion), template(self.prompt, SCORE_SLOTS, OPTIONAL)
         if not self.lowest < self.highest:
             raise UserError(f"lowest: a rating below highest, {self.highest}, not {self.lowest}")
 
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return a rating of each response; NaN where the answer cannot be read."""
-        slots = {"criterion": self._measure.text}
-        filled = [
-            self._template.fill(slots | {"prompt": as_text(one.prompt), "response": one.response}) for one in candidates
-        ]
-        answers = self.asker.ask([self.question(messages) for messages in filled])
+        answers = self.asker.ask([self._question(one) for one in candidates])
         return [rating(answer, self.lowest, self.highest) for answer in answers]
 
+    def _question(self, one: Candidate) -> Question:
+        slots = {"prompt": as_text(one.prompt), "response": one.response, "criterion": self._measure.text}
+        if "reference" in self._template.slots:
+            slots["reference"] = _reference(one.reference_answer, f"prompt {slots['prompt'][:80]!r}", self._template)
+        return self.question(self._template.fill(slots))
 
-def _reference(pair: Pair, prompt: Template) -> str:
-    if pair.reference_answer is None:
-        raise UserError(f"{prompt.path} shows a reference answer, and the responses to prompt {pair.id!r} have none")
-    return pair.reference_answer
+
+def _reference(answer: str | None, which: str, prompt: Template) -> str:
+    if answer is None:
+        raise UserError(f"{prompt.path} shows a reference answer, and the responses to {which} have none")
+    return answer

@@ -66,6 +66,12 @@ def test_a_prompt_may_show_the_reference_answer(tmp_path):
     assert "Any river." in model.asked[0].messages[-1][1]
     with pytest.raises(UserError, match="the responses to prompt '9' have none"):
         judge.compare([Pair("a", "b", "c", "9")])
+    (tmp_path / "score.txt").write_text("### user\n{prompt} {reference} {response}")
+    scorer = LLMScorer(Asker(model), prompt=str(tmp_path / "score.txt"))
+    scorer.score([Candidate("Name a river.", "The Rhine.", "Any stream.")])
+    assert "Any stream." in model.asked[-1].messages[-1][1]
+    with pytest.raises(UserError, match="the responses to prompt 'Name a river.' have none"):
+        scorer.score([Candidate("Name a river.", "The Rhine.")])
 
 
 def test_messages_are_shown_below_their_roles():
