@@ -22,6 +22,9 @@ Request = tuple[Prompt, int]
 ON_GPU, ON_CPU = 2**16, 2**13
 """Most tokens of a batch where nobody says. Of the first number 28 layers with 8 heads of 128 channels keep 7.5 GB."""
 
+LONGEST_CHARACTER = 4
+"""Most bytes of a character in UTF-8, and so most tokens."""
+
 
 @dataclass
 class LocalPolicy:
@@ -114,7 +117,7 @@ def with_token_rewards(
     responses: Sequence[Response],
     samples: Sequence[Generation],
     apart: Divergence,
-    decode: Callable[[int], str],
+    decode: Callable[[list[int]], str],
     beta: float,
 ) -> list[Response]:
     """Return responses with their divergence from the initial policy, and the implicit reward of each token.
@@ -123,7 +126,7 @@ def with_token_rewards(
         responses: the responses.
         samples: their token ids.
         apart: the divergence of the policy from the initial one on them.
-        decode: returns the text of a token.
+        decode: returns the text of some tokens.
         beta: what a token's log-ratio is multiplied by to be its implicit reward.
     """
     of_each = zip(
@@ -134,10 +137,28 @@ def with_token_rewards(
             one,
             kl=kl,
             log_ratio=log_ratio,
-            token_rewards=[*zip(map(decode, sample.response), (beta * of_tokens).tolist(), strict=True)],
+            token_rewards=[*zip(token_texts(sample.response, decode), (beta * of_tokens).tolist(), strict=True)],
         )
         for one, sample, kl, log_ratio, of_tokens in of_each
     ]
+
+
+def token_texts(tokens: Sequence[int], decode: Callable[[list[int]], str]) -> list[str]:
+    """Return the text of each token; a character of several tokens is the last one's.
+
+    Args:
+        tokens: token ids.
+        decode: returns the text of some tokens.
+    """
+    texts: list[str] = []
+    held: list[int] = []
+    for number, token in enumerate(tokens, 1):
+        held.append(token)
+        text = decode(held)
+        partial = text.endswith("\ufffd") and len(held) < LONGEST_CHARACTER and number < len(tokens)
+        texts.append("" if partial else text)
+        held = held if partial else []
+    return texts
 
 
 def stops_of(model: Any, tokenizer: Any) -> list[int]:

@@ -106,12 +106,12 @@ def shown(done: Evaluation) -> dict[str, float]:
     return {label: done.figures[name] for name, label in SHOWN.items() if name in done.figures}
 
 
-def lines(done: Evaluation, decode: Callable[[int], str], beta: float) -> list[str]:
+def lines(done: Evaluation, decode: Callable[[list[int]], str], beta: float) -> list[str]:
     """Return the samples of the policy as lines of JSON, with scores and their divergence from the initial policy.
 
     Args:
         done: the evaluation of the policy.
-        decode: returns the text of a token.
+        decode: returns the text of some tokens.
         beta: what a token's log-ratio is multiplied by to be its implicit reward.
     """
     known = [None if isnan(score) else score for score in done.scores]
