@@ -1,5 +1,6 @@
 """A trained reward model as a sequence classifier of transformers."""
 
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -7,11 +8,30 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from lit_tr.errors import UserError, explained
+from lit_tr.errors import UserError
 from lit_tr.policy.logprobs import decoder
 
 HEAD = "reward_head.weight"
 """Name of the head in the state of a `RewardModule`."""
+
+
+def empty_classifier(causal: Any) -> Any:
+    """Return the sequence classifier with one output of a kind of causal language model, on the meta device.
+
+    Raises:
+        UserError: transformers has none whose head is a matrix on the last hidden state.
+    """
+    config, model = deepcopy(decoder(causal).config), None
+    config.num_labels = 1
+    with suppress(ValueError), torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
+    head = getattr(model, "score", None)
+    if type(head) is not nn.Linear or head.bias is not None or head.in_features != config.hidden_size:
+        raise UserError(
+            f"{type(causal).__name__}: transformers has no sequence classifier of such a model with a linear head, "
+            "so no reward model could be saved: begin with another kind of model, such as Llama, Qwen or Gemma 3"
+        )
+    return model
 
 
 def sequence_classifier(causal: Any, weight: Tensor, tokenizer: Any) -> PreTrainedModel:
@@ -27,18 +47,11 @@ def sequence_classifier(causal: Any, weight: Tensor, tokenizer: Any) -> PreTrain
         tokenizer: its tokenizer, which is changed.
 
     Raises:
-        UserError: transformers has no such classifier with a linear head of this kind of model.
+        UserError: transformers has no such classifier.
     """
-    config = deepcopy(decoder(causal).config)
-    config.num_labels = 1
-    said = f"{type(causal).__name__}: transformers has no sequence classifier of this kind of model"
-    with explained(said, ValueError), torch.device("meta"):
-        model: Any = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
-    head = getattr(model, "score", None)
-    if type(head) is not nn.Linear or head.bias is not None or head.weight.shape != weight.shape:
-        raise UserError(f"{said} with a linear head `score`")
+    model = empty_classifier(causal)
     setattr(model, model.base_model_prefix, decoder(causal))
-    head.weight = nn.Parameter(weight)
+    model.score.weight = nn.Parameter(weight)
     _lay_out(tokenizer)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

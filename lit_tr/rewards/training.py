@@ -16,6 +16,7 @@ from lit_tr.module import PreferenceModule
 from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.policy.logprobs import decoder, last_hidden
+from lit_tr.rewards.classifier import empty_classifier
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class RewardModule(PreferenceModule):
         lr_scheduler: as for `PreferenceModule`.
 
     Raises:
-        UserError: the model has no decoder that gives hidden states, its weights are sharded, or rows are not pairs.
+        UserError: transformers has no decoder and no sequence classifier of such a model, its weights are sharded, or
+            rows are not pairs.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class RewardModule(PreferenceModule):
     @property
     def trained(self) -> list[nn.Parameter]:
         """The parameters that the optimizer gets: the policy's, and the head's."""
-        return [*super().trained, self.reward_head.weight]
+        return [*super().trained, *self.reward_head.parameters()]
 
     def configure_model(self) -> None:
         """Load the language model, once, and put the head on it."""
@@ -100,7 +102,8 @@ class RewardModule(PreferenceModule):
         causal = causal_model(self.policy)
         with explained(f"RewardModule: {type(causal).__name__} is no decoder with hidden states", AttributeError):
             size = decoder(causal).config.hidden_size
-            output, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
+        empty_classifier(causal)  # what could not be saved need not be trained
+        output, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
         if output is not None and output.weight is not embeddings.weight:
             output.requires_grad_(False)  # it has no part in a reward: DDP would wait for its gradient
         self.reward_head = nn.Linear(size, 1, bias=False, device=causal.device)
