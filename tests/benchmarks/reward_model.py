@@ -75,6 +75,8 @@ def accuracy(args: argparse.Namespace, make: Any) -> tuple[float, float, float, 
         enable_checkpointing=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     module = make()
     trainer.fit(module, data)

