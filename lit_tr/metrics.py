@@ -37,14 +37,9 @@ def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: boo
         >>> values["rewards/margins"], values["rewards/accuracies"], values["log_ratios"]
         (tensor([1.]), tensor([1.]), tensor([ 1., -1.]))
     """
-    rewards = [loss.rewards(chosen), loss.rewards(rejected)]
-    margins = rewards[0] - rewards[1] if paired else rewards[0][:0]
     differences = chosen.policy - rejected.policy if paired else chosen.policy[:0]
     values = {
-        "rewards/chosen": rewards[0],
-        "rewards/rejected": rewards[1],
-        "rewards/margins": margins,
-        "rewards/accuracies": _share_above(margins),
+        **reward_metrics(loss, chosen, rejected, paired),
         "logps/chosen": chosen.policy,
         "logps/rejected": rejected.policy,
         "logps/accuracies": _share_above(differences),
@@ -52,6 +47,19 @@ def preference_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: boo
     if chosen.reference is not None:
         values["log_ratios"] = torch.cat([chosen.log_ratios, rejected.log_ratios])
     values |= {f"kl/{name}": one.kl for name, one in (("chosen", chosen), ("rejected", rejected)) if one.kl is not None}
+    return {name: value.detach() for name, value in values.items()}
+
+
+def reward_metrics(loss: Loss, chosen: Scores, rejected: Scores, paired: bool) -> dict[str, Tensor]:
+    """Return what `preference_metrics` does of `rewards/...`."""
+    rewards = [loss.rewards(chosen), loss.rewards(rejected)]
+    margins = rewards[0] - rewards[1] if paired else rewards[0][:0]
+    values = {
+        "rewards/chosen": rewards[0],
+        "rewards/rejected": rewards[1],
+        "rewards/margins": margins,
+        "rewards/accuracies": _share_above(margins),
+    }
     return {name: value.detach() for name, value in values.items()}
 
 

@@ -119,9 +119,14 @@ class PreferenceModule(ReferenceHolder):
         # or DistributedDataParallel would send all buffers before each forward pass
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer gets."""
+        return [param for param in self.policy.parameters() if param.requires_grad]
+
     def configure_optimizers(self) -> Any:
         """Return the optimizer of the trained parameters, and its schedule."""
-        optimizer = self.optimizer([param for param in self.policy.parameters() if param.requires_grad])
+        optimizer = self.optimizer(self.trained)
         if self.lr_scheduler is None:
             return optimizer
         schedule: dict[str, Any] = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
@@ -183,7 +188,7 @@ class PreferenceModule(ReferenceHolder):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the learning rate, and the norm of the gradient before it is clipped."""
         if self._logs:
-            gradients = [param.grad for param in self.policy.parameters() if param.grad is not None]
+            gradients = [param.grad for param in self.trained if param.grad is not None]
             norm = full_tensor(torch.nn.utils.get_total_norm(gradients))
             rate = max(group["lr"] for group in optimizer.param_groups)
             self.log_dict({"train/grad_norm": norm, "train/learning_rate": rate})

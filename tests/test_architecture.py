@@ -38,7 +38,10 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *("console", "reference", "policy", "data.batches", "losses", "metrics", "errors"),
         *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),
     },
-    "rewards": {"rewards", "data.example", "embedded.model", "embedded.task", "errors"},
+    "rewards": {
+        *("rewards", "lazy", "data.example", "data.batches", "embedded.model", "embedded.task", "errors"),
+        *("losses", "metrics", "module", "policy"),  # what trains a reward model
+    },
     "evaluation": {
         *("evaluation", "rewards", "policy", "data", "losses", "metrics", "updates", "errors"),
         *("checkpoints", "restored", "embedded.model"),

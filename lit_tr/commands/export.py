@@ -19,6 +19,7 @@ from lit_tr.evaluation.rate_search import Averaged, RateSearch
 from lit_tr.policy.adapters import merged, save_adapter
 from lit_tr.policy.averages import check_rates, layer_groups
 from lit_tr.restored import SavedRun, averages, read_checkpoint, restored, saved_run
+from lit_tr.rewards.classifier import HEAD, sequence_classifier
 
 AVERAGE = "average.json"
 """File of the rates of an average, and of the search that found them."""
@@ -35,6 +36,7 @@ def export(
     """Write the policy or the reference of a checkpoint as a folder that transformers, PEFT and vLLM load.
 
     Full fine-tuning gives a full model, LoRA an adapter that names its base; each with its tokenizer and a model card.
+    A checkpoint of `RewardModule` gives the sequence classifier that `RewardModel` loads, with an adapter merged.
     The weights keep the precision of the checkpoint. Model code that comes with weights is never run.
 
     Args:
@@ -58,14 +60,19 @@ def export(
     """
     folder, saved = _unused(Path(output)), read_checkpoint(Path(checkpoint))
     run = saved_run(checkpoint, saved["hyper_parameters"], base, with_reference=which == "reference")
+    head = saved["state_dict"].get(HEAD)
     _check(run, merge, which, saved["state_dict"])
+    if head is not None and average is not None:
+        raise UserError("average: policies are averaged, and this is a reward model; leave average out")
     tokenizer, found = load_tokenizer(run.policy.path), None
     if average is None:
         model, adapter = restored(run, checkpoint, saved["state_dict"])
     else:
         model, adapter, found = _averaged(run, checkpoint, saved, which, tokenizer, average)
-    if adapter and merge:
+    if adapter and (merge or head is not None):
         model, adapter = merged(model, adapter), None
+    if head is not None:
+        model = sequence_classifier(model, head, tokenizer)
     with _written(folder) as partial:
         if adapter:
             start = Path(resolve(run.policy.path))  # a folder, or a hub id
@@ -74,7 +81,15 @@ def export(
             cast(Any, model).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(
-            card(folder.name, saved, run.policy.path, which, bool(adapter), Path(checkpoint), found)
+            card(
+                folder.name,
+                saved,
+                run.policy.path,
+                which if head is None else "reward",
+                bool(adapter),
+                Path(checkpoint),
+                found,
+            )
         )
         if found:
             (partial / AVERAGE).write_text(json.dumps(found.as_json(), indent=2) + "\n")

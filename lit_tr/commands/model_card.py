@@ -19,6 +19,7 @@ PAPER = """@article{gorbatovski2024learn,
   journal = {arXiv preprint arXiv:2404.09656},
   year    = {2024}
 }"""
+WHAT = {"policy": "A policy", "reference": "The reference", "reward": "A reward model"}
 FIGURES = ("loss", "rewards/accuracies", "rewards/margins", "log_ratios", "initial/log_ratios")
 
 
@@ -37,7 +38,7 @@ def card(
         name: the model's.
         saved: the checkpoint.
         base: folder or hub id of the policy that training began with.
-        which: `policy` or `reference`.
+        which: `policy`, `reference`, or `reward` for a reward model.
         is_adapter: the folder holds an adapter, not a full model.
         checkpoint: path of the checkpoint, beside whose folder lies the run's `metrics.csv`.
         average: the rates, if the model is an average with the initial policy.
@@ -64,12 +65,11 @@ def card(
     table = [f"\n## {title}\n", "| metric | mean |", "| --- | --- |", *figures] if figures else []
     if average and average.trials:
         table += [f"\n## The average\n\nThe best of these by {average.metric}:\n", average.markdown()]
-    what = "The reference" if which == "reference" else "A policy"
     return "\n".join(
         [
             f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
             f"\n# {name}",
-            f"\n{what} trained on preferences with lit_tr.\n",
+            f"\n{WHAT[which]} trained on preferences with lit_tr.\n",
             *lines,
             *table,
             f"\n## Citation\n\n```bibtex\n{PAPER}\n```\n",

@@ -120,6 +120,7 @@ class PaddedBatch(PairBatch):
         predictors: for each scored token the index of the token that predicts it, among those of all rows, row after
             row, `(scored tokens,)`.
         targets: ids of the scored tokens in the same order, `(scored tokens,)`.
+        ends: the index of each response's last token, among those of all rows, `(responses,)`.
         columns: columns with a token that predicts a scored one, in order, `(columns,)`.
     """
 
@@ -127,6 +128,7 @@ class PaddedBatch(PairBatch):
     attention_mask: Tensor
     predictors: Tensor
     targets: Tensor
+    ends: Tensor
     columns: Tensor
 
 
@@ -141,6 +143,7 @@ class PackedBatch(PairBatch):
         predictors: for each scored token the index of the token that predicts it, response after response,
             `(scored tokens,)`.
         targets: ids of the scored tokens in the same order, `(scored tokens,)`.
+        ends: the index of each response's last token, `(responses,)`.
     """
 
     input_ids: Tensor
@@ -148,6 +151,7 @@ class PackedBatch(PairBatch):
     segments: list[tuple[int, int]]
     predictors: Tensor
     targets: Tensor
+    ends: Tensor
 
     def padded(self) -> PaddedBatch:
         """Return the same responses in the padded layout."""
@@ -187,6 +191,7 @@ def padded_batch(rows: list[Row], **counts: Any) -> PaddedBatch:
         attention_mask=attention_mask,
         predictors=scored_at - 1,
         targets=input_ids.flatten()[scored_at],
+        ends=torch.arange(shape[0]) * shape[1] + attention_mask.sum(dim=1) - 1,
         columns=response_mask.any(dim=0).nonzero()[:, 0] - 1,
     )
 
@@ -202,6 +207,7 @@ def packed_batch(rows: list[Row], **counts: Any) -> PackedBatch:
     offsets: list[tuple[int, int]] = []
     segments = [(0, 0)] * len(rows)
     predictors: list[list[int]] = [[] for _ in rows]
+    ends = [0] * len(rows)
     for group, (shared, members) in enumerate(groups.items()):
         prompt, start = list(shared), len(ids)
         ids += prompt
@@ -213,6 +219,7 @@ def packed_batch(rows: list[Row], **counts: Any) -> PackedBatch:
             predictors[i] = before if scored is None else list(compress(before, scored))
             segments[i] = group, segment_id
             ids += response
+            ends[i] = len(ids) - 1
             segment_ids += [segment_id] * len(response)
             positions += range(len(prompt), len(prompt) + len(response))
         offsets.append((start, len(ids)))
@@ -227,4 +234,5 @@ def packed_batch(rows: list[Row], **counts: Any) -> PackedBatch:
         segments=segments,
         predictors=torch.tensor([index for indices in predictors for index in indices]),
         targets=torch.tensor([token for tokens in targets for token in tokens]),
+        ends=torch.tensor(ends),
     )

@@ -60,7 +60,7 @@ def table(margins: Tensor, subsets: list[str | None], of: str) -> Table:
         subsets: the subset of each pair; None where it has none.
         of: what the rewards are taken against.
     """
-    lines = Table("", "pairs", "accuracy", "95 % interval", title=f"Accuracy of the implicit reward, {of}")
+    lines = Table("", "pairs", "accuracy", "95 % interval", title=f"Accuracy of the rewards, {of}")
     right = (margins.sign() + 1) / 2
     for name in sorted({one for one in subsets if one is not None}):
         lines.add_row(name, *_cells(right[torch.tensor([one == name for one in subsets])]))

@@ -101,6 +101,17 @@ def sum_by_response(batch: PairBatch, values: Tensor) -> Tensor:
 
 
 @gathers
+def last_hidden(model: nn.Module, batch: Any) -> Tensor:
+    """Return the decoder's last hidden state at the last token of each response, `(responses, hidden)`.
+
+    Args:
+        model: a causal language model of Hugging Face's interface; for a packed batch one that passes `why_not_packed`.
+        batch: prompts and responses.
+    """
+    return _hidden(causal_model(model), batch).index_select(0, batch.ends)
+
+
+@gathers
 def vocabulary_log_probs(model: nn.Module, batch: PairBatch, tokens: Tensor) -> Tensor:
     """Return the log-probs of the full vocabulary at some response tokens, `(tokens, vocabulary)`, float32.
 
@@ -155,19 +166,16 @@ def decoder(causal: Any) -> Any:
 
 def _before(causal: Any, batch: Any) -> Tensor:
     """Return the last hidden states that predict the scored tokens, `(scored tokens, hidden)`."""
+    return _hidden(causal, batch).index_select(0, batch.predictors)
+
+
+def _hidden(causal: Any, batch: Any) -> Tensor:
+    """Return the last hidden states of all tokens, row after row, `(tokens, hidden)`."""
+    options: dict[str, Any] = {"use_cache": False}
     if isinstance(batch, PackedBatch):
-        return _hidden(causal, batch).index_select(0, batch.predictors)
-    output = decoder(causal)(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return output.last_hidden_state.flatten(0, 1).index_select(0, batch.predictors)
-
-
-def _hidden(causal: Any, batch: PackedBatch) -> Tensor:
-    """Return the last hidden state of a pack, `(tokens, hidden)`."""
-    output = decoder(causal)(
-        input_ids=batch.input_ids,
-        position_ids=batch.packing.positions[None],
-        attention_mask=placeholder_mask(batch.input_ids),
-        use_cache=False,
-        packing=batch.packing,
-    )
-    return output.last_hidden_state[0]
+        options |= {"position_ids": batch.packing.positions[None], "packing": batch.packing}
+        options["attention_mask"] = placeholder_mask(batch.input_ids)
+    else:
+        options["attention_mask"] = batch.attention_mask
+    output = decoder(causal)(input_ids=batch.input_ids, **options)
+    return output.last_hidden_state.flatten(0, 1)

@@ -1,5 +1,8 @@
 """Rewards: what scores a response to a prompt, by rules, by models or by several of them."""
 
+from typing import TYPE_CHECKING
+
+from lit_tr.lazy import lazy
 from lit_tr.rewards.base import Candidate, FunctionScorer, Reward, Scorer, as_scorer, explain
 from lit_tr.rewards.ensemble import Ensemble
 from lit_tr.rewards.gold import Gold
@@ -8,7 +11,11 @@ from lit_tr.rewards.relevance import Relevance
 from lit_tr.rewards.reward_model import RewardModel
 from lit_tr.rewards.white_box import WhiteBox
 
+if TYPE_CHECKING:
+    from lit_tr.rewards.training import BradleyTerry, RewardModule
+
 __all__ = [
+    "BradleyTerry",
     "Candidate",
     "Ensemble",
     "FunctionScorer",
@@ -17,8 +24,11 @@ __all__ = [
     "Relevance",
     "Reward",
     "RewardModel",
+    "RewardModule",
     "Scorer",
     "WhiteBox",
     "as_scorer",
     "explain",
 ]
+
+__getattr__, _ = lazy(__name__, {"training": ["BradleyTerry", "RewardModule"]})  # a scorer trains nothing

@@ -50,6 +50,7 @@ def test_padding_by_hand():
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert batch.predictors.tolist() == [1, 5, 6]  # 4 to 7 are in the second row
     assert batch.targets.tolist() == [3, 4, 5]
+    assert batch.ends.tolist() == [2, 7]
     assert batch.columns.tolist() == [1, 2]
     assert batch.paired
 
@@ -89,6 +90,7 @@ def test_scored_tokens_by_hand():
     assert packed.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
     assert packed.predictors.tolist() == [1, 3, 5]  # 2 predicts 3, 4 predicts 5, 6 predicts 7
     assert packed.targets.tolist() == [3, 5, 7]
+    assert (padded.ends.tolist(), packed.ends.tolist()) == ([4, 8], [4, 6])
     assert padded.lengths.tolist() == packed.lengths.tolist() == padded.sizes == packed.sizes == [2, 1]
     assert Collator().tokens(pair) == 7  # context takes its place as well
 

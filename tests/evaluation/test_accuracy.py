@@ -27,7 +27,7 @@ def test_ties_count_half_and_each_subset_has_a_line():
     lines = table(margins, ["math", "chat", "chat", "chat", None], "against the initial policy")
     assert [row[:3] for row in cells(lines)] == [("chat", "3", "50.0%"), ("math", "1", "100.0%"), ("all", "5", "50.0%")]
     assert cells(lines)[2][3] == "{:.1%} to {:.1%}".format(*wilson(2.5, 5))
-    assert lines.title == "Accuracy of the implicit reward, against the initial policy"
+    assert lines.title == "Accuracy of the rewards, against the initial policy"
 
 
 @pytest.fixture
