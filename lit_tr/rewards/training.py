@@ -34,6 +34,7 @@ class BradleyTerry(Loss):
         UserError: it is negative.
 
     Examples:
+        >>> import torch
         >>> chosen, rejected = (Scores(torch.tensor([reward]), torch.tensor([5.0])) for reward in (2.0, 1.0))
         >>> BradleyTerry()(chosen, rejected)  # -log(sigmoid(2 - 1))
         tensor([0.3133])
