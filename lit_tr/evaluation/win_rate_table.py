@@ -85,7 +85,7 @@ def _table(rates: Mapping[str, WinRates], columns: Mapping[str, Column]) -> Tabl
 
 
 def _empty(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("criterion", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)

@@ -96,7 +96,7 @@ def tell(run: Path, seconds: dict[str, float]) -> None:
     kl = fmean(one.kl for one in responses["trained"] if one.kl is not None)
     lengths = ", ".join(f"{fmean(one.tokens or 0 for one in those):.1f} ({name})" for name, those in responses.items())
     print(f"KL from the initial policy {kl:.2f} nats per response; tokens {lengths}")
-    print(f"accuracy of the implicit reward on {HELD_OUT} held-out pairs: {100 * accuracy:.1f} %")
+    print(f"accuracy of the implicit reward on the held-out pairs: {100 * accuracy:.1f} %")
     for name in ("judged", "people"):
         told = json.loads((run / name / "win_rates.json").read_text())
         for criterion, one in told["criteria"].items():

@@ -47,4 +47,4 @@ def test_all_phases_run_and_the_figures_are_those_of_the_files(tmp_path, llama_d
         told = json.loads((report.parent / name / "win_rates.json").read_text())
         assert [one["prompts"] for one in told["criteria"].values()] == [3, 3]
         assert f"overall: {sides} {100 * told['criteria']['overall']['win_rate']:.1f} [" in run.stdout
-    assert "accuracy of the implicit reward on 200 held-out pairs" in run.stdout
+    assert "accuracy of the implicit reward on the held-out pairs" in run.stdout
