@@ -19,6 +19,7 @@ from lit_tr.losses.nca import NCA
 from lit_tr.losses.orpo import ORPO
 from lit_tr.losses.pairs import DifferenceLoss, PairLoss
 from lit_tr.losses.robust import RobustDPO
+from lit_tr.losses.selm import SELM
 from lit_tr.losses.sft import SFT
 from lit_tr.losses.simpo import SimPO
 from lit_tr.losses.sppo import SPPO
@@ -53,6 +54,7 @@ __all__ = [
     "DifferenceLoss",
     "PairLoss",
     "RobustDPO",
+    "SELM",
     "SFT",
     "SimPO",
     "SPPO",
