@@ -10,7 +10,7 @@ from lit_tr.commands.export import export
 from lit_tr.data import Objects
 from lit_tr.errors import UserError
 from lit_tr.evaluation.generate import in_batches
-from lit_tr.evaluation.local import stops_of
+from lit_tr.evaluation.local import stops_of, token_texts
 from lit_tr.evaluation.policies import Checkpoint, Loading, checkpoint_of, open_policies, split_spec
 from lit_tr.evaluation.prompts import read_prompts
 from lit_tr.evaluation.sampling import Sampling
@@ -89,7 +89,7 @@ def test_responses_have_the_implicit_reward_of_each_token(trained, kind):
                 key, stops = f"{policy.name}\n{one.id}\n0", stops_of(model, policy.tokenizer)
                 [[(_, made)]] = in_batches(model, policy.tokenizer, [ids], [key], SAMPLING, stops)
             texts, rewards = zip(*one.token_rewards, strict=True)
-            assert [*texts] == [policy.tokenizer.decode(token) for token in made.response]
+            assert [*texts] == token_texts(made.response, policy.tokenizer.decode)
             expected = ratios(policy, initial, ids, made.response)
             torch.testing.assert_close(torch.tensor(rewards), 0.1 * expected, atol=1e-5, rtol=1e-4)
             assert one.log_ratio == pytest.approx(expected.sum().item(), abs=1e-4)
