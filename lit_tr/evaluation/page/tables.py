@@ -64,7 +64,8 @@ def peaks(groups: Sequence[Group], quality: str) -> Table | None:
         paths = [[point for point in points(one, quality) if 0 < point.step <= last] for one in _seeds(group)]
         if any(len(path) > 1 for path in paths):
             cells.append([Cell(group.label), *map(_of, _peak([path for path in paths if path]))])
-    heads = ["runs", f"{quality.replace('_', ' ')} at its peak", "step of the peak", "at the end", "lost after the peak"]
+    name = quality.replace("_", " ")
+    heads = ["runs", f"{name} at its peak", "step of the peak", "at the end", "lost after the peak"]
     caption = (
         "Of each seed, then the mean over seeds with its 95 % interval. A peak is the highest of several noisy "
         "measurements, so it flatters: read a loss beside its interval."
