@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     start, cells = time.perf_counter(), [*product(args.seeds, args.betas, args.methods)]
     with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(lambda cell: run(args.output, *cell), cells))
+        list(pool.map(lambda one: run(args.output, *one), cells))
     best_of_n(args.output / "initial.jsonl")
     page, *pictures = write_page(find([args.output]), args.output / "report.html")
     if args.picture:
@@ -64,7 +64,12 @@ def main() -> None:
 
 def run(output: Path, seed: int, beta: float, method: str) -> None:
     """Train a cell, unless it is done."""
-    train(output / f"{method}_beta{beta:g}_seed{seed}", seed, [*METHODS[method], f"--model.loss.beta={beta}"])
+    train(output / cell(seed, beta, method), seed, [*METHODS[method], f"--model.loss.beta={beta}"])
+
+
+def cell(seed: int, beta: float, method: str) -> str:
+    """Return the name of a cell."""
+    return f"{method}_beta{beta:g}_seed{seed}"
 
 
 def train(folder: Path, seed: int, options: list[str], every_n_steps: int = EVERY) -> None:
