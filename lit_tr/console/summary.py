@@ -81,12 +81,14 @@ def _update(update: Any) -> str:
 
 
 def _with_options(value: Any) -> str:
-    """Return the name of a dataclass with those of its fields that are numbers above 0, or names, or lists."""
-    given = [(one.name, getattr(value, one.name)) for one in fields(value) if one.init]
-    options = ", ".join(
-        f"{name} {_option(option)}" for name, option in given if option and isinstance(option, int | float | str | list)
-    )
-    return f"{type(value).__name__}, {options}" if options else type(value).__name__
+    """Return the name of a dataclass with those of its fields that are numbers above 0, or not as by default."""
+    given = [(one, getattr(value, one.name)) for one in fields(value) if one.init]
+    said = [
+        f"{one.name} {_option(option)}"
+        for one, option in given
+        if option and (isinstance(option, int | float) or option != one.default)
+    ]
+    return ", ".join([type(value).__name__, *said])
 
 
 def _option(value: Any) -> str:
