@@ -4,7 +4,8 @@ Each run is the quickstart with a loss as its overlay has it, the rest unchanged
 policy answers 200 held-out prompts. The standard errors are those over the prompts of all seeds. A run that is done is
 not done again, so the command can be given again.
 
-usage: python tests/benchmarks/losses.py [--seeds 1 2 3] [--losses dpo ipo ...] [--output runs/losses] [--processes 2]
+usage: python tests/benchmarks/losses.py [--seeds 1 2 3] [--losses dpo ipo ...] [--references frozen soft]
+           [--output runs/losses] [--processes 2]
 """
 
 import argparse
@@ -17,18 +18,18 @@ from frontier import METHODS, ROOT, STEPS, evaluations, train
 
 FOLDER = ROOT / "configs/losses"
 FIGURES = {"score": "gold reward", "kl": "KL, nats a response", "length": "tokens"}
-REFERENCES = ("frozen", "soft")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = sorted(file.stem for file in FOLDER.glob("*.yaml"))
     parser.add_argument("--losses", nargs="+", default=names, choices=names, metavar="NAME")
+    parser.add_argument("--references", nargs="+", default=["frozen", "soft"], choices=[*METHODS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--output", type=Path, default=Path("runs/losses"))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    cells = [(name, kind) for name in args.losses for kind in (REFERENCES if has_reference(name) else ("none",))]
+    cells = [(name, kind) for name in args.losses for kind in (args.references if has_reference(name) else ["none"])]
     with ThreadPoolExecutor(args.processes) as pool:
         list(pool.map(lambda cell: run(args.output, cell[0], *cell[1]), product(args.seeds, cells)))
     titles = ["loss", "reference", *FIGURES.values()]
