@@ -131,7 +131,10 @@ def _saved(checkpoint: dict[str, Any], config: Namespace, verb: str) -> dict[str
 
 def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[_Difference]:
     """Yield the differences by option; the arguments of different classes are not compared."""
-    if not (isinstance(configured, dict) and isinstance(saved, dict)):
+    if isinstance(configured, list) and isinstance(saved, list) and len(configured) == len(saved):
+        for number, both in enumerate(zip(configured, saved, strict=True)):
+            yield from _differences(*both, f"{option}[{number}]")
+    elif not (isinstance(configured, dict) and isinstance(saved, dict)):
         if configured != saved:
             yield _Difference(option, configured, saved)
     elif configured.get("class_path") != saved.get("class_path"):

@@ -153,7 +153,7 @@ def test_a_layer_whose_rate_is_zero_stays_as_it_is(llama_dir):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "plain LoRA adapter, and this one has use_dora"),
+        ({"use_dora": True}, "plain LoRA adapters, and this one has use_dora"),
         ({"bias": "lora_only"}, "this one has bias 'lora_only'"),
         ({"r": 8}, "rank 6 cannot hold a policy of rank 8"),
         ({"rank_pattern": {"q_proj": 3}}, "rank 6 makes fractional ranks of rank_pattern"),
