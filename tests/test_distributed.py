@@ -134,6 +134,7 @@ torch.save(seen, f"{output}.{ranks}.{trainer.global_rank}")
 def run(tmp_path, script, *arguments, check=True, **environment):
     (tmp_path / "script.py").write_text(script)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    environment.pop("PL_GLOBAL_SEED", None)  # of a test before: ranks, and not one process, would begin again from it
     command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert not (check and done.returncode), done.stderr[-3000:]
@@ -168,7 +169,7 @@ def test_divergences_under_shards_are_those_of_one_process(llama_dir, tmp_path):
         assert expected["kl"] > 0.001
         tolerance = {"rtol": 0.05, "atol": 0.01} if "bf16" in kind else {"rtol": 1e-4, "atol": 1e-5}
         for found in (rank[kind] for rank in two):
-            torch.testing.assert_close(found, expected, **tolerance)
+            torch.testing.assert_close(found, expected, **tolerance, msg=lambda said, kind=kind: f"{kind}: {said}")
 
 
 def comparable(weights):
