@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_tr.losses.base import Loss, Scores, _require
+from lit_tr.losses.base import Loss, Scores
 from lit_tr.losses.dpo import cross_entropy
+from lit_tr.losses.pairs import check_beta
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class BCO(Loss):
     beta: float = 0.05
 
     def __post_init__(self) -> None:
-        _require(self.beta > 0, f"BCO: beta must be above 0, not {self.beta}")
+        check_beta(self)
 
     def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
         """Return the loss of each example, `(chosen + rejected,)`, the desirable ones first."""

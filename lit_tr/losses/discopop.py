@@ -8,11 +8,11 @@ from torch import Tensor
 
 from lit_tr.losses.base import Scores, _require
 from lit_tr.losses.divergences import LARGEST_EXPONENT
-from lit_tr.losses.pairs import DifferenceLoss
+from lit_tr.losses.pairs import DifferenceLoss, PairLoss
 
 
 @dataclass(frozen=True)
-class DiscoPOP(DifferenceLoss):
+class DiscoPOP(DifferenceLoss, PairLoss):
     """The log-ratio modulated loss, Lu et al. 2024 (arXiv 2406.08414), Eq. 5.
 
     With the difference `x` of the rewards of DPO and `m = sigmoid(x / tau)`, the loss of a pair is
@@ -44,12 +44,8 @@ class DiscoPOP(DifferenceLoss):
         super().__post_init__()
         _require(self.tau > 0, f"DiscoPOP: tau must be above 0, not {self.tau}")
 
-    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
-        """Return the loss of each pair, `(pairs,)`."""
-        margins, confidence = self.margins(chosen, rejected), chosen.confidence
-        return confidence * self._value(margins) + (1 - confidence) * self._value(-margins)
-
-    def _value(self, margins: Tensor) -> Tensor:
-        """Return the loss of pairs whose labels are right."""
+    def value(self, preferred: Scores, other: Scores) -> Tensor:
+        """Return the loss of pairs whose labels are right, `(pairs,)`."""
+        margins = self.margins(preferred, other)
         weights = torch.sigmoid(margins / self.tau)
         return -(1 - weights) * F.logsigmoid(margins) + weights * (-margins).clamp(max=LARGEST_EXPONENT).exp()

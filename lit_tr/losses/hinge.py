@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lit_tr.losses.base import Scores, _require
-from lit_tr.losses.pairs import DifferenceLoss
+from lit_tr.losses.pairs import DifferenceLoss, PairLoss
 
 
 @dataclass(frozen=True)
-class Hinge(DifferenceLoss):
+class Hinge(DifferenceLoss, PairLoss):
     """The rank calibration of SLiC-HF, Zhao et al. 2023 (arXiv 2305.10425), Section 2, on the rewards of DPO.
 
     With the difference `x` of the rewards the loss of a pair is `max(0, delta - x)`, as in TRL: a pair that is ahead by
@@ -40,7 +40,6 @@ class Hinge(DifferenceLoss):
         super().__post_init__()
         _require(self.delta > 0, f"Hinge: delta must be above 0, not {self.delta}")
 
-    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
-        """Return the loss of each pair, `(pairs,)`."""
-        margins, confidence = self.margins(chosen, rejected), chosen.confidence
-        return confidence * (self.delta - margins).relu() + (1 - confidence) * (self.delta + margins).relu()
+    def value(self, preferred: Scores, other: Scores) -> Tensor:
+        """Return the loss of pairs whose labels are right, `(pairs,)`."""
+        return (self.delta - self.margins(preferred, other)).relu()

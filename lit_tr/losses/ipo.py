@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lit_tr.losses.base import Loss, Scores
-from lit_tr.losses.pairs import Average, averaged, check_beta
+from lit_tr.losses.base import Scores
+from lit_tr.losses.pairs import Average, PairLoss, averaged
 
 
 @dataclass(frozen=True)
-class IPO(Loss):
+class IPO(PairLoss):
     """Identity Preference Optimization, Azar et al. 2023 (arXiv 2310.12036), Eq. 17.
 
     With `h = log_ratio(chosen) - log_ratio(rejected)` the loss of a pair is its expectation over a label of confidence
@@ -35,14 +35,9 @@ class IPO(Loss):
     beta: float = 0.05
     average: Average = "sum"
 
-    def __post_init__(self) -> None:
-        check_beta(self)
-
-    def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:
-        """Return the loss of each pair, `(pairs,)`."""
-        margins = self._scale(chosen) - self._scale(rejected)
-        target, confidence = 1 / (2 * self.beta), chosen.confidence
-        return confidence * (margins - target) ** 2 + (1 - confidence) * (-margins - target) ** 2
+    def value(self, preferred: Scores, other: Scores) -> Tensor:
+        """Return the loss of pairs whose labels are right, `(pairs,)`."""
+        return (self._scale(preferred) - self._scale(other) - 1 / (2 * self.beta)) ** 2
 
     def rewards(self, scores: Scores) -> Tensor:
         """Return `beta` times the log-ratio, summed or a mean as in the loss, of each response, `(responses,)`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_tr.losses.base import Loss, Scores, _require
+from lit_tr.losses.pairs import check_beta
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class KTO(Loss):
     undesirable_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.beta > 0, f"KTO: beta must be above 0, not {self.beta}")
+        check_beta(self)
         _require(min(self.desirable_weight, self.undesirable_weight) >= 0, "KTO: weights must not be negative")
 
     def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_tr.losses.base import Loss, Scores, _require
 from lit_tr.losses.dpo import cross_entropy
+from lit_tr.losses.pairs import check_beta
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SimPO(Loss):
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.beta > 0, f"SimPO: beta must be above 0, not {self.beta}")
+        check_beta(self)
         _require(self.gamma >= 0, f"SimPO: gamma must not be negative, not {self.gamma}")
 
     def __call__(self, chosen: Scores, rejected: Scores, statistics: Tensor | None = None) -> Tensor:

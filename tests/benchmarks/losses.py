@@ -17,7 +17,7 @@ from statistics import mean
 from frontier import METHODS, ROOT, STEPS, evaluations, train
 
 FOLDER = ROOT / "configs/losses"
-FIGURES = {"score": "gold reward", "kl": "KL, nats a response", "length": "tokens"}
+FIGURES = {"score": "gold reward", "kl": "KL, nats per response", "length": "tokens"}
 
 
 def main() -> None:
