@@ -22,7 +22,7 @@ from lit_tr.losses import Loss
 from lit_tr.metrics import Means
 from lit_tr.policy.compiled import fallbacks
 from lit_tr.policy.loading import PretrainedPolicy, source_of
-from lit_tr.policy.sharding import data_mesh, full_tensor, shard
+from lit_tr.policy.sharding import data_mesh, full_tensor, replicate, shard
 from lit_tr.reference import FrozenReference, Reference
 from lit_tr.scoring import Scorer
 from lit_tr.speed import Speed
@@ -109,6 +109,8 @@ class PreferenceModule(ReferenceHolder):
         self.policy = self.source.load(device, in_shards=mesh is not None)
         if self._trainer:
             checks.check_precision(self.policy, self.trainer.precision)
+            if mesh is None and self.trainer.world_size > 1:
+                replicate(self.policy, self.trainer.strategy.root_device)  # before references copy it
         for held in self.held:
             held.prepare(self.policy)
             if mesh is not None:  # one after the other: no device has room for three whole models

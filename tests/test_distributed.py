@@ -235,6 +235,32 @@ def test_ranks_that_drift_apart_stop(llama_dir, tmp_path, kind):
     assert "trained 8" in run(tmp_path, DRIFT, llama_dir, kind, 0).stdout  # where they do not compare
 
 
+RANDOM = (
+    COMMON
+    + """
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+torch.manual_seed(int(os.environ.get("LOCAL_RANK", 0)))
+for reference in CopyReference(), AdapterReference("factors"):
+    policy = LlamaForCausalLM(LlamaConfig.from_pretrained(sys.argv[1]))
+    if isinstance(reference, AdapterReference):
+        policy = get_peft_model(policy, LoraConfig(r=4, target_modules=["q_proj"]))
+    module = PreferenceModule(policy, reference, DPO(beta=0.5))
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=2, enable_checkpointing=False,
+        callbacks=[SoftReferenceUpdate(0.6, compare_every=1)], **QUIET,
+    )
+    trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(32), batch_size=2))
+    print("trained", trainer.global_step)
+"""
+)
+
+
+def test_references_are_copies_of_the_policy_of_rank_0_where_ranks_draw_other_weights(llama_dir, tmp_path):
+    assert run(tmp_path, RANDOM, llama_dir).stdout.count("trained 2") == 4
+
+
 KILLED = (
     COMMON
     + """

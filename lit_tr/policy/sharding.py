@@ -52,6 +52,20 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def replicate(model: nn.Module, device: torch.device) -> None:
+    """Give all ranks the weights of rank 0, as DistributedDataParallel does later: what is drawn at random differs.
+
+    Args:
+        model: the model of each rank, of the same shapes.
+        device: that of the rank, which sends and receives.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        sent = tensor.detach().to(device).contiguous()
+        distributed.broadcast(sent, src=0)
+        tensor.copy_(sent)
+
+
 def data_mesh(mesh: DeviceMesh | None) -> DeviceMesh | None:
     """Return the devices that the weights are sharded over, if they are; tensor parallelism is a `UserError`."""
     if mesh is None:
