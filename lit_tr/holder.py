@@ -40,7 +40,7 @@ class ReferenceHolder(LightningModule):
     @property
     def start(self) -> Reference | None:
         """The initial policy; None where it is not kept."""
-        return self.initial if self.reference is None or self.reference.moves else self.reference
+        return self.reference if self.reference is not None and self.reference.is_start else self.initial
 
     def steps_ahead(self, step: int) -> int:
         """Return of how many optimizer steps after step `step` the batches are drawn together."""

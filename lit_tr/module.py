@@ -74,7 +74,7 @@ class PreferenceModule(ReferenceHolder):
         self.optimizer, self.lr_scheduler = optimizer or torch.optim.AdamW, lr_scheduler
         if log_initial is None:
             log_initial = self.reference is not None and self.reference.moves and self.reference.log_initial
-        self.initial = FrozenReference() if log_initial and (self.reference is None or self.reference.moves) else None
+        self.initial = FrozenReference() if log_initial and not (self.reference and self.reference.is_start) else None
         self.means, self.interval, self.step_mean, self.speed = Means(), Means(), StepMean(), Speed()
         self.scorer = Scorer(loss)
         self._examples = 0

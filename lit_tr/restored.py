@@ -39,8 +39,13 @@ class SavedRun:
         return bool(self.policy.lora or self.policy.adapter or self.adapter)
 
     @property
+    def refers_to_start(self) -> bool:
+        """Whether its reference is the initial policy; also where it has none."""
+        return self.reference is None or self.reference.is_start
+
+    @property
     def moves(self) -> bool:
-        """Whether its reference could move, and is not the initial policy."""
+        """Whether its reference could move."""
         return self.reference is not None and self.reference.moves
 
     def holds_reference(self, state: dict[str, Tensor]) -> bool:

@@ -111,7 +111,7 @@ def _check(run: SavedRun, merge: bool, which: str, state: dict[str, Tensor]) -> 
         raise UserError("merge: the run trained a full model and has no adapter to merge; leave merge out")
     if which == "policy":
         return
-    if not run.moves:
+    if run.refers_to_start:
         start = run.policy.adapter or run.policy.path
         raise UserError(f"which: the reference is the initial policy, {start}, and need not be exported")
     if not run.holds_reference(state):

@@ -41,6 +41,7 @@ VERBS = {
     "chat": Verb("talk to a policy, and see what its reference and the initial policy say", _of("chat")),
     "judge": Verb("win rates of a policy's responses against another's, by a judge", _of("judge")),
     "score": Verb("score responses or preferences by a reward, beside labels or another reward", _of("score")),
+    "iterate": Verb("train in rounds on pairs of the policy's own responses", _of("iterate")),
     "export": Verb("write a checkpoint's policy, reference or an average as a Hugging Face folder", _of("export")),
     "report": Verb("write one HTML page about runs: quality, win rates, curves, responses", _of("report")),
 }

@@ -55,19 +55,30 @@ class Evaluation:
         return [tuple(sample.prompt) for sample in self.samples]
 
     def win_rate(self, other: Sequence[float]) -> dict[str, Any]:
-        """Return the share of samples with a higher score than another policy's, ties 1/2, and its 95 % interval.
-
-        The interval is Wilson's, over prompts: samples of one prompt count as one.
+        """Return the win rate against another policy, with its interval, as the function `win_rate` does.
 
         Args:
             other: scores of the other policy's samples of the same prompts, in the same order.
         """
-        pairs = [(a, b, prompt) for a, b, prompt in zip(self.scores, other, self.prompts, strict=True)]
-        wins = [((a > b) + 0.5 * (a == b), prompt) for a, b, prompt in pairs if not isnan(a - b)]
-        if not wins:
-            return {}
-        rate = over_prompts(*zip(*wins, strict=True))
-        return {"win_rate": rate.mean, "win_rate_interval": list(wilson(rate.mean * rate.prompts, rate.prompts))}
+        return win_rate(self.scores, other, self.prompts)
+
+
+def win_rate(scores: Sequence[float], other: Sequence[float], prompts: Sequence[Any]) -> dict[str, Any]:
+    """Return the share of samples with a higher score than another policy's, ties 1/2, and its 95 % interval.
+
+    The interval is Wilson's, over prompts: samples of one prompt count as one. Empty where no sample has both scores.
+
+    Args:
+        scores: of the samples; nan where there is none.
+        other: of the other policy's samples of the same prompts, in the same order.
+        prompts: what names the prompt of each.
+    """
+    pairs = zip(scores, other, prompts, strict=True)
+    wins = [((a > b) + 0.5 * (a == b), prompt) for a, b, prompt in pairs if not isnan(a - b)]
+    if not wins:
+        return {}
+    rate = over_prompts(*zip(*wins, strict=True))
+    return {"win_rate": rate.mean, "win_rate_interval": list(wilson(rate.mean * rate.prompts, rate.prompts))}
 
 
 @dataclass(frozen=True)

@@ -136,12 +136,12 @@ class Checkpoint:
         """Return one of its policies.
 
         Args:
-            which: `policy`, `reference` or `initial`. A reference that never moves is the initial policy.
+            which: `policy`, `reference` or `initial`. A frozen reference is the initial policy.
 
         Raises:
             UserError: the checkpoint does not hold it.
         """
-        if which == REFERENCE and not self.run.moves:
+        if which == REFERENCE and self.run.refers_to_start:
             which = INITIAL
         self._check(which)
         source = self.run.policy.path

@@ -131,10 +131,11 @@ def scored(responses: Responses, scorer: Scorer) -> Responses:
     if not any(math.isfinite(one["score"]) for one in found):
         raise UserError(f"{scorer.name}: it gives no score to any of the {len(every)} responses")
     known = iter(found)
-    rows = {name: [_with_score(one, next(known)) for one in those] for name, those in responses.by_policy.items()}
+    rows = {name: [with_score(one, next(known)) for one in those] for name, those in responses.by_policy.items()}
     return replace(responses, by_policy=rows)
 
 
-def _with_score(response: Response, features: Features) -> Response:
+def with_score(response: Response, features: Features) -> Response:
+    """Return a response with its score, None where it is NaN, and its other features."""
     finite = {name: value for name, value in features.items() if math.isfinite(value)}
     return replace(response, score=finite.pop("score", None), features=finite or None)

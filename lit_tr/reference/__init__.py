@@ -9,11 +9,20 @@ if TYPE_CHECKING:
         AdapterReference,
         CopyReference,
         FrozenReference,
+        PretrainedReference,
         Reference,
         WindowReference,
         alternatives,
     )
 
-__all__ = ["AdapterReference", "CopyReference", "FrozenReference", "Reference", "WindowReference", "alternatives"]
+__all__ = [
+    "AdapterReference",
+    "CopyReference",
+    "FrozenReference",
+    "PretrainedReference",
+    "Reference",
+    "WindowReference",
+    "alternatives",
+]
 
 __getattr__, __dir__ = lazy(__name__, {"kinds": __all__})

@@ -36,6 +36,7 @@ class Reference(ABC):
 
     Attributes:
         moves: it can follow the policy.
+        is_start: it is the policy as it was at the start.
         hard_only: it takes only hard updates of all layers.
         log_probs_only: it holds log-probs of the data's tokens and no model, so it goes with no loss that `needs_kl`.
         log_initial: whether the initial policy is logged by default, which may take a third model.
@@ -46,6 +47,7 @@ class Reference(ABC):
     """
 
     moves: ClassVar[bool] = True
+    is_start: ClassVar[bool] = False
     hard_only: bool = False
     log_probs_only: bool = False
     log_initial: ClassVar[bool] = True

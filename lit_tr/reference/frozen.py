@@ -33,7 +33,7 @@ class FrozenReference(Reference):
             `trainer.default_root_dir`.
     """
 
-    moves = False
+    moves, is_start = False, True
 
     def __init__(self, precompute: bool = False, folder: str | None = None) -> None:
         self.precompute, self.folder, self.log_probs_only = precompute, folder, precompute

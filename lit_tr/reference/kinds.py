@@ -5,9 +5,18 @@ from lit_tr.reference.adapter import AdapterReference
 from lit_tr.reference.base import Reference
 from lit_tr.reference.copied import CopyReference
 from lit_tr.reference.frozen import FrozenReference
+from lit_tr.reference.pretrained import PretrainedReference
 from lit_tr.reference.window import WindowReference
 
-__all__ = ["AdapterReference", "CopyReference", "FrozenReference", "Reference", "WindowReference", "alternatives"]
+__all__ = [
+    "AdapterReference",
+    "CopyReference",
+    "FrozenReference",
+    "PretrainedReference",
+    "Reference",
+    "WindowReference",
+    "alternatives",
+]
 
 
 def alternatives(source: PretrainedPolicy, soft: bool) -> dict[str, Reference]:

@@ -1,0 +1,32 @@
+"""Rounds that sample, score, pair and train."""
+
+from typing import TYPE_CHECKING
+
+from lit_tr.lazy import lazy
+
+if TYPE_CHECKING:
+    from lit_tr.iteration.confidence import Confidence, RankAgreement, Votes
+    from lit_tr.iteration.pairing import AllPairs, MaxMin, MaxRandom, Pairing, scored_pair
+    from lit_tr.iteration.rounds import Rounds, Stop
+
+__all__ = [
+    "AllPairs",
+    "Confidence",
+    "MaxMin",
+    "MaxRandom",
+    "Pairing",
+    "RankAgreement",
+    "Rounds",
+    "Stop",
+    "Votes",
+    "scored_pair",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "confidence": ["Confidence", "RankAgreement", "Votes"],
+        "pairing": ["AllPairs", "MaxMin", "MaxRandom", "Pairing", "scored_pair"],
+        "rounds": ["Rounds", "Stop"],
+    },
+)

@@ -1,0 +1,63 @@
+"""Scores of candidates, in a file that is gone on with after any stop."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lit_tr.errors import UserError
+from lit_tr.evaluation.responses import Response, append, read
+from lit_tr.evaluation.scored import with_score
+from lit_tr.rewards import Scorer, explain
+
+AT_ONCE = 64
+"""Candidates that are scored before they are written."""
+
+
+def complete_scores(
+    path: Path, candidates: Sequence[Response], scorer: Scorer, tell: Callable[[int], object] = lambda more: None
+) -> list[Response]:
+    """Score the candidates that a file has not; each part is on the disk before the next one begins.
+
+    A scorer that takes statistics of a sample takes them of all candidates, once: they are kept beside the file.
+
+    Args:
+        path: file of the scored candidates.
+        candidates: the candidates.
+        scorer: scores them; NaN is kept as no score.
+        tell: called with the number of scored ones, time and again.
+
+    Returns:
+        The candidates with scores, in their order.
+
+    Raises:
+        UserError: the file holds scores of other candidates, or none of all has a score.
+    """
+    done = {one.key: one for one in read(path)} if path.exists() else {}
+    texts = {one.key: one.response for one in candidates}
+    if strange := [key for key, one in done.items() if texts.get(key) != one.response]:
+        raise UserError(f"{path}: it has a score of a response that is no candidate, {strange[0]}: remove the file")
+    if hasattr(scorer, "fit"):
+        _fitted(scorer, path.with_suffix(".statistics.json"), candidates)
+    missing = [one for one in candidates if one.key not in done]
+    tell(len(done))
+    for i in range(0, len(missing), AT_ONCE):
+        part = missing[i : i + AT_ONCE]
+        found = explain(scorer, [one.candidate for one in part])
+        made = [with_score(one, features) for one, features in zip(part, found, strict=True)]
+        append(path, made)
+        done |= {one.key: one for one in made}
+        tell(len(made))
+    if all(one.score is None for one in done.values()):
+        raise UserError(f"{scorer.name}: it gives no score to any of {len(candidates)} responses ({path})")
+    return [done[one.key] for one in candidates]
+
+
+def _fitted(scorer: Scorer, path: Path, candidates: Sequence[Response]) -> None:
+    """Give a scorer the statistics of a file, or those of the candidates, which become the file."""
+    if getattr(scorer, "fitted", None):
+        return
+    if path.exists():
+        scorer.load(path)  # type: ignore[attr-defined]
+        return
+    partial = path.with_suffix(".partial")
+    scorer.fit([one.candidate for one in candidates]).save(partial)  # type: ignore[attr-defined]
+    partial.replace(path)
