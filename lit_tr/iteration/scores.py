@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lit_tr.errors import UserError
 from lit_tr.evaluation.responses import Response, append, read
@@ -81,13 +82,15 @@ def _in_one_message(scorer: Scorer, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _fitted(scorer: Scorer, path: Path, candidates: Sequence[Response]) -> None:
+def _fitted(scorer: Any, path: Path, candidates: Sequence[Response]) -> None:
     """Give a scorer the statistics of a file, or those of the candidates, which become the file."""
     if getattr(scorer, "fitted", None):
         return
     if path.exists():
-        scorer.load(path)  # type: ignore[attr-defined]
+        scorer.load(path)
         return
-    partial = path.with_suffix(".partial")
-    scorer.fit([one.candidate for one in candidates]).save(partial)  # type: ignore[attr-defined]
-    partial.replace(path)
+    scorer.fit([one.candidate for one in candidates])
+    if scorer.state() is not None:  # as of an encoder that needs none
+        partial = path.with_suffix(".partial")
+        scorer.save(partial)
+        partial.replace(path)
