@@ -28,6 +28,7 @@ from lit_tr.commands.configs import shipped, with_shipped
 from lit_tr.commands.export import export
 from lit_tr.commands.fit import configured
 from lit_tr.commands.main import INTERRUPTED, TERMINATED
+from lit_tr.commands.mistakes import message
 from lit_tr.commands.parsing import parsed
 from lit_tr.console.counted import CountedProgress
 from lit_tr.console.terminal import console
@@ -65,7 +66,7 @@ def run(args: list[str]) -> None:
     made = parser()
     given = parsed(made, with_shipped(args))
     given.fit, given.warm_up = merged("fit", given.fit), merged("warm_up", given.warm_up) if given.warm_up else None
-    plain = json.loads(made.dump(given, skip_none=False, format="json"))
+    plain = json.loads(made.dump(given, skip_unset=False, format="json"))
     folder = Path(given.output)
     options = made.instantiate(_named(made, plain, dict.fromkeys(("policy", "previous", "initial", "base"), "POLICY")))
     check_fit(given.fit, "fit")
@@ -129,15 +130,18 @@ def merged(name: str, given: Any) -> Config:
     """Return a configuration of `lit-tr fit`, of a file, a mapping, or several of them.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or there is something else.
     """
     found: Config = {}
     for one in given if isinstance(given, list) else [given]:
+        made = one
         if isinstance(one, str):
             path = Path(one) if Path(one).exists() else shipped(one)
             with explained(f"{name} {one}: it cannot be read as YAML", OSError, yaml.YAMLError):
-                one = yaml.safe_load(path.read_text()) or {}
-        found = _updated(found, one)
+                made = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(made, dict):
+            raise UserError(f"{name} {one}: a file or a mapping of options of `lit-tr fit` is expected")
+        found = _updated(found, made)
     return found
 
 
@@ -168,8 +172,13 @@ def _checked(name: str, given: Config, own_rows: bool = False) -> PretrainedPoli
     """
     rows = {} if own_rows else {"data": {"train": pair_rows(Path("pairs.jsonl"), False)}}
     config = substituted(_updated(given, rows), dict.fromkeys(("policy", "previous", "initial", "base"), "POLICY"))
-    with _file(config) as file:
-        made = configured(["--config", file])
+    try:
+        with _file(config) as file:
+            made = configured(["--config", file])
+    except Exception as error:
+        if (text := message(error)) is None:
+            raise
+        raise UserError(f"{name}: {text.removeprefix('--')}") from error
     source = made.model.source
     if not isinstance(source, PretrainedPolicy):
         raise UserError(f"{name}: model.policy must be a folder or hub id")

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from lit_tr.data.rows import Source
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.agreement import agreement
 from lit_tr.evaluation.answering import ResponseFile
@@ -99,8 +99,11 @@ class Rounds:
             UserError: there are none.
         """
         first = self.chain.other(self.chain.base, "base")
-        for source, most in ((self.source, self.prompts), (self.held_out, self.evaluated)):
-            self._read(source, first, most)
+        first.reader(self.sampling)
+        given = {"prompts": (self.source, self.prompts), "held_out": (self.held_out, self.evaluated)}
+        for name, (source, most) in given.items():
+            with explained(f"{name}: no prompts can be taken from it", UserError):
+                self._read(source, first, most)
 
     def run(self, count: int) -> list[Figures]:
         """Make rounds, and return the figures of each; the first are those of the initial policy.
