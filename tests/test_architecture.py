@@ -24,7 +24,9 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *("lazy", "policy", "embedded.model", "errors"),
         *("data.batches", "data.groups", "data.collator", "data.tokenization"),
     },
-    "reference": {"lazy", "reference", "policy", "loading", "errors", "data.batches", "data.tokenization"},
+    "reference": {
+        *("lazy", "reference", "policy", "loading", "errors", "data.batches", "data.tokenization", "embedded.model"),
+    },
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
     "checkpoints": {"errors"},

@@ -20,7 +20,7 @@ from tests.commands import rounds
 from tests.runs import fails
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240
+PATIENCE = 600
 
 
 @pytest.fixture(autouse=True)
