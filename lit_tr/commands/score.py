@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -114,14 +114,17 @@ def _write(responses: Responses, figures: Mapping[str, Any], folder: Path) -> No
     with explained(f"{folder}: it cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for name, those in responses.by_policy.items():
-            file = folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl")
-            partial = file.with_suffix(".partial")  # for the file may be one of those that were read
-            partial.write_text("".join(f"{one.line()}\n" for one in those))
-            partial.replace(file)
+            _replace(folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl"), [one.line() for one in those])
         if pairs := _pairs(responses):
-            lines = (json.dumps(_row(*pair), ensure_ascii=False) for pair in pairs)
-            (folder / PAIRS).write_text("".join(f"{line}\n" for line in lines))
+            _replace(folder / PAIRS, [json.dumps(_row(*pair), ensure_ascii=False) for pair in pairs])
         (folder / SCORES).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+
+
+def _replace(file: Path, lines: Sequence[str]) -> None:
+    """Write a file as a whole, for it may be one of those that were read."""
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in lines))
+    partial.replace(file)
 
 
 def _print(figures: Mapping[str, Any]) -> None:

@@ -27,8 +27,8 @@ def frontier(
     quality: str,
     found: dict[str, list[Point]],
     groups: Sequence[Group],
-    best: Sequence[BestOfN],
     styles: Styles,
+    best: Sequence[BestOfN],
     steered: Mapping[str, Sequence[Steered]],
 ) -> Picture:
     """Return quality against the square root of the divergence: a path of training for each group, and the best of N.
@@ -37,8 +37,8 @@ def frontier(
         quality: `score` or `win_rate`.
         found: the points of each group, by its label.
         groups: the groups.
-        best: the frontier of the initial policy; empty if it is not known.
         styles: of the groups.
+        best: the frontier of the initial policy; empty if it is not known.
         steered: steered policies, by the policy that they are steered towards.
     """
     figure, axes = new_axes()

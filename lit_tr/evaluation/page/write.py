@@ -48,11 +48,12 @@ def write_page(found: Found, output: str | Path, prompts: int = PROMPTS) -> list
 def _sections(found: Found, groups: Sequence[Group]) -> dict[str, Any]:
     """Return the pictures and tables of each section; what cannot be shown is empty."""
     styles, best, steered = Styles.of(groups), best_of_n(found), steered_policies(found)
+    beside: dict[str, Any] = {"score": (best, steered), "win_rate": ([], {})}
     known = {one: {group.label: points(group, one) for group in groups} for one in QUALITIES}
     drawn = [
-        outcomes.frontier(one, known[one], groups, *((best, styles, steered) if one == "score" else ([], styles, {})))
+        outcomes.frontier(one, known[one], groups, styles, *beside[one])
         for one in QUALITIES
-        if any(known[one].values()) or (one == "score" and steered)
+        if any(known[one].values()) or beside[one][1]
     ]
     bars = outcomes.criteria(found.comparisons)
     return {
