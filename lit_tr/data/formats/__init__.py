@@ -5,6 +5,7 @@ options is a class, named by `class_path` with `init_args`. A row that does not 
 lists those that are detected by their columns.
 """
 
+from lit_tr.data.formats.conditioned import RewardGoals, UserWeights
 from lit_tr.data.formats.conversion import Chat, Conversion
 from lit_tr.data.formats.detect import detect, known
 from lit_tr.data.formats.pairs import (
@@ -57,8 +58,10 @@ __all__ = [
     "KnownFormat",
     "Ranking",
     "Ratings",
+    "RewardGoals",
     "SafeRLHF",
     "UltraFeedback",
+    "UserWeights",
     "accepted_pairs",
     "alpaca",
     "alpaca_eval",

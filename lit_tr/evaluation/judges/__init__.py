@@ -2,6 +2,7 @@
 
 from lit_tr.evaluation.judges.base import ByScore, Judge, Pair, Verdict
 from lit_tr.evaluation.judges.llm import LLMJudge, LLMScorer
+from lit_tr.evaluation.judges.principles import Principles
 from lit_tr.rewards import Ensemble, FunctionScorer, RewardModel, Scorer
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LLMJudge",
     "LLMScorer",
     "Pair",
+    "Principles",
     "RewardModel",
     "Scorer",
     "Verdict",

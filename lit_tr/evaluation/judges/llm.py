@@ -127,6 +127,12 @@ class LLMScorer(_Asking):
         if not self.lowest < self.highest:
             raise UserError(f"lowest: a rating below highest, {self.highest}, not {self.lowest}")
 
+    def by(self, measure: Criterion) -> Self:
+        """Return the same judge, by another criterion."""
+        made = replace(self)
+        made._measure = measure
+        return made
+
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return a rating of each response; NaN where the answer cannot be read."""
         answers = self.asker.ask([self._question(one) for one in candidates])
