@@ -48,6 +48,9 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *("evaluation", "rewards", "policy", "data", "losses", "metrics", "updates", "errors"),
         *("checkpoints", "restored", "embedded.model"),
     },
+    "iteration": {
+        *("iteration", "lazy", "evaluation", "rewards", "policy.loading", "data.example", "data.rows", "errors"),
+    },
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
     "console": {"console", "policy.sharding", "progress", "reference.base"},
     "commands": {
@@ -56,6 +59,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
             "commands",
             "console",
             "evaluation",
+            "iteration",
             "rewards",
             "losses",
             "planning",

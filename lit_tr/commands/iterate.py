@@ -3,17 +3,23 @@
 import fcntl
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from math import nan
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -21,16 +27,20 @@ from lit_tr.checkpoints import complete_checkpoints
 from lit_tr.commands.configs import shipped, with_shipped
 from lit_tr.commands.export import export
 from lit_tr.commands.fit import configured
+from lit_tr.commands.main import INTERRUPTED, TERMINATED
+from lit_tr.commands.mistakes import message
 from lit_tr.commands.parsing import parsed
 from lit_tr.console.counted import CountedProgress
 from lit_tr.console.terminal import console
 from lit_tr.data.datamodule import Data
 from lit_tr.errors import UserError, explained
+from lit_tr.evaluation.answering import differences
 from lit_tr.evaluation.prompts import source_of
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.iteration.confidence import Confidence
+from lit_tr.iteration.figures import Figures, Stop, exploited
 from lit_tr.iteration.pairing import Pairing
-from lit_tr.iteration.rounds import Figures, Parts, Rounds, Stop, exploited
+from lit_tr.iteration.rounds import Parts, Rounds
 from lit_tr.iteration.training import Chain, Config, check_fit, pair_rows, substituted
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.rewards import Reward, as_scorer
@@ -46,7 +56,7 @@ by the policy of the round before"""
 PROMPTS = "rows with the prompts of the rounds, as --data of `lit-tr generate`"
 HELD_OUT = "rows that evaluate; pairs among them say how far the reward agrees with their labels"
 OTHERS = "paths of policies that respond beside that of the round, such as '{initial}'; they train nothing"
-SETTINGS, FREE = "iterate.json", ("rounds", "output", "batch_tokens", "stop", "config")
+SETTINGS, FREE = "iterate.json", ("rounds", "output", "batch_tokens", "max_bad_rows", "stop", "config")
 """File of the options in OUTPUT, and options that may change when rounds go on."""
 FIT_OPTIONS = str | dict | list  # of plain data: typed values would be taken for arguments of classes
 
@@ -56,7 +66,7 @@ def run(args: list[str]) -> None:
     made = parser()
     given = parsed(made, with_shipped(args))
     given.fit, given.warm_up = merged("fit", given.fit), merged("warm_up", given.warm_up) if given.warm_up else None
-    plain = json.loads(made.dump(given, skip_none=False, format="json"))
+    plain = json.loads(made.dump(given, skip_unset=False, format="json"))
     folder = Path(given.output)
     options = made.instantiate(_named(made, plain, dict.fromkeys(("policy", "previous", "initial", "base"), "POLICY")))
     check_fit(given.fit, "fit")
@@ -64,23 +74,28 @@ def run(args: list[str]) -> None:
     if given.warm_up:
         check_fit(given.warm_up, "warm_up")
         _checked("warm_up", given.warm_up, own_rows=True)
-    with _alone(folder) as lock:
-        _keep_settings(folder, plain)
+    with _on_signals(_terminated, signal.SIGTERM), _alone(folder) as lock:
+        has_begun = _has_begun(folder, plain)
         rounds = Rounds(
             chain,
             lambda names: _parts(made, plain, names),
+            {name: plain[name] for name in ("reward", "truth")},
             Sampling(**vars(options.sampling)),
             options.prompts_per_round,
             source_of(options.prompts),
             source_of(options.held_out),
             options.held_out_prompts,
             lambda where, config: _train(where, config, lock),
-            print,
+            partial(print, flush=True),
             CountedPhase,
             given.warm_up,
             Stop(**vars(options.stop)),
             options.batch_tokens,
+            options.max_bad_rows,
         )
+        if not has_begun:
+            rounds.check()
+            _keep_settings(folder, plain)
         done = rounds.run(options.rounds)
     _print(done)
     print(f"- policies, candidates, pairs and figures are in {folder}; `lit-tr report {folder}` draws them")
@@ -106,6 +121,7 @@ def parser() -> ArgumentParser:
     made.set_defaults({"sampling.samples": 4})
     made.add_class_arguments(Stop, "stop")
     made.add_argument("--batch_tokens", type=PositiveInt | None, help="most tokens of a batch, prompts and responses")
+    made.add_argument("--max_bad_rows", type=float, default=0.01, help="rows without a prompt: a share, or a count")
     made.add_argument("--output", type=str, default="runs/iterate", help="a folder; default: %(default)s")
     return made
 
@@ -114,15 +130,18 @@ def merged(name: str, given: Any) -> Config:
     """Return a configuration of `lit-tr fit`, of a file, a mapping, or several of them.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or there is something else.
     """
     found: Config = {}
     for one in given if isinstance(given, list) else [given]:
+        made = one
         if isinstance(one, str):
             path = Path(one) if Path(one).exists() else shipped(one)
             with explained(f"{name} {one}: it cannot be read as YAML", OSError, yaml.YAMLError):
-                one = yaml.safe_load(path.read_text()) or {}
-        found = _updated(found, one)
+                made = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(made, dict):
+            raise UserError(f"{name} {one}: a file or a mapping of options of `lit-tr fit` is expected")
+        found = _updated(found, made)
     return found
 
 
@@ -141,7 +160,8 @@ def _named(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, s
 def _parts(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     options = made.instantiate(_named(made, plain, names))
     truth = as_scorer(options.truth) if options.truth else None
-    return Parts(as_scorer(options.reward), options.pairing, options.confidence, truth, options.others, plain["fit"])
+    others = dict(zip(plain["others"], options.others, strict=True))
+    return Parts(as_scorer(options.reward), options.pairing, options.confidence, truth, others, plain["fit"])
 
 
 def _checked(name: str, given: Config, own_rows: bool = False) -> PretrainedPolicy:
@@ -152,8 +172,13 @@ def _checked(name: str, given: Config, own_rows: bool = False) -> PretrainedPoli
     """
     rows = {} if own_rows else {"data": {"train": pair_rows(Path("pairs.jsonl"), False)}}
     config = substituted(_updated(given, rows), dict.fromkeys(("policy", "previous", "initial", "base"), "POLICY"))
-    with _file(config) as file:
-        made = configured(["--config", file])
+    try:
+        with _file(config) as file:
+            made = configured(["--config", file])
+    except Exception as error:
+        if (text := message(error)) is None:
+            raise
+        raise UserError(f"{name}: {text.removeprefix('--')}") from error
     source = made.model.source
     if not isinstance(source, PretrainedPolicy):
         raise UserError(f"{name}: model.policy must be a folder or hub id")
@@ -186,20 +211,33 @@ def _alone(folder: Path) -> Iterator[TextIO]:
         yield lock
 
 
-def _keep_settings(folder: Path, plain: Mapping[str, Any]) -> None:
-    """Write the options, or check that the rounds that are there have the same.
+def _has_begun(folder: Path, plain: Mapping[str, Any]) -> bool:
+    """Return whether there are rounds of these options already.
 
     Raises:
-        UserError: they have others.
+        UserError: there are some of others.
     """
-    file, own = folder / SETTINGS, {name: value for name, value in plain.items() if name not in FREE}
-    kept = json.loads(file.read_text()) if file.exists() else own
-    if differing := [name for name in own if kept.get(name) != own[name]]:
-        lines = "\n".join(f"  {name}: {kept.get(name)}, now {own[name]}" for name in differing)
-        raise UserError(f"output {folder}: its rounds have other options; give another folder, or these:\n{lines}")
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(own, indent=2) + "\n")
-    partial.replace(file)
+    file = folder / SETTINGS
+    if not file.exists():
+        return False
+    kept = json.loads(file.read_text())
+    if differing := [name for name in _fixed(plain) if kept.get(name) != plain[name]]:
+        lines = "\n".join(f"  {line}" for name in differing for line in differences(kept.get(name), plain[name], name))
+        raise UserError(
+            f"output {folder}: its rounds have other options; give another folder, or these:\n{lines}\n"
+            f"  rounds to come may have others if you change them in {file}, too; what is done stays"
+        )
+    return True
+
+
+def _keep_settings(folder: Path, plain: Mapping[str, Any]) -> None:
+    whole = folder / f"{SETTINGS}.partial"
+    whole.write_text(json.dumps(_fixed(plain), indent=2) + "\n")
+    whole.replace(folder / SETTINGS)
+
+
+def _fixed(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if name not in FREE}
 
 
 def _train(folder: Path, config: Config, lock: TextIO) -> None:
@@ -209,21 +247,61 @@ def _train(folder: Path, config: Config, lock: TextIO) -> None:
         UserError: the training failed.
     """
     file, runs = folder / "fit.yaml", folder / "training"
+    folder.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "lit_tr", "fit", "--config", str(file)]
     if newest := _newest(runs):
         command += ["--ckpt_path", str(newest)]
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    done = subprocess.run(command, pass_fds=[lock.fileno()], env=environment, check=False)
-    if done.returncode in (130, 143):
-        raise KeyboardInterrupt
-    checkpoint = _newest(runs)
-    if done.returncode or checkpoint is None:
-        why = f"exit code {done.returncode}" if done.returncode else "no checkpoint was written"
-        raise UserError(f"the training in {folder} failed ({why}); mend it, and the same command goes on")
+    code, checkpoint = _ended(command, lock), _newest(runs)
+    if code or checkpoint is None:
+        why = f"exit code {code}" if code else "no checkpoint was written"
+        raise UserError(f"the training in {folder} failed ({why}, see above); mend it, and the same command goes on")
+    for left in folder.glob(".policy-*"):  # of a kill while it was written
+        shutil.rmtree(left)
     export(checkpoint, folder / "policy")
+
+
+def _ended(command: Sequence[str], lock: TextIO) -> int:
+    """Run a process to its end and return its exit code; a signal that stops this one stops that one, after a step.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came, here or there.
+        SIGTERMException: SIGTERM came.
+    """
+    asked, started = list[int](), list[subprocess.Popen]()
+    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        for child in started:
+            child.terminate()  # Ctrl-C reaches it by itself, and twice would not wait for the end of the step
+
+    with _on_signals(stop, signal.SIGINT, signal.SIGTERM):
+        started.append(subprocess.Popen(command, pass_fds=[lock.fileno()], env=environment))
+        if asked:
+            started[0].terminate()
+        code = started[0].wait()
+    if signal.SIGINT in asked or code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if asked or code == TERMINATED:
+        raise SIGTERMException
+    return code
+
+
+@contextmanager
+def _on_signals(act: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+    before = {number: signal.signal(number, act) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SIGTERMException
 
 
 def _newest(runs: Path) -> Path | None:
@@ -260,7 +338,7 @@ def _cells(one: Figures, rewards: Sequence[str]) -> Iterator[str]:
     yield str(one["round"])
     yield str(one.get("pairs", "-"))
     for name in rewards:
-        yield f"{one[name]:.3f}±{one[f'{name}_standard_error']:.3f}"
+        yield f"{one[name]:.3f}±{one.get(f'{name}_standard_error', nan):.3f}"
     rate = one.get(f"{rewards[-1]}_win_rate")
     yield "-" if rate is None else "{:.0%} [{:.0%},{:.0%}]".format(rate, *one[f"{rewards[-1]}_win_rate_interval"])
     yield f"{one['kl']:.2f}"

@@ -113,7 +113,7 @@ class ResponseFile:
                 f"{self.path}: it holds something already, and no {self._settings_path.name} beside it says by what "
                 "settings: give another output"
             )
-        differing = [] if kept is None else list(_differences(kept, self.settings))
+        differing = [] if kept is None else list(differences(kept, self.settings))
         if differing:
             raise UserError(
                 f"{self.path}: its responses are of other settings ({'; '.join(differing)}): give another output, or "
@@ -148,10 +148,10 @@ def _hash(prompts: Sequence[Prompt]) -> str:
     return blake2b("\n".join(lines).encode(), digest_size=12).hexdigest()
 
 
-def _differences(kept: Any, now: Any, name: str = "") -> Iterator[str]:
+def differences(kept: Any, now: Any, name: str = "") -> Iterator[str]:
     """Yield what differs in two settings, each by its name and both values."""
     if isinstance(kept, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*kept, *now]):
-            yield from _differences(kept.get(key), now.get(key), f"{name}.{key}" if name else key)
+            yield from differences(kept.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif kept != now:
         yield f"{name}: {kept}, now {now}"

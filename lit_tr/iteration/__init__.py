@@ -6,8 +6,9 @@ from lit_tr.lazy import lazy
 
 if TYPE_CHECKING:
     from lit_tr.iteration.confidence import Confidence, RankAgreement, Votes
+    from lit_tr.iteration.figures import Stop
     from lit_tr.iteration.pairing import AllPairs, MaxMin, MaxRandom, Pairing, scored_pair
-    from lit_tr.iteration.rounds import Rounds, Stop
+    from lit_tr.iteration.rounds import Rounds
 
 __all__ = [
     "AllPairs",
@@ -26,7 +27,8 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "confidence": ["Confidence", "RankAgreement", "Votes"],
+        "figures": ["Stop"],
         "pairing": ["AllPairs", "MaxMin", "MaxRandom", "Pairing", "scored_pair"],
-        "rounds": ["Rounds", "Stop"],
+        "rounds": ["Rounds"],
     },
 )

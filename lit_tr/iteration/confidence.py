@@ -1,7 +1,7 @@
 """How sure a pair is: what several rewards say of the same candidates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, Protocol
@@ -9,14 +9,28 @@ from typing import Literal, Protocol
 from lit_tr.errors import UserError
 from lit_tr.evaluation.responses import Response, by_prompt
 from lit_tr.iteration.pairing import Pairs, with_confidence
-from lit_tr.rewards import Candidate, Reward, as_scorer
+from lit_tr.rewards import Reward, as_scorer
+
+Scores = Callable[[Reward, Sequence[Response]], list[float]]
+"""From a reward and candidates to its scores of them, NaN where it has none."""
+
+
+def scores_of(reward: Reward, candidates: Sequence[Response]) -> list[float]:
+    """Return a reward's scores of candidates."""
+    return as_scorer(reward).score([one.candidate for one in candidates])
 
 
 class Confidence(Protocol):
     """Says with which probability the better response of each pair is better."""
 
-    def __call__(self, pairs: Pairs, candidates: Sequence[Response]) -> Pairs:
-        """Return the pairs with confidences, given all scored candidates."""
+    def __call__(self, pairs: Pairs, candidates: Sequence[Response], score: Scores = scores_of) -> Pairs:
+        """Return the pairs with confidences.
+
+        Args:
+            pairs: the pairs.
+            candidates: all candidates, with the scores that the pairs were made by.
+            score: scores candidates by a reward; that of a round keeps the scores on the disk.
+        """
         ...
 
 
@@ -36,28 +50,24 @@ class RankAgreement:
     other: Reward
     per: Literal["set", "prompt"] = "set"
 
-    def __call__(self, pairs: Pairs, candidates: Sequence[Response]) -> Pairs:
+    def __call__(self, pairs: Pairs, candidates: Sequence[Response], score: Scores = scores_of) -> Pairs:
         """Return the pairs with confidences.
 
         Raises:
             UserError: no prompt has two candidates that both rewards score.
         """
-        scorer = as_scorer(self.other)
         known = [one for one in candidates if one.score is not None]
-        scores = scorer.score([one.candidate for one in known])
-        theirs = {one.key: score for one, score in zip(known, scores, strict=True) if not math.isnan(score)}
+        scores = zip(known, score(self.other, known), strict=True)
+        theirs = {one.key: value for one, value in scores if not math.isnan(value)}
         agreed = {}
         for name, those in by_prompt(known).items():
             both = [(one.score or 0.0, theirs[one.key]) for one in those if one.key in theirs]
             if len(both) > 1:
                 agreed[name] = consistency(*zip(*both, strict=True))
         if not agreed:
-            raise UserError(f"RankAgreement: {scorer.name} scores no two candidates of any prompt")
+            raise UserError(f"RankAgreement: {as_scorer(self.other).name} scores no two candidates of any prompt")
         mean = fmean(agreed.values())
-        sure = {name: mean if self.per == "set" else value for name, value in agreed.items()}
-        return with_confidence(
-            pairs, {(one.id, one.chosen, one.rejected): sure.get(one.id, mean) for one in pairs.found}
-        )
+        return with_confidence(pairs, (mean if self.per == "set" else agreed.get(one.id, mean) for one in pairs.found))
 
 
 def consistency(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -77,7 +87,8 @@ def consistency(ours: Sequence[float], theirs: Sequence[float]) -> float:
 class Votes:
     """The share of some rewards that prefer the chosen response, with one half for a tie: an empirical preference.
 
-    `IREPO` (arXiv 2405.15230) regresses on its logit. A reward without a score for one of the two has no vote.
+    `IREPO` (arXiv 2405.15230) regresses on its logit. A reward without a score for one of the two has no vote, and a
+    pair without votes has 1/2.
 
     Args:
         judges: the rewards, several.
@@ -92,19 +103,16 @@ class Votes:
         if len(self.judges) < 2:
             raise UserError("Votes: give two judges or more; one alone is always sure")
 
-    def __call__(self, pairs: Pairs, candidates: Sequence[Response]) -> Pairs:
+    def __call__(self, pairs: Pairs, candidates: Sequence[Response], score: Scores = scores_of) -> Pairs:
         """Return the pairs with confidences."""
-        by_key = {(one.id, one.response): one.candidate for one in candidates}
-        sides: list[list[Candidate]] = [
-            [by_key[one.id, text(one)] for one in pairs.found]
-            for text in (lambda one: one.chosen, lambda one: one.rejected)
-        ]
-        votes: list[list[float]] = [[] for _ in pairs.found]
-        for scorer in map(as_scorer, self.judges):
-            scores = scorer.score([*sides[0], *sides[1]])
-            for one, ours, theirs in zip(votes, scores, scores[len(votes) :], strict=False):
-                one += [] if math.isnan(ours - theirs) else [(ours > theirs) + 0.5 * (ours == theirs)]
-        shares = [fmean(one) if one else 0.5 for one in votes]
-        return with_confidence(
-            pairs, {(one.id, one.chosen, one.rejected): share for one, share in zip(pairs.found, shares, strict=True)}
-        )
+        sides = [[(one.id, text) for text in (one.chosen, one.rejected)] for one in pairs.found]
+        paired = {side for both in sides for side in both}
+        those = {(one.id, one.response): one for one in candidates if (one.id, one.response) in paired}
+        by_judge = [dict(zip(those, score(judge, [*those.values()]), strict=True)) for judge in self.judges]
+        margins = [[known[ours] - known[theirs] for known in by_judge] for ours, theirs in sides]
+        return with_confidence(pairs, map(_share, margins))
+
+
+def _share(margins: Sequence[float]) -> float:
+    votes = [(margin > 0) + 0.5 * (margin == 0) for margin in margins if not math.isnan(margin)]
+    return fmean(votes) if votes else 0.5

@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -111,7 +111,7 @@ class Pairing(ABC):
     def __call__(self, candidates: Sequence[Response]) -> Pairs:
         """Return the pairs of the candidates of all prompts.
 
-        A candidate without a score is in no pair, candidates of one text count once, and no pair is a tie.
+        A candidate without a score is in no pair, of candidates of one text the first counts, and no pair is a tie.
         """
         pairs = Pairs()
         for those in by_prompt(candidates).values():
@@ -120,8 +120,9 @@ class Pairing(ABC):
 
     def _add(self, pairs: Pairs, those: Sequence[Response]) -> None:
         scored = [one for one in those if one.score is not None]
-        differing = {one.response.strip(): one for one in reversed(scored)}  # of equal texts the first
-        ranked = sorted(differing.values(), key=self._score, reverse=True)
+        texts = [one.response.strip() for one in scored]
+        differing = [one for i, one in enumerate(scored) if texts.index(texts[i]) == i]
+        ranked = sorted(differing, key=self._score, reverse=True)
         pairs.prompts += 1
         pairs.unscored += len(those) - len(scored)
         if len(ranked) < 2:
@@ -130,7 +131,7 @@ class Pairing(ABC):
         if self._score(ranked[0]) == self._score(ranked[-1]):
             pairs.ties += 1
             return
-        picked = [both for both in self.pick(ranked) if self._margin(both) >= max(self.least_margin, TINY)]
+        picked = [both for both in self.pick(ranked) if self._differ(*both)]
         pairs.close += not picked
         pairs.found += [self._pair(*both) for both in picked]
 
@@ -138,17 +139,13 @@ class Pairing(ABC):
         penalty = self.length_penalty * (len(one.response) if one.tokens is None else one.tokens)
         return (one.score or 0.0) - penalty
 
-    def _margin(self, both: tuple[Response, Response]) -> float:
-        return self._score(both[0]) - self._score(both[1])
+    def _differ(self, better: Response, other: Response) -> bool:
+        return (margin := self._score(better) - self._score(other)) > 0 and margin >= self.least_margin
 
     def _pair(self, better: Response, other: Response) -> ScoredPair:
         scores = self._score(better), self._score(other)
         texts = better.response, other.response
         return ScoredPair(better.id, better.prompt, *texts, *scores, 1.0, better.policy, other.policy)
-
-
-TINY = 1e-300
-"""A margin that is above 0."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +185,10 @@ class MaxRandom(MaxMin):
     seed: int = 0
 
     def pick(self, ranked: Sequence[Response]) -> Iterator[tuple[Response, Response]]:
-        """Yield the best one with one whose score is lower."""
-        lower = [one for one in ranked if self._score(one) < self._score(ranked[0])]
-        yield ranked[0], random.Random(f"{self.seed} {ranked[0].id}").choice(lower)
+        """Yield the best one with one of those that are worse by the least margin, if any."""
+        worse = [one for one in ranked if self._differ(ranked[0], one)]
+        if worse:
+            yield ranked[0], random.Random(f"{self.seed} {ranked[0].id}").choice(worse)
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ class AllPairs(MaxMin):
         yield from combinations(ranked, 2)
 
 
-def with_confidence(pairs: Pairs, confidence: Mapping[tuple[str, str, str], float]) -> Pairs:
-    """Return pairs with confidences by id and texts of both responses."""
-    named = [(one, confidence[one.id, one.chosen, one.rejected]) for one in pairs.found]
-    return replace(pairs, found=[replace(one, confidence=value) for one, value in named])
+def with_confidence(pairs: Pairs, confidences: Iterable[float]) -> Pairs:
+    """Return pairs with confidences, in their order."""
+    both = zip(pairs.found, confidences, strict=True)
+    return replace(pairs, found=[replace(one, confidence=value) for one, value in both])

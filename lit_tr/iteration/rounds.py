@@ -3,63 +3,34 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from math import nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from lit_tr.data.rows import Source
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.agreement import agreement
 from lit_tr.evaluation.answering import ResponseFile
 from lit_tr.evaluation.held_out import win_rate
 from lit_tr.evaluation.kl import over_prompts
+from lit_tr.evaluation.local import LocalPolicy
 from lit_tr.evaluation.prompts import Prompt, read_prompts
 from lit_tr.evaluation.responses import Response, as_text, read
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.scored import PAIR
-from lit_tr.iteration.confidence import Confidence
-from lit_tr.iteration.pairing import OTHER, Pairing, Pairs
-from lit_tr.iteration.scores import complete_scores
-from lit_tr.iteration.training import Chain, Config, pair_rows
-from lit_tr.rewards import Scorer
+from lit_tr.iteration.confidence import Confidence, Scores
+from lit_tr.iteration.figures import Figures, Stop, line, no_pairs, of_candidates, said
+from lit_tr.iteration.pairing import OTHER, Pairing
+from lit_tr.iteration.scores import complete_scores, kept
+from lit_tr.iteration.training import Chain, Config, pair_rows, substituted
+from lit_tr.rewards import Reward, Scorer, as_scorer
 
-Figures = dict[str, Any]
-Watch = Callable[[str, int], Any]
-"""From what is counted and how many there are to a context whose value takes how many more are done."""
+Watch = Callable[[str, int, int], Any]
+"""From what is counted, how many there are and how many are done to a context whose value takes how many more are."""
 ROUND, PAIRS = "round.json", "pairs.jsonl"
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When rounds end early: length doubled over the rounds of Self-Rewarding Language Models (arXiv 2401.10020).
-
-    Args:
-        length: at a mean length of held-out responses above this, times that of the initial policy.
-        kl: at a KL divergence from the initial policy above this, in nats per response.
-
-    Raises:
-        UserError: a limit is not above 0.
-    """
-
-    length: float | None = None
-    kl: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("length", "kl"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise UserError(f"stop.{name} must be above 0, not {value}")
-
-    def why(self, done: Sequence[Figures]) -> str | None:
-        """Return why no further round begins, if so."""
-        first, last = done[0], done[-1]
-        if self.length is not None and last["length"] > self.length * first["length"]:
-            times = last["length"] / first["length"]
-            return f"held-out responses are {times:.2f} times as long as those of the initial policy"
-        if self.kl is not None and last["kl"] > self.kl:
-            return f"the policy is {last['kl']:.2f} nats per response from the initial one"
-        return None
 
 
 @dataclass(frozen=True)
@@ -71,7 +42,7 @@ class Parts:
         pairing: makes pairs of scored candidates.
         confidence: says how sure the pairs are; None is sure of all.
         truth: another reward, which only measures.
-        others: paths of further policies that respond beside that of the round.
+        others: paths of further policies that respond beside that of the round, by their names.
         fit: the configuration of the training.
     """
 
@@ -79,7 +50,7 @@ class Parts:
     pairing: Pairing
     confidence: Confidence | None
     truth: Scorer | None
-    others: Sequence[str]
+    others: Mapping[str, str]
     fit: Config
 
 
@@ -90,6 +61,7 @@ class Rounds:
     Args:
         chain: the policies.
         parts: returns what a round is made of, by what `{policy}` and the other names stand for in it.
+        rewards: the options of `reward` and `truth`, with these names in them: rounds with the same ones compare.
         sampling: how candidates are drawn.
         prompts: prompts of each round, taken in the order of the source; after the last the first comes again.
         source: rows with prompts.
@@ -101,10 +73,12 @@ class Rounds:
         warm_up: the configuration of a training before round 1, if the chain is warmed up.
         stop: when rounds end early.
         batch_tokens: most tokens of a batch.
+        max_bad_rows: how many rows without a prompt may be left out: a share below 1, a count from 1 on.
     """
 
     chain: Chain
     parts: Callable[[Mapping[str, str]], Parts]
+    rewards: Mapping[str, Any]
     sampling: Sampling
     prompts: int
     source: Source
@@ -116,6 +90,20 @@ class Rounds:
     warm_up: Config | None = None
     stop: Stop = Stop()
     batch_tokens: int | None = None
+    max_bad_rows: float = 0.01
+
+    def check(self) -> None:
+        """Check, before anything is written, that there are a policy to begin with, prompts and held-out rows.
+
+        Raises:
+            UserError: there are none.
+        """
+        first = self.chain.other(self.chain.base, "base")
+        first.reader(self.sampling)
+        given = {"prompts": (self.source, self.prompts), "held_out": (self.held_out, self.evaluated)}
+        for name, (source, most) in given.items():
+            with explained(f"{name}: no prompts can be taken from it", UserError):
+                self._read(source, first, most)
 
     def run(self, count: int) -> list[Figures]:
         """Make rounds, and return the figures of each; the first are those of the initial policy.
@@ -124,20 +112,25 @@ class Rounds:
             UserError: a phase cannot be done; what is done stays.
         """
         done = [self._figures(0, self._warmed_up)]
+        self._write(done)
         for number in range(1, count + 1):
             if why := self.stop.why(done):
                 self.say(f"no round {number}: {why}")
                 break
             done.append(self._figures(number, lambda number=number: self._trained(number)))  # type: ignore[misc]
-        evaluations.write(self.chain.folder / evaluations.EVALUATIONS, [self._line(one) for one in done])
+            self._write(done)
         return done
+
+    def _write(self, done: Sequence[Figures]) -> None:
+        evaluations.add(self.chain.folder / evaluations.EVALUATIONS, map(line, done))
 
     def _figures(self, number: int, make: Callable[[], Figures]) -> Figures:
         """Return the figures of a round, from its file or by making it."""
         file = self.chain.round(number) / ROUND
         if file.exists():
             return json.loads(file.read_text())
-        found = {"round": number, **make(), **self._evaluated(number)}
+        made = {"round": number, **make(), **self._evaluated(number)}
+        found = {name: value for name, value in made.items() if value == value}  # of one prompt errors are nan
         _replace(file, json.dumps(found, indent=2) + "\n")
         return found
 
@@ -155,56 +148,75 @@ class Rounds:
         if not counts.exists():
             prompts = self._prompts(number)
             candidates = self._candidates(number, prompts, parts.others)
-            with self.watch(f"round {number}: scores", len(candidates)) as tell:
-                known = complete_scores(folder / "scores.jsonl", candidates, parts.reward, tell)
+            known = self._scored(number, "scores", candidates, parts.reward)
             pairs = parts.pairing(known)
             if not pairs.found:
-                raise UserError(f"round {number}: no pair can be made of its candidates: {pairs.counts} ({folder})")
+                raise UserError(no_pairs(number, pairs, folder))
             if parts.confidence:
-                pairs = parts.confidence(pairs, known)
+                pairs = parts.confidence(pairs, known, self._keeping(number))
             _replace(file, "".join(json.dumps(one.row, ensure_ascii=False) + "\n" for one in pairs.found))
-            _replace(counts, json.dumps(_of_candidates(known, pairs)) + "\n")
+            _replace(counts, json.dumps(of_candidates(known, pairs)) + "\n")
         found = json.loads(counts.read_text())
         self.say(f"round {number}: {said(found)}")
         if not (folder / "policy").exists():
-            is_chat = '"prompt": [' in file.read_text().partition("\n")[0]
-            self.train(folder, self.chain.fit(parts.fit, number, pair_rows(file, is_chat)))
+            first = json.loads(file.read_text().partition("\n")[0])
+            self.train(folder, self.chain.fit(parts.fit, number, pair_rows(file, not isinstance(first["prompt"], str))))
         return found
 
     def _prompts(self, number: int) -> list[Prompt]:
-        reader = self.chain.opened(number - 1).reader(self.sampling)
-        every = read_prompts(self.source, reader, number * self.prompts).found
+        every = self._read(self.source, self.chain.opened(number - 1), number * self.prompts)
         start = (number - 1) * self.prompts % len(every)
         picked = [*every, *every][start : start + min(self.prompts, len(every))]
         lines = (json.dumps({"id": one.id, "prompt": one.shown}, ensure_ascii=False) for one in picked)
         _replace(self.chain.round(number) / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
         return picked
 
-    def _candidates(self, number: int, prompts: list[Prompt], others: Sequence[str]) -> list[Response]:
+    def _read(self, source: Source, policy: LocalPolicy, most: int) -> list[Prompt]:
+        return read_prompts(source, policy.reader(self.sampling), most, self.max_bad_rows).found
+
+    def _candidates(self, number: int, prompts: list[Prompt], others: Mapping[str, str]) -> list[Response]:
         folder, found = self.chain.round(number) / "candidates", list[Response]()
         policies = [self.chain.opened(number - 1, self.batch_tokens)]
-        policies += [self.chain.other(path, f"{OTHER}{path}", self.batch_tokens) for path in others]
+        policies += [self.chain.other(path, f"{OTHER}{name}", self.batch_tokens) for name, path in others.items()]
         for i, policy in enumerate(policies):
             file = ResponseFile(folder / f"{i}.jsonl", policy, prompts, self.sampling)
-            with self.watch(f"round {number}: candidates", file.total) as tell:
-                tell(len(file.done()))
-                made = file.complete(lambda some: tell(len(some)))
+            made = self._responses(f"round {number}: candidates", file)
             found += [replace(one, sample=one.sample + i * self.sampling.samples) for one in made]
         return found
+
+    def _responses(self, label: str, file: ResponseFile) -> list[Response]:
+        with self.watch(label, file.total, len(file.done())) as tell:
+            return file.complete(lambda some: tell(len(some)))
+
+    def _scored(
+        self, number: int, name: str, those: Sequence[Response], scorer: Scorer, statistics: Path | None = None
+    ) -> list[Response]:
+        """Return responses with scores, which are kept in a file of a round."""
+        path = self.chain.round(number) / f"{name}.jsonl"
+        with self.watch(
+            f"round {number}: {name.replace('_', '-').replace('.', ' ')}", len(those), len(kept(path))
+        ) as tell:
+            return complete_scores(path, those, scorer, tell, statistics)
+
+    def _keeping(self, number: int) -> Scores:
+        """Return what scores candidates by further rewards, each in a file of a round."""
+        names = (f"scores.{i}" for i in count(1))
+
+        def score(reward: Reward, candidates: Sequence[Response]) -> list[float]:
+            made = self._scored(number, next(names), candidates, as_scorer(reward))
+            return [nan if one.score is None else one.score for one in made]
+
+        return score
 
     def _evaluated(self, number: int) -> Figures:
         """Return how the policy of a round does on held-out prompts and pairs."""
         folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
-        sampling = replace(self.sampling, samples=1)
-        policy = self.chain.opened(number, self.batch_tokens)
-        prompts = read_prompts(self.held_out, policy.reader(sampling), self.evaluated).found
+        policy, sampling = self.chain.opened(number, self.batch_tokens), replace(self.sampling, samples=1)
+        prompts = self._read(self.held_out, policy, self.evaluated)
         measured = replace(policy, initial=self.chain.opened(0), identity=policy.identity | {"kl": True})
         file = ResponseFile(folder / "held_out.jsonl", measured, prompts, sampling)
-        with self.watch(f"round {number}: held-out responses", file.total) as tell:
-            tell(len(file.done()))
-            responses = file.complete(lambda some: tell(len(some)))
-        ids = [one.id for one in responses]
-        kl = over_prompts([one.kl or 0.0 for one in responses], ids)
+        responses = self._responses(f"round {number}: held-out responses", file)
+        kl = over_prompts([one.kl or 0.0 for one in responses], [one.id for one in responses])
         found: Figures = {
             "kl": kl.mean,
             "kl_standard_error": kl.standard_error,
@@ -212,91 +224,62 @@ class Rounds:
         }
         for name, scorer in (("reward", parts.reward), ("truth", parts.truth)):
             if scorer is not None:
-                known = complete_scores(folder / f"held_out.{name}.jsonl", responses, scorer)
-                found |= self._measured(number, name, known)
+                found |= self._measured(number, name, responses, scorer)
         return found | self._agreement(number, responses, parts.reward)
 
-    def _measured(self, number: int, name: str, known: Sequence[Response]) -> Figures:
-        """Return mean score and win rate against the round before, by one reward."""
-        with_score = [(one.score, one.id) for one in known if one.score is not None]
+    def _measured(self, number: int, name: str, responses: Sequence[Response], scorer: Scorer) -> Figures:
+        """Return the mean score by a reward, and win rates against the round before and the initial policy."""
+        scored = self._held_out(number, number, name, responses, scorer)
+        with_score = [(one.score, one.id) for one in scored if one.score is not None]
         mean = over_prompts(*zip(*with_score, strict=True))
         found = {name: mean.mean, f"{name}_standard_error": mean.standard_error}
-        if unscored := len(known) - len(with_score):
+        if unscored := len(scored) - len(with_score):
             found[f"{name}_unscored"] = unscored
-        if not number:
-            return found
-        before = {one.key: one for one in read(self.chain.round(number - 1) / f"held_out.{name}.jsonl")}
-        ours, theirs = ([nan if one.score is None else one.score for one in side] for side in (known, before.values()))
-        rates = win_rate(ours, theirs, [one.id for one in known])
-        return found | {f"{name}_{key}": value for key, value in rates.items()}
+        for prefix, other in ((name, number - 1), (f"{name}_initial", 0)) if number else ():
+            those = read(self.chain.round(other) / "held_out.jsonl")
+            before = {one.key: one for one in self._held_out(number, other, name, those, scorer)}
+            sides = scored, [before[one.key] for one in scored]
+            ours, theirs = ([nan if one.score is None else one.score for one in side] for side in sides)
+            rates = win_rate(ours, theirs, [one.id for one in scored])
+            found |= {f"{prefix}_{key}": value for key, value in rates.items()}
+        return found
+
+    def _held_out(
+        self, number: int, other: int, name: str, responses: Sequence[Response], scorer: Scorer
+    ) -> list[Response]:
+        """Return held-out responses of another round with scores by a reward of this one.
+
+        Where the options of that reward name the policy, each round has another reward, and scores those anew.
+        """
+        own = f"held_out.{name}" + ("" if number == other else f".of_{other}")
+        place, file = (other, f"held_out.{name}") if self._is_same(name, number, other) else (number, own)
+        first = 0 if self._is_same(name, number, 0) else number
+        statistics = self.chain.round(first) / f"held_out.{name}.statistics.json"
+        return self._scored(place, file, responses, scorer, statistics)
+
+    def _is_same(self, name: str, number: int, other: int) -> bool:
+        """Whether two rounds have the same reward."""
+        ours, theirs = (substituted(self.rewards[name], self.chain.names(one)) for one in (number, other))
+        return ours == theirs
 
     def _agreement(self, number: int, responses: Sequence[Response], reward: Scorer) -> Figures:
         """Return how far the reward agrees with the labels of held-out pairs, where there are any."""
+        if number and self._is_same("reward", number, number - 1):
+            before = json.loads((self.chain.round(number - 1) / ROUND).read_text())
+            return {name: value for name, value in before.items() if name.startswith("agreement")}
+        pairs = [one for one in responses if one.chosen and one.rejected]
+        if not pairs:
+            return {}
         sides = [
             [
-                replace(one, response=as_text(text), sample=sample, tokens=None, kl=None)
-                for one in responses
-                if (text := getattr(one, side)) and one.chosen and one.rejected
+                replace(one, response=as_text(getattr(one, side)), sample=sample, policy=side, tokens=None, kl=None)
+                for one in pairs
             ]
             for sample, side in enumerate(PAIR)
         ]
-        if not sides[0]:
-            return {}
-        known = complete_scores(self.chain.round(number) / "held_out.pairs.jsonl", [*sides[0], *sides[1]], reward)
-        found = agreement(known[: len(sides[0])], known[len(sides[0]) :])
+        known = self._scored(number, "held_out.pairs", [*sides[0], *sides[1]], reward)
+        found = agreement(known[: len(pairs)], known[len(pairs) :])
         return {"agreement": found.agreement, "agreement_interval": list(found.interval)} if found else {}
-
-    @staticmethod
-    def _line(figures: Figures) -> Figures:
-        """Return the line of `evaluation.jsonl` of a round: by the truth where there is one, else by the reward."""
-        name = "truth" if "truth" in figures else "reward"
-        kept = {key: figures[key] for key in ("kl", "kl_standard_error", "length")}
-        scores = {
-            key.replace(name, "score", 1) if "win_rate" not in key else key.removeprefix(f"{name}_"): value
-            for key, value in figures.items()
-            if key.startswith(name)
-        }
-        return {"step": figures["round"], "label": "policy" if figures["round"] else "initial", **kept, **scores}
-
-
-def _of_candidates(known: Sequence[Response], pairs: Pairs) -> Figures:
-    """Return the figures of the candidates of a round and of its pairs."""
-    scores = [one.score for one in known if one.score is not None]
-    sure = fmean(one.confidence for one in pairs.found)
-    return {
-        "candidates": len(known),
-        "mean_score": fmean(scores),
-        **pairs.counts,
-        "confidence": sure,
-        "longer_chosen": fmean(len(one.chosen) > len(one.rejected) for one in pairs.found),
-    }
-
-
-def said(figures: Figures) -> str:
-    """Return the figures of the candidates of a round in a line."""
-    why = {"ties": "ties", "too_few": "without two scored candidates that differ", "close": "closer than least_margin"}
-    left = ", ".join(f"{figures[name]} {text}" for name, text in why.items() if figures[name])
-    parts = [f"{figures['pairs']} pairs of {figures['prompts']} prompts" + (f" ({left} left out)" if left else "")]
-    if figures["unscored"]:
-        parts.append(f"{figures['unscored']} of {figures['candidates']} candidates have no score")
-    if figures["confidence"] < 1:
-        parts.append(f"mean confidence {figures['confidence']:.2f}")
-    parts.append(f"the chosen response is longer in {figures['longer_chosen']:.0%}")
-    return ", ".join(parts)
-
-
-def exploited(done: Sequence[Figures]) -> int | None:
-    """Return the first round at which the reward rose and the truth fell, both beyond two standard errors, if any."""
-    for before, now in zip(done, done[1:], strict=False):
-        rises = now["reward"] - before["reward"], now.get("truth", nan) - before.get("truth", nan)
-        errors = [
-            (before[f"{name}_standard_error"] ** 2 + now[f"{name}_standard_error"] ** 2) ** 0.5
-            for name in ("reward", "truth")
-            if name in now
-        ]
-        if len(errors) == 2 and rises[0] > 2 * errors[0] and rises[1] < -2 * errors[1]:
-            return now["round"]
-    return None
 
 
 def _replace(file: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from tests.runs import fails
 
 NAMES = [
     *("fit", "validate", "test", "predict", "data", "plan", "configs"),
-    *("generate", "chat", "judge", "score", "export", "report"),
+    *("generate", "chat", "judge", "score", "iterate", "export", "report"),
 ]
 
 

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from lit_tr import PreferenceDataModule, PreferenceModule
-from lit_tr.commands import data, export, generate, score
+from lit_tr.commands import data, export, generate, iterate, score
 from lit_tr.commands.configs import shipped, with_shipped
 from lit_tr.commands.fit import DataCLI
 from lit_tr.commands.main import VERBS
@@ -76,8 +76,10 @@ def test_commands_are_parsed(page, parser, monkeypatch):
             owned = ("--memory", "--devices", "--flops", "--rows") if verb == "plan" else ()
             kept = [one for before, one in zip(["", *words], words, strict=False) if not {before, one} & {*owned}]
             assert parser.parse_args(with_shipped(kept)).model
-        elif verb in ("generate", "export", "score"):
-            assert {"generate": generate, "export": export, "score": score}[verb].parser().parse_args(words)
+        elif verb in ("generate", "export", "score", "iterate"):
+            assert {"generate": generate, "export": export, "score": score, "iterate": iterate}[
+                verb
+            ].parser().parse_args(with_shipped(words))
         elif (verb, *words[:1]) == ("data", "inspect"):
             assert data.parser().parse_args(with_shipped(words[1:]))
 

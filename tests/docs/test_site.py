@@ -22,6 +22,7 @@ PACKAGES = (
     ".data.rows",
     ".rewards",
     ".evaluation",
+    ".iteration",
     ".planning",
 )
 PUBLIC = {

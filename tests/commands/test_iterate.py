@@ -1,0 +1,269 @@
+"""`lit-tr iterate` as a user runs it."""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_tr.commands import iterate, main
+from lit_tr.commands.configs import shipped
+from tests.commands import rounds
+from tests.runs import fails
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def write(tmp_path, llama_dir):
+    def written(policy=None, **more):
+        return rounds.write(tmp_path / "rounds.yaml", policy or llama_dir, output="out", **more)
+
+    return written
+
+
+def started(*args):
+    """Run `lit-tr` in a process group of its own."""
+    os.setsid()
+    main([*args])
+
+
+@pytest.fixture
+def start():
+    """Start processes with all imports done, each in a group of its own; they end with the test."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lit_tr.commands.iterate", "tests.commands.rounds"])
+    groups = []
+
+    def run(config):
+        process = context.Process(target=started, args=("iterate", "--config", config))
+        process.start()
+        groups.append(process.pid)
+        return process
+
+    yield run
+    for group in groups:
+        end(group)
+
+
+def end(group):
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def is_gone(group):
+    """Whether no process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def wait_for(pattern, process, seconds=PATIENCE):
+    deadline = time.monotonic() + seconds
+    while not list(Path("out").glob(pattern)):
+        assert process.is_alive(), f"it ended before {pattern} came"
+        assert time.monotonic() < deadline, f"no {pattern} came"
+        time.sleep(0.002)
+
+
+def figures(folder="out"):
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(Path(folder).glob("round_*/round.json"))}
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_round_from_end_to_end_with_one_more_and_a_start_that_does_nothing(write, capfd):
+    config = write()
+    main(["iterate", "--config", config])
+    out = capfd.readouterr().out
+    said = [line for line in out.splitlines() if line.startswith("round 1: ") and "pairs of" in line]
+    assert len(said) == 1
+    assert out.index(said[0]) < out.index("finished ") < out.index("round 1: held-out responses")  # in this order
+    table = out[out.index(" round  pairs") :].splitlines()
+    assert max(map(len, table[:5])) <= 80
+    assert [line.split()[0] for line in table[2:4]] == ["0", "1"]
+    assert (
+        out.splitlines()[-1] == "- policies, candidates, pairs and figures are in out; `lit-tr report out` draws them"
+    )
+    first = figures()
+    assert first["round_1"]["kl"] > 0
+    before = files("out")
+    main(["iterate", "--config", config])
+    assert files("out") == before
+    assert "candidates" not in capfd.readouterr().out.partition("round  pairs")[0]
+    main(["report", "out"])
+    assert Path("out/report.html").exists()
+
+
+MISTAKES = [
+    (["--fit", "{model: {policy: {path: P}, los: 1}}"], "fit: model.los: PreferenceModule has no argument"),
+    (
+        ["--fit", "{trainer: {max_step: 4}, model: {policy: {path: P}}}"],
+        "fit: Group 'trainer' does not accept option",
+    ),
+    (["--fit", "{data: {batch_size: 4}}"], "fit: it has no model.policy"),
+    (["--fit", "nothing"], "nothing"),
+    (["--fit", "rounds.yaml"], "fit: "),
+    (["--fit", "[3]"], "fit 3: a file or a mapping of options of `lit-tr fit` is expected"),
+    (["--fit", "words.yaml"], "fit words.yaml: "),
+    (["--reward", "tests.commands.rounds.nothing"], "--reward"),
+    (["--rounds", "0"], "--rounds"),
+    (["--sampling.samples", "0"], "samples must be at least 1"),
+    (["--sampling.temperature", "0"], "greedy responses to a prompt are all the same"),
+    (["--stop.kl", "0"], "stop.kl must be above 0"),
+    (["--pairing", "MaxMax"], "--pairing: there is no MaxMax"),
+    (["--confidence", "{class_path: lit_tr.iteration.Votes, init_args: {judges: []}}"], "give two judges"),
+    (["--prompts", "empty.txt"], "prompts"),
+    (["--prompts", "none.txt"], "none.txt: the prompts cannot be read"),
+    (["--held_out", "empty.txt"], "held_out"),
+    (["--temprature", "1"], "there is no option --temprature"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), MISTAKES)
+def test_mistakes_are_one_message_before_anything_is_begun(write, capsys, options, said):
+    config = write()
+    Path("empty.txt").write_text("\n")
+    Path("words.yaml").write_text("only words")
+    text = fails(capsys, "iterate", "--config", config, *options)
+    assert said in text
+    assert "Traceback" not in text
+    assert not list(Path("out").glob("round_*"))
+    assert not Path("out/iterate.json").exists()  # so that the mended options can begin there
+
+
+def test_a_policy_that_is_not_there_is_named_and_the_folder_stays_free(write, capsys, llama_dir):
+    assert "no/policy" in fails(capsys, "iterate", "--config", write(policy="no/policy"))
+    write()
+    settings = iterate.parser()
+    assert not Path("out/iterate.json").exists()
+    assert settings.prog == "lit-tr iterate"
+
+
+def test_other_options_and_a_second_process_are_refused(write, capsys):
+    Path("out").mkdir()
+    plain = yaml.safe_load(Path(write()).read_text())
+    with Path("out/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = fails(capsys, "iterate", "--config", write())
+        assert "output out: another process makes rounds there, or its training still runs" in said
+    made = iterate.parser()
+    given = made.parse_args(["--config", write()])
+    given.fit = iterate.merged("fit", given.fit)
+    iterate._keep_settings(Path("out"), json.loads(made.dump(given, skip_unset=False, format="json")))
+    plain["fit"]["model"]["loss"]["init_args"]["beta"] = 0.5
+    Path("other.yaml").write_text(yaml.safe_dump(plain | {"held_out_prompts": 4}))
+    said = fails(capsys, "iterate", "--config", "other.yaml")
+    assert "its rounds have other options; give another folder, or these:" in said
+    assert "held_out_prompts: 5, now 4" in said
+    assert "fit.model.loss.init_args.beta: 0.1, now 0.5" in said
+
+
+def test_configurations_of_the_training_go_over_each_other(tmp_path):
+    Path("a.yaml").write_text("model: {policy: {path: a}, loss: x}\n")
+    found = iterate.merged("fit", ["a.yaml", {"model": {"policy": {"dtype": "bfloat16"}}}])
+    assert found == {"model": {"policy": {"path": "a", "dtype": "bfloat16"}, "loss": "x"}}
+    assert iterate.merged("fit", "quickstart") == yaml.safe_load(shipped("quickstart").read_text())
+
+
+CHECKPOINT = "training/*/checkpoints/last.ckpt"
+PHASES = [
+    *("round_0/held_out.jsonl", "round_0/held_out.reward.jsonl"),
+    *(
+        f"round_{number}/{file}"
+        for number in (1, 2)
+        for file in (
+            *("prompts.jsonl", "candidates/0.jsonl", "scores.jsonl", "fit.yaml", "training", CHECKPOINT),
+            *("policy", "held_out.jsonl", "held_out.reward.jsonl"),
+        )
+    ),
+]
+"""What each phase begins with; a kill comes at a random instant behind each."""
+
+
+def done(folder):
+    """What is done in a folder: whole rows of files, and policies."""
+    rows = {path: path.read_bytes().rpartition(b"\n")[0] for path in Path(folder).glob("round_*/**/*.jsonl")}
+    return rows | {path: path.read_bytes() for path in Path(folder).glob("round_*/policy/*.safetensors")}
+
+
+def same(ours, theirs):
+    """Whether figures are equal, but for rounding."""
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(value, theirs[name]) for name, value in ours.items())
+    return ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.slow
+def test_killed_in_each_phase_the_figures_are_those_of_an_uninterrupted_run(write, start):
+    draw, config = random.Random(7), write(reward="slow", rounds=2)
+    for phase in PHASES:
+        before, process = done("out"), start(config)
+        wait_for(phase, process)
+        time.sleep(draw.uniform(0, 0.4))
+        end(process.pid)
+        process.join()
+        now = done("out")
+        assert all(now[path].startswith(rows) for path, rows in before.items()), f"{phase}: what was done has changed"
+    process = start(config)
+    process.join()
+    assert process.exitcode == 0
+    killed = figures()
+    Path("out").rename("killed")
+    process = start(config)
+    process.join()
+    assert process.exitcode == 0
+    whole = figures()
+    assert [*killed] == [*whole] == ["round_0", "round_1", "round_2"]
+    assert all(same(killed[name], whole[name]) for name in whole), (killed, whole)
+    assert len(PHASES) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_training_too_and_the_rounds_go_on(write, start, number, code):
+    def set_steps(steps, *paths):
+        for path in paths:
+            plain = yaml.safe_load(Path(path).read_text())
+            plain["fit"]["trainer"]["max_steps"] = steps
+            Path(path).write_text(json.dumps(plain))
+
+    def steps():
+        last = max(Path("out").rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+        return torch.load(last, weights_only=True)["global_step"]
+
+    config = write()
+    set_steps(100_000, config)
+    process = start(config)
+    wait_for(f"round_1/{CHECKPOINT}", process)
+    os.kill(process.pid, number)  # the first process alone
+    process.join(PATIENCE)
+    assert process.exitcode == code
+    assert is_gone(process.pid)
+    made = steps()
+    set_steps(made + 1, config, "out/iterate.json")
+    process = start(config)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    assert steps() == made + 1
+    assert figures()["round_1"]["kl"] > 0
