@@ -6,6 +6,7 @@ from lit_tr.lazy import lazy
 
 if TYPE_CHECKING:
     from lit_tr.iteration.confidence import Confidence, RankAgreement, Votes
+    from lit_tr.iteration.instruct import SelfInstruct
     from lit_tr.iteration.pairing import AllPairs, MaxMin, MaxRandom, Pairing, scored_pair
     from lit_tr.iteration.rounds import Rounds, Stop
 
@@ -17,6 +18,7 @@ __all__ = [
     "Pairing",
     "RankAgreement",
     "Rounds",
+    "SelfInstruct",
     "Stop",
     "Votes",
     "scored_pair",
@@ -26,6 +28,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "confidence": ["Confidence", "RankAgreement", "Votes"],
+        "instruct": ["SelfInstruct"],
         "pairing": ["AllPairs", "MaxMin", "MaxRandom", "Pairing", "scored_pair"],
         "rounds": ["Rounds", "Stop"],
     },

@@ -8,22 +8,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lit_tr.data.rows import Source
+from lit_tr.data.rows import Objects, Source
 from lit_tr.errors import UserError
 from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.agreement import agreement
 from lit_tr.evaluation.answering import ResponseFile
 from lit_tr.evaluation.held_out import win_rate
 from lit_tr.evaluation.kl import over_prompts
-from lit_tr.evaluation.prompts import Prompt, read_prompts
+from lit_tr.evaluation.prompts import Prompt, Reader, read_prompts
 from lit_tr.evaluation.responses import Response, as_text, read
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.scored import PAIR
 from lit_tr.iteration.confidence import Confidence
+from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing, Pairs
 from lit_tr.iteration.scores import complete_scores
 from lit_tr.iteration.training import Chain, Config, pair_rows
-from lit_tr.rewards import Scorer
+from lit_tr.rewards import Candidate, Scorer
 
 Figures = dict[str, Any]
 Watch = Callable[[str, int], Any]
@@ -73,6 +74,7 @@ class Parts:
         truth: another reward, which only measures.
         others: paths of further policies that respond beside that of the round.
         fit: the configuration of the training.
+        instruct: writes the prompts; None takes those of the source.
     """
 
     reward: Scorer
@@ -81,6 +83,7 @@ class Parts:
     truth: Scorer | None
     others: Sequence[str]
     fit: Config
+    instruct: SelfInstruct | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class Rounds:
         folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
         file, counts = folder / PAIRS, folder / "pairs.json"
         if not counts.exists():
-            prompts = self._prompts(number)
+            prompts = self._prompts(number, parts.instruct)
             candidates = self._candidates(number, prompts, parts.others)
             with self.watch(f"round {number}: scores", len(candidates)) as tell:
                 known = complete_scores(folder / "scores.jsonl", candidates, parts.reward, tell)
@@ -171,14 +174,29 @@ class Rounds:
             self.train(folder, self.chain.fit(parts.fit, number, pair_rows(file, is_chat)))
         return found
 
-    def _prompts(self, number: int) -> list[Prompt]:
+    def _prompts(self, number: int, instruct: SelfInstruct | None) -> list[Prompt]:
         reader = self.chain.opened(number - 1).reader(self.sampling)
-        every = read_prompts(self.source, reader, number * self.prompts).found
-        start = (number - 1) * self.prompts % len(every)
+        source, before = self.source, (number - 1) * self.prompts
+        if instruct is not None:
+            source, before = self._new_prompts(number, instruct), 0
+        every = read_prompts(source, reader, before + self.prompts).found
+        start = before % len(every)
         picked = [*every, *every][start : start + min(self.prompts, len(every))]
         lines = (json.dumps({"id": one.id, "prompt": one.shown}, ensure_ascii=False) for one in picked)
         _replace(self.chain.round(number) / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
         return picked
+
+    def _new_prompts(self, number: int, instruct: SelfInstruct) -> Source:
+        """Return prompts that a policy writes after the pattern of those of the source."""
+        known = [Candidate(one.shown, "").query for one in read_prompts(self.source, Reader()).found]
+        files = [self.chain.round(i) / "prompts.jsonl" for i in range(1, number)]
+        lines = [line for file in files for line in file.read_text().split("\n") if line]
+        earlier = [Candidate(json.loads(line)["prompt"], "").query for line in lines]
+        writer = self.chain.other(instruct.policy, f"prompts of round {number}", self.batch_tokens)
+        found = instruct.write(self.chain.round(number) / "instruct", writer, known, earlier, self.prompts, self.watch)
+        if len(found) < self.prompts:
+            self.say(f"round {number}: {len(found)} of {self.prompts} new prompts pass the filters")
+        return Objects([{"prompt": text} for text in found])
 
     def _candidates(self, number: int, prompts: list[Prompt], others: Sequence[str]) -> list[Response]:
         folder, found = self.chain.round(number) / "candidates", list[Response]()
@@ -213,11 +231,11 @@ class Rounds:
         for name, scorer in (("reward", parts.reward), ("truth", parts.truth)):
             if scorer is not None:
                 known = complete_scores(folder / f"held_out.{name}.jsonl", responses, scorer)
-                found |= self._measured(number, name, known)
+                found |= self._measured(number, name, known, scorer)
         return found | self._agreement(number, responses, parts.reward)
 
-    def _measured(self, number: int, name: str, known: Sequence[Response]) -> Figures:
-        """Return mean score and win rate against the round before, by one reward."""
+    def _measured(self, number: int, name: str, known: Sequence[Response], scorer: Scorer) -> Figures:
+        """Return mean score and win rate against the round before, both sides scored by the reward of this round."""
         with_score = [(one.score, one.id) for one in known if one.score is not None]
         mean = over_prompts(*zip(*with_score, strict=True))
         found = {name: mean.mean, f"{name}_standard_error": mean.standard_error}
@@ -225,8 +243,11 @@ class Rounds:
             found[f"{name}_unscored"] = unscored
         if not number:
             return found
-        before = {one.key: one for one in read(self.chain.round(number - 1) / f"held_out.{name}.jsonl")}
-        ours, theirs = ([nan if one.score is None else one.score for one in side] for side in (known, before.values()))
+        earlier = read(self.chain.round(number - 1) / "held_out.jsonl")
+        scored = complete_scores(self.chain.round(number) / f"held_out.{name}.before.jsonl", earlier, scorer)
+        before = {one.key: one for one in scored}
+        sides = known, [before[one.key] for one in known]
+        ours, theirs = ([nan if one.score is None else one.score for one in side] for side in sides)
         rates = win_rate(ours, theirs, [one.id for one in known])
         return found | {f"{name}_{key}": value for key, value in rates.items()}
 
