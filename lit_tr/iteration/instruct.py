@@ -127,7 +127,7 @@ class SelfInstruct:
         asked = Objects([{"prompt": self.shown(known, f"{policy.name} {attempt} {i}")} for i in range(count)])
         prompts = read_prompts(asked, policy.reader(sampling)).found
         file = ResponseFile(folder / f"{attempt}.jsonl", policy, prompts, sampling)
-        with watch("new prompts", file.total) as tell:
+        with watch(policy.name, file.total) as tell:
             tell(len(file.done()))
             for one in file.complete(lambda some: tell(len(some))):
                 if one.finished is not False or NEXT.search(one.response):  # or its end is missing
