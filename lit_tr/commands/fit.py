@@ -51,11 +51,11 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the configuration as hyper-parameters, where a logger shows them."""
         for logger in trainer.loggers[1:]:
-            logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_unset=False, format="json")))
+            logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_none=False, format="json")))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the configuration into a checkpoint, as plain data."""
-        checkpoint["config"] = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))
+        checkpoint["config"] = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
 
 
 class LitTRCLI(LightningCLI):

@@ -23,7 +23,7 @@ from lit_tr.data.formats.pairs import (
     stack_exchange,
     swift_pairs,
 )
-from lit_tr.data.formats.rated import CodeUltraFeedback, Ranking, Ratings, UltraFeedback
+from lit_tr.data.formats.rated import CodeUltraFeedback, Ranking, Rated, RatedFormat, Ratings, UltraFeedback
 from lit_tr.data.formats.table import FORMATS, KnownFormat
 from lit_tr.data.formats.unpaired import (
     alpaca,
@@ -57,6 +57,8 @@ __all__ = [
     "Conversion",
     "KnownFormat",
     "Ranking",
+    "Rated",
+    "RatedFormat",
     "Ratings",
     "RewardGoals",
     "SafeRLHF",
