@@ -166,7 +166,7 @@ class Rounds:
             self.train(folder, self.chain.fit(parts.fit, number, pair_rows(file, not isinstance(first["prompt"], str))))
         return found
 
-    def _prompts(self, number: int, instruct: SelfInstruct | None) -> list[Prompt]:
+    def _prompts(self, number: int, instruct: SelfInstruct | None = None) -> list[Prompt]:
         source, before = self.source, (number - 1) * self.prompts
         if instruct is not None:
             source, before = self._new_prompts(number, instruct), 0

@@ -15,7 +15,7 @@ KNOWN = [
 ]
 
 
-def quiet(what, count):
+def quiet(what, count, done):
     return nullcontext(lambda more: None)
 
 
