@@ -110,7 +110,7 @@ def draw_paths(runs: dict[str, list[dict[str, float]]]) -> Figure:
 def draw_figures(runs: dict[str, list[dict[str, float]]]) -> Figure:
     """Draw divergence, reward margin and true reward, a line for each run."""
     labels = {
-        "kl": "KL from the reference\n(nats a response)",
+        "kl": "KL from the reference\n(nats per response)",
         "margin": "mean reward margin\n(nats times beta)",
         "reward": "mean hidden reward\nof the policy",
     }

@@ -25,7 +25,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
         *("data.batches", "data.groups", "data.collator", "data.tokenization"),
     },
     "reference": {
-        *("lazy", "reference", "policy", "loading", "errors", "data.batches", "data.tokenization", "embedded.model"),
+        *("lazy", "reference", "policy", "loading", "errors", "embedded.model", "data.batches", "data.tokenization"),
     },
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
@@ -35,7 +35,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "checks": {"reference", "policy", "losses", "errors"},
     "holder": {"reference", "policy"},
     "resume": {"holder", "policy", "progress", "errors"},
-    "updates": {"reference.averaging", "reference.precision", "errors"},
+    "updates": {"updates", "reference.averaging", "reference.precision", "errors"},
     "module": {
         *("console", "reference", "policy", "data.batches", "losses", "metrics", "errors"),
         *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),

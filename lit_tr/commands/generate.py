@@ -16,11 +16,13 @@ from lit_tr.data.rows import Source
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answering import Policy, ResponseFile
 from lit_tr.evaluation.exchange import write_formats
+from lit_tr.evaluation.kl import over_prompts
 from lit_tr.evaluation.policies import Checkpoint, Loading, checkpoint_of, open_policies, split_spec
 from lit_tr.evaluation.prompts import Prompts, held_out, read_prompts, source_of
 from lit_tr.evaluation.responses import Response
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.served import ServedPolicy
+from lit_tr.evaluation.steering import open_steered
 
 DESCRIPTION = """Write responses of policies to prompts: `lit-tr generate runs/NAME runs/NAME:initial --data FILE`.
 POLICY is a checkpoint or the folder of a run, with `:reference` or `:initial` behind it for these; or a Hugging Face
@@ -36,6 +38,10 @@ FORMAT = """write the responses for other tools as well, each in a folder of its
 
 REWARDS = """with each response of a checkpoint, the implicit reward of each token, beta * log(policy / initial policy),
 and the KL divergence from the initial policy; `lit-tr report` shades the tokens"""
+
+STEER = """respond by the initial policy of a checkpoint, moved so many times by the token rewards of POLICY: 0 is the
+initial policy, 1 is POLICY, above 1 goes further; several as '[0.5, 1, 2]'. Responses have their KL divergence from
+the initial policy"""
 
 Format = Literal["alpaca_eval", "arena_hard", "arena_hard_v01"]
 
@@ -73,6 +79,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     made.add_class_arguments(Loading, None, as_group=True)
     made.add_argument("--token_rewards", action="store_true", help=REWARDS)
+    made.add_argument("--steer", type=list[float] | float | None, help=STEER)
     made.add_argument("--batch_tokens", type=PositiveInt | None, help="most tokens of a batch, prompts and responses")
     made.add_argument("--max_bad_rows", type=float, default=0.01, help="rows without a prompt: a share, or a count")
     made.add_argument("--server", type=str | None, help="address of an OpenAI-compatible server that responds")
@@ -92,10 +99,17 @@ def _policies(options: Namespace) -> Sequence[Any]:
         raise UserError("give policies, `lit-tr generate POLICY ...`, or --server ADDRESS, and not both")
     if options.server and options.token_rewards:
         raise UserError("--token_rewards: a server says nothing of the initial policy; give a checkpoint")
+    strengths = _listed(options.steer)
+    if strengths and (options.server or options.token_rewards):
+        raise UserError("--steer: it takes a checkpoint, and neither --server nor --token_rewards")
     if options.server:
         return [ServedPolicy(options.server, options.model, "".join(names[:1]), options.at_once)]
     loading = Loading(**{name: options[name] for name in vars(Loading())})
-    found = open_policies(options.policies, loading, names, options.token_rewards)
+    found: Sequence[Any] = (
+        open_steered(options.policies, strengths, loading, names)
+        if strengths
+        else open_policies(options.policies, loading, names, options.token_rewards)
+    )
     for one in found:
         one.batch_tokens = options.batch_tokens
     return found
@@ -119,7 +133,7 @@ def _task(policy: Policy, source: Source, sampling: Sampling, options: Namespace
     output = Path(options.output)
     if output.suffix != ".jsonl":
         output = output / (re.sub(r"[^\w.-]+", "--", policy.name) + ".jsonl")
-    elif len(options.policies) > 1:
+    elif len(options.policies) > 1 or len(_listed(options.steer)) > 1:
         raise UserError(f"output {output}: give a folder for the files of several policies")
     return ResponseFile(output, policy, prompts.found, sampling), prompts
 
@@ -141,11 +155,15 @@ def _complete(answers: ResponseFile) -> list[Response]:
 
 
 def _said(responses: Sequence[Response]) -> str:
-    """Return how many responses there are, and how long."""
+    """Return how many responses there are, how long, and how far from the initial policy."""
     known = [one.tokens for one in responses if one.tokens is not None]
     cut = sum(one.finished is False for one in responses)
     length = f", {sum(known) / len(known):.0f} tokens on average" if known else ""
-    return f"{len(responses)} responses{length}" + (f", {cut} cut at max_new_tokens," if cut else "")
+    parts = [f"{len(responses)} responses{length}", *([f"{cut} cut at max_new_tokens"] if cut else [])]
+    if all(one.kl is not None for one in responses):
+        kl = over_prompts([one.kl or 0.0 for one in responses], [one.id for one in responses])
+        parts.append(f"KL {kl.mean:.3f} ± {kl.standard_error:.3f} nats from the initial policy")
+    return ", ".join(parts) + ("," if parts[1:] else "")
 
 
 def _listed(value: Any) -> list[Any]:

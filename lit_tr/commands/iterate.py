@@ -39,21 +39,23 @@ from lit_tr.evaluation.prompts import source_of
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.iteration.confidence import Confidence
 from lit_tr.iteration.figures import Figures, Stop, exploited
+from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import Pairing
 from lit_tr.iteration.rounds import Parts, Rounds
-from lit_tr.iteration.training import Chain, Config, check_fit, pair_rows, substituted
+from lit_tr.iteration.training import NAMES, Chain, Config, check_fit, pair_rows, substituted
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.rewards import Reward, as_scorer
 
 DESCRIPTION = """Train in rounds: `lit-tr iterate --config iterate_embedded`. A round samples candidates from the
 policy, scores them, makes pairs, trains on them by `lit-tr fit`, and evaluates on held-out prompts. Each has a folder
 in OUTPUT; the same command goes on after any stop, and does nothing twice. In texts of options {policy} is the policy
-that the round begins with, {previous} the one of the round before, {initial} that of round 1, and {base} the
-configured one."""
+that the round begins with, {previous} the one of the round before, {initial} that of round 1, {base} the configured
+one, and {output} the folder."""
 FIT = """the training of a round, as options of `lit-tr fit`: a file, the name of a shipped configuration, a mapping, or
 a list of these, the later of which override the earlier. data.train is replaced by the round's pairs, and model.policy
 by the policy of the round before"""
 PROMPTS = "rows with the prompts of the rounds, as --data of `lit-tr generate`"
+INSTRUCT = "write new prompts for each round after the pattern of --prompts (Self-Instruct), in their place"
 HELD_OUT = "rows that evaluate; pairs among them say how far the reward agrees with their labels"
 OTHERS = "paths of policies that respond beside that of the round, such as '{initial}'; they train nothing"
 SETTINGS, FREE = "iterate.json", ("rounds", "output", "batch_tokens", "max_bad_rows", "stop", "config")
@@ -68,7 +70,7 @@ def run(args: list[str]) -> None:
     given.fit, given.warm_up = merged("fit", given.fit), merged("warm_up", given.warm_up) if given.warm_up else None
     plain = json.loads(made.dump(given, skip_unset=False, format="json"))
     folder = Path(given.output)
-    options = made.instantiate(_named(made, plain, dict.fromkeys(("policy", "previous", "initial", "base"), "POLICY")))
+    options = made.instantiate(_named(made, plain, dict.fromkeys(NAMES, "POLICY")))
     check_fit(given.fit, "fit")
     chain = Chain(_checked("fit", given.fit), folder, given.warm_up is not None)
     if given.warm_up:
@@ -108,6 +110,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--fit", type=FIT_OPTIONS, required=True, help=FIT)
     made.add_argument("--warm_up", type=FIT_OPTIONS | None, help="a training before round 1, as --fit; it has its rows")
     made.add_argument("--prompts", type=Data, required=True, help=PROMPTS)
+    made.add_argument("--instruct", type=SelfInstruct | None, help=INSTRUCT)
     made.add_argument("--held_out", type=Data, required=True, help=HELD_OUT)
     made.add_argument("--reward", type=Reward, required=True, help="scores candidates, as --reward of `lit-tr score`")
     made.add_argument("--truth", type=Reward | None, help="another reward that is measured and never trained on")
@@ -160,8 +163,8 @@ def _named(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, s
 def _parts(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     options = made.instantiate(_named(made, plain, names))
     truth = as_scorer(options.truth) if options.truth else None
-    others = dict(zip(plain["others"], options.others, strict=True))
-    return Parts(as_scorer(options.reward), options.pairing, options.confidence, truth, others, plain["fit"])
+    reward, others = as_scorer(options.reward), dict(zip(plain["others"], options.others, strict=True))
+    return Parts(reward, options.pairing, options.confidence, truth, others, plain["fit"], options.instruct)
 
 
 def _checked(name: str, given: Config, own_rows: bool = False) -> PretrainedPolicy:
@@ -171,7 +174,7 @@ def _checked(name: str, given: Config, own_rows: bool = False) -> PretrainedPoli
         UserError: an option is wrong, or the policy is none that can be written and loaded again.
     """
     rows = {} if own_rows else {"data": {"train": pair_rows(Path("pairs.jsonl"), False)}}
-    config = substituted(_updated(given, rows), dict.fromkeys(("policy", "previous", "initial", "base"), "POLICY"))
+    config = substituted(_updated(given, rows), dict.fromkeys(NAMES, "POLICY"))
     try:
         with _file(config) as file:
             made = configured(["--config", file])

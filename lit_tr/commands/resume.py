@@ -137,13 +137,18 @@ def _differences(configured: Any, saved: Any, option: str = "") -> Iterator[_Dif
     elif not (isinstance(configured, dict) and isinstance(saved, dict)):
         if configured != saved:
             yield _Difference(option, configured, saved)
-    elif configured.get("class_path") != saved.get("class_path"):
+    elif not _same_class(configured.get("class_path"), saved.get("class_path")):
         yield _Difference(option, configured.get("class_path"), saved.get("class_path"))
     else:
         for name in sorted({*configured, *saved}):
             inner = option if name == "init_args" else f"{option}.{name}".lstrip(".")
             missing: Any = {} if name == "init_args" else None  # a class without arguments may stand without them
             yield from _differences(configured.get(name, missing), saved.get(name, missing), inner)
+
+
+def _same_class(configured: str | None, saved: str | None) -> bool:
+    """Whether two import paths, one of which may lead through a package, name the same class."""
+    return configured == saved or (None not in (configured, saved) and locate(str(configured)) is locate(str(saved)))
 
 
 class ConfiguredOptimizer(Callback):

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from lit_tr.commands.mistakes import say
@@ -17,18 +18,21 @@ from lit_tr.console.terminal import console
 from lit_tr.data.datamodule import Data
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.agreement import Agreement, agreement, mean_scores, rank_correlations
+from lit_tr.evaluation.labels import explain_labels
+from lit_tr.evaluation.responses import Response
 from lit_tr.evaluation.scored import PAIR, Responses, open_responses, scored
 from lit_tr.evaluation.win_rate_table import figure
 from lit_tr.rewards import Reward, Scorer, as_scorer
 
-SCORES = "scores.json"
+SCORES, PAIRS = "scores.json", "pairs.jsonl"
 DESCRIPTION = """Score responses by a reward: `lit-tr score responses/*.jsonl --reward lit_tr.rewards.WhiteBox`.
 FILES are responses, as `lit-tr generate` writes them, of one or more policies; or one file, folder or hub id of
 preferences. Lines with scores and features are written to OUTPUT/NAME.jsonl for each policy, those of preferences to
-chosen.jsonl and rejected.jsonl, and the figures to OUTPUT/scores.json."""
+chosen.jsonl and rejected.jsonl, and side by side to pairs.jsonl; the figures to OUTPUT/scores.json."""
 REWARD = """what scores: a function (prompt, response) -> score or a scorer, by its import path or by class_path with
 init_args; --reward.NAME sets its arguments"""
 FIT = """a file: fit the reward to these responses and write its statistics there, for --reward.fitted of later calls"""
+EXPLAIN = """which features of the reward explain the labels of preferences, each alone and all in a regression"""
 
 
 def run(args: list[str]) -> None:
@@ -48,6 +52,10 @@ def run(args: list[str]) -> None:
     other = as_scorer(options.against) if options.against else None
     theirs = scored(responses, other) if other else None
     figures = _figures(scorer, ours, other, theirs)
+    if options.explain_labels:
+        if not _pairs(ours):
+            raise UserError("--explain_labels: these are no preferences, with a chosen and a rejected response")
+        figures["labels"] = asdict(explain_labels(*zip(*_pairs(ours), strict=True)))
     _write(ours, figures, Path(options.output))
     _print(figures)
     print(f"- scored responses and {SCORES} are in {options.output}")
@@ -62,6 +70,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--reward", type=Reward, required=True, help=REWARD)
     made.add_argument("--against", type=Reward | None, help="another reward, to be compared with")
     made.add_argument("--fit", type=str | None, help=FIT)
+    made.add_argument("--explain_labels", action="store_true", help=EXPLAIN)
     made.add_argument("--output", type=str, default="scores", help="a folder; default: %(default)s")
     made.add_argument("--max_bad_rows", type=float, default=0.01, help="rows that are no pair: a share, or a count")
     return made
@@ -76,9 +85,8 @@ def _fit(scorer: Any, responses: Responses, path: str) -> None:
 def _figures(scorer: Scorer, ours: Responses, other: Scorer | None, theirs: Responses | None) -> dict[str, Any]:
     """Return names and figures as plain data."""
     found: dict[str, Any] = {"reward": scorer.name, "policies": mean_scores(ours)}
-    chosen, rejected = (ours.by_policy.get(name, ()) for name in PAIR)
-    if chosen and [one.key for one in chosen] == [one.key for one in rejected]:
-        agreed = agreement(chosen, rejected)
+    if pairs := _pairs(ours):
+        agreed = agreement(*zip(*pairs, strict=True))
         found["agreement"] = agreed and asdict(agreed)
     if other and theirs:
         found["against"] = {"reward": other.name, "policies": mean_scores(theirs)}
@@ -86,15 +94,37 @@ def _figures(scorer: Scorer, ours: Responses, other: Scorer | None, theirs: Resp
     return found
 
 
+def _pairs(responses: Responses) -> list[tuple[Response, Response]]:
+    """Return the chosen and the rejected response of each pair; empty where the responses are no preferences."""
+    chosen, rejected = (responses.by_policy.get(name, ()) for name in PAIR)
+    is_paired = [one.key for one in chosen] == [one.key for one in rejected]
+    return list(zip(chosen, rejected, strict=True)) if is_paired else []
+
+
+def _row(chosen: Response, rejected: Response) -> dict[str, Any]:
+    """Return a pair as a row for training, with columns NAME_chosen and NAME_rejected of score and features."""
+    row: dict[str, Any] = {"prompt": chosen.prompt, "chosen": chosen.response, "rejected": rejected.response}
+    for side, one in zip(PAIR, (chosen, rejected), strict=True):
+        known = {"score": one.score, **(one.features or {})}
+        row |= {f"{name}_{side}": value for name, value in known.items() if value is not None}
+    return row
+
+
 def _write(responses: Responses, figures: Mapping[str, Any], folder: Path) -> None:
     with explained(f"{folder}: it cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for name, those in responses.by_policy.items():
-            file = folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl")
-            partial = file.with_suffix(".partial")  # for the file may be one of those that were read
-            partial.write_text("".join(f"{one.line()}\n" for one in those))
-            partial.replace(file)
+            _replace(folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl"), [one.line() for one in those])
+        if pairs := _pairs(responses):
+            _replace(folder / PAIRS, [json.dumps(_row(*pair), ensure_ascii=False) for pair in pairs])
         (folder / SCORES).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+
+
+def _replace(file: Path, lines: Sequence[str]) -> None:
+    """Write a file as a whole, for it may be one of those that were read."""
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in lines))
+    partial.replace(file)
 
 
 def _print(figures: Mapping[str, Any]) -> None:
@@ -107,8 +137,18 @@ def _print(figures: Mapping[str, Any]) -> None:
         table.add_row(name, str(one["responses"]), _mean(one), *others)
     shown.print(table)
     shown.print("Means, with standard errors over prompts", soft_wrap=True)
+    if labels := figures.get("labels"):
+        shown.print(_explained(labels))
     for line in _remarks(figures):
         shown.print(f"- {line}", soft_wrap=True, markup=False)
+
+
+def _explained(labels: Mapping[str, Any]) -> Table:
+    table = Table("labels explained by", "chosen has more of it, %", "weight", "pairs", box=SIMPLE_HEAD)
+    for name, one in labels["features"].items():
+        weight = f"{one['weight']:.3f} ± {one['standard_error']:.3f}"
+        table.add_row(escape(name), figure(one["agreement"], one["interval"]), weight, str(one["pairs"]))
+    return table
 
 
 def _mean(one: Mapping[str, Any]) -> str:
@@ -128,6 +168,9 @@ def _remarks(figures: Mapping[str, Any]) -> Iterator[str]:
             f"calibration error of sigmoid(difference): {one.calibration_error:.3f}; divided by the temperature "
             f"{one.temperature:.3g}, fitted to these pairs, {one.calibration_error_at_temperature:.3f}"
         )
+    if (labels := figures.get("labels")) and labels["accuracy"] is not None:
+        accuracy = figure(labels["accuracy"], labels["interval"])
+        yield f"all features together prefer the chosen response in {accuracy} % of held-out pairs"
     for name, one in figures.get("spearman", {}).items():
         if one["rho"] is not None:
             yield f"Spearman's rank correlation of the two rewards over {one['count']} {name}: {one['rho']:.3f}"

@@ -25,7 +25,8 @@ class Policy(Protocol):
         identity: tells it from others, plain data.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...  # noqa: D102
 
     @property
     def identity(self) -> dict[str, Any]: ...  # noqa: D102

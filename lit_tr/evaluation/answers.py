@@ -25,6 +25,7 @@ class Question:
         temperature: of sampling; 0 takes the likeliest token.
         log_probs: ask for the log-probs of the first token, where they can be had.
         draw: number of the answer, where one question is asked several times.
+        top_p: draw from the likeliest tokens that together have at least this probability.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -32,6 +33,7 @@ class Question:
     temperature: float = 0.0
     log_probs: bool = True
     draw: int = 0
+    top_p: float = 1.0
 
     def key(self, model: str) -> str:
         """Return the SHA-256 of the model's name, the prompt and the sampling."""

@@ -28,6 +28,7 @@ UNTAKEN = {
     "logprobs": "it gives no log-probs: answers are read from their text",
     "max_completion_tokens": "it takes max_completion_tokens in the place of max_tokens",
     "temperature": "it takes no temperature: answers have the server's own",
+    "top_p": "it takes no top_p: answers have the server's own",
 }
 """Words in a server's refusal, and what is done about it."""
 
@@ -179,6 +180,8 @@ class Endpoint:
         }
         if "temperature" not in untaken:
             asked["temperature"] = question.temperature
+        if question.top_p < 1 and "top_p" not in untaken:
+            asked["top_p"] = question.top_p
         if question.log_probs and "logprobs" not in untaken:
             asked |= {"logprobs": True, "top_logprobs": LIKELIEST}
         return asked

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import LogitsProcessor, TextStreamer
 
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
@@ -96,6 +96,7 @@ def in_batches(
     stops: Sequence[int] = (),
     most_tokens: int | None = None,
     batch_size: int | None = None,
+    steer: Callable[[Tensor], LogitsProcessor] | None = None,
 ) -> Iterator[list[tuple[int, Generation]]]:
     """Yield one response to each prompt, a batch at a time, the longest prompts first.
 
@@ -109,6 +110,8 @@ def in_batches(
         most_tokens: most tokens of a batch, prompts with padding and responses at their longest. A batch that a GPU has
             no memory for is halved.
         batch_size: most prompts of a batch.
+        steer: from the attention mask of the prompts of a batch, `(rows, tokens)`, to what changes the logits that its
+            responses are drawn from.
 
     Yields:
         `(number of the prompt, response)`.
@@ -119,7 +122,8 @@ def in_batches(
         batch = todo.pop(0)
         try:
             with scoring(model):
-                rows = _respond(model, tokenizer, [prompts[i] for i in batch], [keys[i] for i in batch], sampling, ends)
+                inputs = [prompts[i] for i in batch], [keys[i] for i in batch]
+                rows = _respond(model, tokenizer, *inputs, sampling, ends, steer=steer)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise UserError("generate: a single prompt takes too much memory: lower max_new_tokens") from error
@@ -187,15 +191,18 @@ def _respond(
     sampling: Sampling,
     ends: list[int],
     streamer: TextStreamer | None = None,
+    steer: Callable[[Tensor], LogitsProcessor] | None = None,
 ) -> list[list[int]]:
     """Return the ids that follow each prompt, up to those of the longest response of the batch."""
     width = max(map(len, prompts))
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
+    processors = [] if steer is None else [steer(mask)]
     output: Tensor = model.generate(
         input_ids=torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device),
-        attention_mask=(torch.arange(width, device=model.device) >= width - lengths[:, None]).long(),
-        logits_processor=[] if sampling.is_greedy else [Draw(sampling, keys, width)],
+        attention_mask=mask,
+        logits_processor=processors if sampling.is_greedy else [*processors, Draw(sampling, keys, width)],
         **NEUTRAL,
         max_new_tokens=sampling.max_new_tokens,
         pad_token_id=pad,

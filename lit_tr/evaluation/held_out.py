@@ -187,6 +187,11 @@ def score(
     return chosen_scores, rejected_scores
 
 
+def no_reference(batch: PairBatch) -> Tensor:
+    """Return zeros in the place of a reference's log-probs, `(responses,)`."""
+    return torch.zeros(len(batch.lengths))
+
+
 def of_pairs(loss: Loss, chosen: Scores, rejected: Scores) -> dict[str, float]:
     """Return what the rows' own responses say: log-ratios to the initial policy, and the implicit reward of pairs."""
     figures: dict[str, float] = {}

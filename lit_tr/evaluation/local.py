@@ -77,13 +77,20 @@ class LocalPolicy:
     def respond(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[Response]]:
         """Yield responses, a batch at a time, those to the longest prompts first."""
         prompts = [prompt.ids for prompt, _ in requests]
-        keys = [f"{self.name}\n{prompt.id}\n{sample}" for prompt, sample in requests]
+        keys = [self.key(*one) for one in requests]
         with self.active() as model:
             stops = stops_of(model, self.tokenizer)
-            most = self.batch_tokens or (ON_GPU if model.device.type == "cuda" else ON_CPU)
-            for batch in in_batches(model, self.tokenizer, prompts, keys, sampling, stops, most):
+            for batch in in_batches(model, self.tokenizer, prompts, keys, sampling, stops, self.room(model)):
                 responses = [self._response(*requests[i], made) for i, made in batch]
                 yield self._rewarded(responses, [made for _, made in batch]) if self.initial else responses
+
+    def key(self, prompt: Prompt, sample: int) -> str:
+        """Return what names a response: its random numbers depend on it."""
+        return f"{self.name}\n{prompt.id}\n{sample}"
+
+    def room(self, model: Any) -> int:
+        """Return the most tokens of a batch."""
+        return self.batch_tokens or (ON_GPU if model.device.type == "cuda" else ON_CPU)
 
     def say(self, prompt: Prompt, sampling: Sampling, tell: Callable[[str], None]) -> str:
         """Return a response to one prompt, the text of which is told as it grows."""

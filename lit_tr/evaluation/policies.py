@@ -80,10 +80,18 @@ def open_policies(
         else:
             checkpoint = checkpoints.setdefault(file, Checkpoint(file, loading))
             found.append(checkpoint.rewarded(which) if token_rewards else checkpoint.policy(which))
-    if names:
-        if len(names) != len(specs):
-            raise UserError(f"names: there are {len(specs)} policies and {len(names)} names")
-        found = [replace(one, name=name) for one, name in zip(found, names, strict=True)]
+    return named(found, names)
+
+
+def named(policies: Sequence[LocalPolicy], names: Sequence[str] = ()) -> list[LocalPolicy]:
+    """Return policies with other names, if there are any.
+
+    Raises:
+        UserError: there are not as many names as policies, or two policies have one name.
+    """
+    if names and len(names) != len(policies):
+        raise UserError(f"names: there are {len(policies)} policies and {len(names)} names")
+    found = [replace(one, name=name) for one, name in zip(policies, names, strict=True)] if names else [*policies]
     twice = {one.name for one in found if sum(other.name == one.name for other in found) > 1}
     if twice:
         raise UserError(f"two policies are called {min(twice)}: give each a name")

@@ -7,16 +7,12 @@ from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from lit_tr.data.batches import PairBatch
 from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Source
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError, UserError
 from lit_tr.evaluation.generate import generate
-from lit_tr.evaluation.held_out import score
+from lit_tr.evaluation.held_out import no_reference, score
 from lit_tr.evaluation.policies import context_of
 from lit_tr.evaluation.prompts import Reader, read_prompts
 from lit_tr.policy.adapters import causal_model
@@ -97,7 +93,7 @@ class RankingAccuracy:
         pairs = list(islice(self._pairs(tokenizer, rows), self.pairs))
         if not pairs:
             raise UserError(f"RankingAccuracy: {rows} has no pair that can be scored; give other rows")
-        chosen, rejected = score(pairs, partial(response_log_probs, model), _no_reference, model.device)
+        chosen, rejected = score(pairs, partial(response_log_probs, model), no_reference, model.device)
         return (((chosen.policy - rejected.policy).sign() + 1) / 2).tolist()
 
     def _pairs(self, tokenizer: Any, rows: Source) -> Iterator[TokenizedExample]:
@@ -105,7 +101,3 @@ class RankingAccuracy:
         for record in rows.records():
             with suppress(BadRowError):
                 yield from (one for one in read(record) if one.chosen is not None and one.rejected is not None)
-
-
-def _no_reference(batch: PairBatch) -> Tensor:
-    return torch.zeros(len(batch.lengths))

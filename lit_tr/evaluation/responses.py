@@ -23,6 +23,8 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "kind": (str, type(None)),
 }
 """What keys of a response may hold."""
+STEERED = "-steered-"
+"""What stands before the strength in the name of a steered policy."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Response:
         kl: KL divergence of the policy from the initial policy, in nats: the exact sum over the vocabulary at each
             position of the response, summed.
         token_rewards: each token of the response as text, and beta times its log-ratio, in nats.
+        strength: how far the policy was steered from the initial one, if it was.
     """
 
     id: str
@@ -65,6 +68,7 @@ class Response:
     log_ratio: float | None = None
     kl: float | None = None
     token_rewards: list[tuple[str, float]] | None = None
+    strength: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from lit_tr.lazy import lazy
 if TYPE_CHECKING:
     from lit_tr.iteration.confidence import Confidence, RankAgreement, Votes
     from lit_tr.iteration.figures import Stop
+    from lit_tr.iteration.instruct import SelfInstruct
     from lit_tr.iteration.pairing import AllPairs, MaxMin, MaxRandom, Pairing, scored_pair
     from lit_tr.iteration.rounds import Rounds
 
@@ -18,6 +19,7 @@ __all__ = [
     "Pairing",
     "RankAgreement",
     "Rounds",
+    "SelfInstruct",
     "Stop",
     "Votes",
     "scored_pair",
@@ -28,6 +30,7 @@ __getattr__, __dir__ = lazy(
     {
         "confidence": ["Confidence", "RankAgreement", "Votes"],
         "figures": ["Stop"],
+        "instruct": ["SelfInstruct"],
         "pairing": ["AllPairs", "MaxMin", "MaxRandom", "Pairing", "scored_pair"],
         "rounds": ["Rounds"],
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lit_tr.data.rows import Source
+from lit_tr.data.rows import Objects, Source
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.agreement import agreement
@@ -17,16 +17,17 @@ from lit_tr.evaluation.answering import ResponseFile
 from lit_tr.evaluation.held_out import win_rate
 from lit_tr.evaluation.kl import over_prompts
 from lit_tr.evaluation.local import LocalPolicy
-from lit_tr.evaluation.prompts import Prompt, read_prompts
+from lit_tr.evaluation.prompts import Prompt, Reader, read_prompts
 from lit_tr.evaluation.responses import Response, as_text, read
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.scored import PAIR
 from lit_tr.iteration.confidence import Confidence, Scores
 from lit_tr.iteration.figures import Figures, Stop, line, no_pairs, of_candidates, said
+from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing
 from lit_tr.iteration.scores import complete_scores, kept
 from lit_tr.iteration.training import Chain, Config, pair_rows, substituted
-from lit_tr.rewards import Reward, Scorer, as_scorer
+from lit_tr.rewards import Candidate, Reward, Scorer, as_scorer
 
 Watch = Callable[[str, int, int], Any]
 """From what is counted, how many there are and how many are done to a context whose value takes how many more are."""
@@ -44,6 +45,7 @@ class Parts:
         truth: another reward, which only measures.
         others: paths of further policies that respond beside that of the round, by their names.
         fit: the configuration of the training.
+        instruct: writes the prompts; None takes those of the source.
     """
 
     reward: Scorer
@@ -52,6 +54,7 @@ class Parts:
     truth: Scorer | None
     others: Mapping[str, str]
     fit: Config
+    instruct: SelfInstruct | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Rounds:
         folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
         file, counts = folder / PAIRS, folder / "pairs.json"
         if not counts.exists():
-            prompts = self._prompts(number)
+            prompts = self._prompts(number, parts.instruct)
             candidates = self._candidates(number, prompts, parts.others)
             known = self._scored(number, "scores", candidates, parts.reward)
             pairs = parts.pairing(known)
@@ -163,9 +166,12 @@ class Rounds:
             self.train(folder, self.chain.fit(parts.fit, number, pair_rows(file, not isinstance(first["prompt"], str))))
         return found
 
-    def _prompts(self, number: int) -> list[Prompt]:
-        every = self._read(self.source, self.chain.opened(number - 1), number * self.prompts)
-        start = (number - 1) * self.prompts % len(every)
+    def _prompts(self, number: int, instruct: SelfInstruct | None = None) -> list[Prompt]:
+        source, before = self.source, (number - 1) * self.prompts
+        if instruct is not None:
+            source, before = self._new_prompts(number, instruct), 0
+        every = self._read(source, self.chain.opened(number - 1), before + self.prompts)
+        start = before % len(every)
         picked = [*every, *every][start : start + min(self.prompts, len(every))]
         lines = (json.dumps({"id": one.id, "prompt": one.shown}, ensure_ascii=False) for one in picked)
         _replace(self.chain.round(number) / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
@@ -173,6 +179,18 @@ class Rounds:
 
     def _read(self, source: Source, policy: LocalPolicy, most: int) -> list[Prompt]:
         return read_prompts(source, policy.reader(self.sampling), most, self.max_bad_rows).found
+
+    def _new_prompts(self, number: int, instruct: SelfInstruct) -> Source:
+        """Return prompts that a policy writes after the pattern of those of the source."""
+        known = [Candidate(one.shown, "").query for one in read_prompts(self.source, Reader()).found]
+        files = [self.chain.round(i) / "prompts.jsonl" for i in range(1, number)]
+        lines = [line for file in files for line in file.read_text().split("\n") if line]
+        earlier = [Candidate(json.loads(line)["prompt"], "").query for line in lines]
+        writer = self.chain.other(instruct.policy, f"prompts of round {number}", self.batch_tokens)
+        found = instruct.write(self.chain.round(number) / "instruct", writer, known, earlier, self.prompts, self.watch)
+        if len(found) < self.prompts:
+            self.say(f"round {number}: {len(found)} of {self.prompts} new prompts pass the filters")
+        return Objects([{"prompt": text} for text in found])
 
     def _candidates(self, number: int, prompts: list[Prompt], others: Mapping[str, str]) -> list[Response]:
         folder, found = self.chain.round(number) / "candidates", list[Response]()

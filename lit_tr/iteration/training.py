@@ -12,6 +12,8 @@ from lit_tr.policy.loading import PretrainedPolicy
 
 Config = dict[str, Any]
 FORMAT = "lit_tr.iteration.scored_pair"
+NAMES = ("policy", "previous", "initial", "base", "output")
+"""What may stand in braces in texts of options."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,14 @@ class Chain:
         return self.source.adapter or self.source.path
 
     def names(self, number: int) -> dict[str, str]:
-        """Return what `{policy}`, `{previous}`, `{initial}` and `{base}` stand for in a round."""
+        """Return what `{policy}`, `{previous}`, `{initial}`, `{base}` and `{output}` stand for in a round."""
         previous = self.path(number - 2) if number > 1 else self.base
         return {
             "policy": self.path(max(number - 1, 0)),
             "previous": previous,
             "initial": self.path(0),
             "base": self.base,
+            "output": str(self.folder.absolute()),
         }
 
     def opened(self, number: int, batch_tokens: int | None = None) -> LocalPolicy:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from statistics import fmean as mean
 
 import pytest
 
@@ -60,6 +61,24 @@ def test_three_policies_of_a_run_on_its_validation_rows_and_other_formats(llama_
     assert texts[0] != texts[1] != texts[2] != texts[0]
 
 
+def test_a_steered_run_beside_its_initial_policy_and_the_report_on_them(llama_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = str(train(tmp_path, llama_dir, val={"class_path": "lit_tr.embedded.SyntheticPairs"}).parents[1])
+    common = ["--prompts", "3", "--output", "responses", *FAST]
+    main(["generate", run, "--steer", "[0, 0.5, 2]", "--name", "run", *common])
+    out = capsys.readouterr().out
+    assert "run-steered-0: 3 responses, 6 tokens on average, 3 cut at max_new_tokens, KL 0.000 ± 0.000 nats" in out
+    means = [mean(one.kl for one in read(f"responses/run-steered-{name}.jsonl")) for name in ("0", "0.5", "2")]
+    assert 0 == means[0] < means[1] < means[2]
+    assert f"KL {means[2]:.3f} ± " in out
+    main(["generate", f"{run}:initial", "--samples", "4", "--name", "initial", *common])
+    main(["report", "responses", "--judge", "lit_tr.embedded.task.GoldReward"])
+    page = (tmp_path / "responses/report.html").read_text()
+    assert "Numbers are strengths of steering" in page
+    assert "the best of N samples" in page
+    assert (tmp_path / "responses/report_frontier_score.png").exists()
+
+
 def test_responses_of_a_server(prompts, tmp_path, tokenizer, capsys):
     with serving(PretrainedPolicy("embedded:tiny").load(), tokenizer) as server:
         main(["generate", "--server", server.address, "--data", prompts, "--output", "served.jsonl", *FAST])
@@ -88,6 +107,12 @@ def test_what_is_left_out_is_told(prompts, tmp_path, capsys, write_rows):
         (["embedded:tiny", "--server", "http://x", "--data", "prompts.txt"], "and not both"),
         (["--server", "http://x", "--token_rewards", "--data", "prompts.txt"], "a server says nothing of the initial"),
         (["embedded:tiny", "--token_rewards", "--data", "prompts.txt"], "which only a checkpoint knows"),
+        (["embedded:tiny", "--steer", "2", "--data", "prompts.txt"], "which only a checkpoint knows"),
+        (
+            ["embedded:tiny", "--steer", "1", "--token_rewards", "--data", "prompts.txt"],
+            "--steer: it takes a checkpoint",
+        ),
+        (["--server", "http://x", "--steer", "1", "--data", "prompts.txt"], "--steer: it takes a checkpoint"),
         (["embedded:tiny"], "no prompts are given: --data FILE"),
         (["embedded:tiny", "--data", "none.txt"], "none.txt: the prompts cannot be read"),
         (["embedded:tiny", "--data", "prompts.txt", "--top_p", "2"], "top_p must be in"),

@@ -90,6 +90,16 @@ def test_defaults_and_short_names_are_no_difference(run):
     assert loaded(root, 1)["global_step"] == 3
 
 
+def test_another_path_to_the_same_class_is_no_difference(run):
+    """A module made in Python saves the module that a class stands in, a configuration the package."""
+    root = run(steps=1)
+    saved = loaded(root, 0)
+    assert saved["hyper_parameters"]["loss"]["class_path"] == "lit_tr.losses.DPO"
+    saved["hyper_parameters"]["loss"]["class_path"] = "lit_tr.losses.dpo.DPO"
+    torch.save(saved, checkpoint(root))
+    run("--ckpt_path=last", steps=2)
+
+
 def test_the_divergence_of_a_loss_is_saved_restored_and_compared(run, config, capsys):
     options = ["--model.loss.divergence=AlphaDivergence", "--model.loss.divergence.alpha=0.25"]
     root = run(*options)

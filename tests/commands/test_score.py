@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lit_tr.commands import main
+from lit_tr.data.formats import Conversion, RewardGoals, UserWeights
 from lit_tr.embedded import GoldReward
 from lit_tr.evaluation.responses import Response, append, read
 from lit_tr.rewards import Candidate, WhiteBox
@@ -59,6 +60,25 @@ def test_preferences_beside_their_labels_and_another_reward(tmp_path, capsys):
     assert "agreement" not in score(files[0], "--reward", GOLD)
 
 
+def test_what_explains_the_labels_and_pairs_to_train_on(tmp_path, capsys):
+    found = score(*SYNTHETIC, "--reward", WHITE, "--reward.copying", "1", "--explain_labels")["labels"]
+    assert found["pairs"] == 40
+    assert {*found["features"]} == {"length", "relevance", "repetition", "copying", "closed"}
+    rows = [json.loads(line) for line in (tmp_path / "scores/pairs.jsonl").read_text().splitlines()]
+    more = [row["length_chosen"] - row["length_rejected"] for row in rows]
+    wins = sum((one > 0) + 0.5 * (one == 0) for one in more)
+    assert found["features"]["length"]["agreement"] == wins / 40
+    chosen = read(tmp_path / "scores/chosen.jsonl")
+    assert [row["score_chosen"] for row in rows] == [one.score for one in chosen]
+    shown = capsys.readouterr().out
+    assert "labels explained by" in shown
+    assert f"all features together prefer the chosen response in {100 * found['accuracy']:.1f} [" in shown
+    [one, other] = Conversion(RewardGoals(decimals=2))(rows[0])
+    assert (one.chosen, other.chosen) == (rows[0]["chosen"], rows[0]["rejected"])
+    assert one.system == f"Write a response that is rated {round(rows[0]['score_chosen'], 2):g}."
+    assert Conversion(UserWeights({"length": (1, 1), "score": (-1, 1)}))(rows[0])
+
+
 def test_policies_beside_each_other(policies, capsys):
     found = score(*policies, "--reward", GOLD, "--against", "tests.commands.test_score.length")
     assert {name: one["mean"] for name, one in found["policies"].items()} == {
@@ -107,6 +127,12 @@ def test_responses_without_a_score_are_counted(policies, capsys):
     assert "1 responses have no score by WhiteBox; they are left out" in capsys.readouterr().out
 
 
+def test_responses_of_policies_have_no_labels(policies, capsys):
+    assert "--explain_labels: these are no preferences" in fails(
+        capsys, "score", *policies, "--reward", WHITE, "--explain_labels"
+    )
+
+
 def nothing(prompt, response):
     return float("nan")
 
@@ -126,6 +152,7 @@ def nothing(prompt, response):
         ([*SYNTHETIC, "--reward", "tests.commands.test_score.nothing"], "nothing: it gives no score to any of the 80"),
         ([*SYNTHETIC, "--reward", "lit_tr.rewards.Overlap"], "bleu: it compares with reference answers"),
         ([*SYNTHETIC, "--reward", GOLD, "--fit", "x.json"], "--fit x.json: GoldReward takes no statistics"),
+        ([*SYNTHETIC, "--reward", GOLD, "--explain_labels"], "this one tells none of its scores"),
         (["no.jsonl", "--reward", GOLD], "no.jsonl"),
     ],
 )

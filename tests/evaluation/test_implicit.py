@@ -40,7 +40,15 @@ def expected(llama_dir, one, beta=0.1):
 def test_it_is_beta_times_the_log_ratio(llama_dir):
     found = Implicit(TINY, llama_dir, loading=CPU).score(SOME)
     assert found == pytest.approx([expected(llama_dir, one) for one in SOME], abs=1e-4)
-    assert Implicit(TINY, TINY, loading=CPU).score(SOME) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("reference", [None, TINY])
+def test_without_another_policy_it_is_the_mean_log_prob_of_a_token(reference):
+    tokenizer = AutoTokenizer.from_pretrained(resolve(TINY))
+    of_tokens = [
+        log_prob(resolve(TINY), one.prompt, one.response) / (len(tokenizer(one.response).input_ids) + 1) for one in SOME
+    ]
+    assert Implicit(TINY, reference, loading=CPU).score(SOME) == pytest.approx(of_tokens, abs=1e-5)
 
 
 def test_text_becomes_a_chat_where_there_is_a_template(llama_dir, tmp_path):

@@ -146,14 +146,15 @@ def test_the_reference_moves_inside_a_round(first, pairs, batch, tmp_path):
 
 
 def test_names_of_policies_by_round(tmp_path):
-    chain = Chain(PretrainedPolicy("base", adapter="sft"), tmp_path)
+    chain, rest = Chain(PretrainedPolicy("base", adapter="sft"), tmp_path), {"output": str(tmp_path)}
     paths = [str(tmp_path / f"round_{number}" / "policy") for number in range(3)]
-    assert chain.names(1) == {"policy": "sft", "previous": "sft", "initial": "sft", "base": "sft"}
-    assert chain.names(2) == {"policy": paths[1], "previous": "sft", "initial": "sft", "base": "sft"}
-    assert chain.names(3) == {"policy": paths[2], "previous": paths[1], "initial": "sft", "base": "sft"}
+    sft = {"initial": "sft", "base": "sft", **rest}
+    assert chain.names(1) == {"policy": "sft", "previous": "sft", **sft}
+    assert chain.names(2) == {"policy": paths[1], "previous": "sft", **sft}
+    assert chain.names(3) == {"policy": paths[2], "previous": paths[1], **sft}
     warm = Chain(PretrainedPolicy("base"), tmp_path, warmed_up=True)
-    assert warm.names(1) == {"policy": paths[0], "previous": "base", "initial": paths[0], "base": "base"}
-    assert warm.names(2) == {"policy": paths[1], "previous": paths[0], "initial": paths[0], "base": "base"}
+    assert warm.names(1) == {"policy": paths[0], "previous": "base", "initial": paths[0], "base": "base", **rest}
+    assert warm.names(2) == {"policy": paths[1], "previous": paths[0], "initial": paths[0], "base": "base", **rest}
 
 
 def test_names_are_replaced_in_all_texts_and_nothing_else():

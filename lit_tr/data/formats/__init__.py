@@ -5,6 +5,7 @@ options is a class, named by `class_path` with `init_args`. A row that does not 
 lists those that are detected by their columns.
 """
 
+from lit_tr.data.formats.conditioned import RewardGoals, UserWeights
 from lit_tr.data.formats.conversion import Chat, Conversion
 from lit_tr.data.formats.detect import detect, known
 from lit_tr.data.formats.pairs import (
@@ -22,7 +23,7 @@ from lit_tr.data.formats.pairs import (
     stack_exchange,
     swift_pairs,
 )
-from lit_tr.data.formats.rated import CodeUltraFeedback, Ranking, Ratings, UltraFeedback
+from lit_tr.data.formats.rated import CodeUltraFeedback, Ranking, Rated, RatedFormat, Ratings, UltraFeedback
 from lit_tr.data.formats.table import FORMATS, KnownFormat
 from lit_tr.data.formats.unpaired import (
     alpaca,
@@ -56,9 +57,13 @@ __all__ = [
     "Conversion",
     "KnownFormat",
     "Ranking",
+    "Rated",
+    "RatedFormat",
     "Ratings",
+    "RewardGoals",
     "SafeRLHF",
     "UltraFeedback",
+    "UserWeights",
     "accepted_pairs",
     "alpaca",
     "alpaca_eval",

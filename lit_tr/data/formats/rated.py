@@ -4,23 +4,33 @@ A response that is empty or has no rating is left out. The margin is the differe
 """
 
 import random
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lit_tr.data.example import Example, Row
 from lit_tr.data.formats.fields import example, items, number, string, value_of
 from lit_tr.errors import BadRowError, UserError
 
-Rated = list[tuple[str, float]]
 Pairs = Literal["best_worst", "best_random", "all"]
+Given = tuple[Any, float | None, Any]
+"""Text, rating and its reason, as they stand in a row."""
 
 MOST_RESPONSES = 64
 """More in one row, a mistake surely, would make thousands of pairs."""
 
 
-class _OfPairs:
-    """Has `pairs`, which are checked."""
+class Rated(NamedTuple):
+    """A response of a row with its rating, and why it has that, where the row says so."""
+
+    text: str
+    rating: float
+    why: str | None = None
+
+
+class RatedFormat(ABC):
+    """A format of rows with several responses that are rated or ranked."""
 
     pairs: Pairs
 
@@ -28,9 +38,38 @@ class _OfPairs:
         if self.pairs not in ("best_worst", "best_random", "all"):
             raise UserError(f"{type(self).__name__}: pairs must be best_worst, best_random or all, not {self.pairs!r}")
 
+    def __call__(self, row: Row) -> list[Example]:
+        """Return the pairs of a row."""
+        prompt, rated = self.rated(row)
+        return _examples(row, prompt, rated, self.pairs)
+
+    def rated(self, row: Row) -> tuple[str, list[Rated]]:
+        """Return the prompt of a row, and those of its responses that have text and a rating.
+
+        Raises:
+            BadRowError: the row does not fit, or has fewer than two of them.
+        """
+        prompt, rated = self._read(row)
+        if len(rated) > MOST_RESPONSES:
+            raise BadRowError(f"more than {MOST_RESPONSES} responses", str(len(rated)))
+        if not all(text is None or isinstance(text, str) for text, *_ in rated):
+            raise BadRowError("a response is not text")
+        known = [
+            Rated(text, rating, why if isinstance(why, str) else None)
+            for text, rating, why in rated
+            if rating is not None and text and text.strip()
+        ]
+        if len(known) < 2:
+            raise BadRowError("fewer than two responses have text and a rating", f"{len(known)} of {len(rated)}")
+        return prompt, known
+
+    @abstractmethod
+    def _read(self, row: Row) -> tuple[str, list[Given]]:
+        """Return the prompt of a row, and all of its responses."""
+
 
 @dataclass(frozen=True)
-class UltraFeedback(_OfPairs):
+class UltraFeedback(RatedFormat):
     """An instruction and completions, each rated by several aspects (openbmb/UltraFeedback, arXiv 2310.01377).
 
     A completion is `{"response": str, "annotations": {aspect: {"Rating": "4"}}}`; a rating of `"N/A"` is none.
@@ -46,11 +85,10 @@ class UltraFeedback(_OfPairs):
     score: str = "mean"
     pairs: Pairs = "best_worst"
 
-    def __call__(self, row: Row) -> list[Example]:
-        """Return the pairs of a row."""
+    def _read(self, row: Row) -> tuple[str, list[Given]]:
         completions = [one for one in items(row, "completions", dict) if one]
-        rated = [(one.get("response"), self._score(one)) for one in completions]
-        return _examples(row, string(row, "instruction"), rated, self.pairs)
+        rated = [(one.get("response"), self._score(one), one.get("critique")) for one in completions]
+        return string(row, "instruction"), rated
 
     def _score(self, completion: Row) -> float | None:
         if self.score in ("overall", "fine-grained"):
@@ -67,7 +105,7 @@ class UltraFeedback(_OfPairs):
 
 
 @dataclass(frozen=True)
-class CodeUltraFeedback(_OfPairs):
+class CodeUltraFeedback(RatedFormat):
     """An instruction, responses, and a rating for each model (coseal/CodeUltraFeedback, arXiv 2403.09032).
 
     The responses are rated by the one aspect that the row's `preference` names. A rating belongs to the response of its
@@ -79,17 +117,16 @@ class CodeUltraFeedback(_OfPairs):
 
     pairs: Pairs = "best_worst"
 
-    def __call__(self, row: Row) -> list[Example]:
-        """Return the pairs of a row."""
-        annotations = [one for one in items(row, "annotations", dict) if one]
-        ratings = {string(one, "model"): number(one.get("rating")) for one in annotations}
+    def _read(self, row: Row) -> tuple[str, list[Given]]:
+        annotations = {string(one, "model"): one for one in items(row, "annotations", dict) if one}
         responses = [one for one in items(row, "responses", dict) if one]
-        rated = [(one.get("response"), ratings.get(string(one, "model"))) for one in responses]
-        return _examples(row, string(row, "instruction"), rated, self.pairs)
+        of_each = [(one, annotations.get(string(one, "model"), {})) for one in responses]
+        rated = [(one.get("response"), number(of.get("rating")), of.get("rationale")) for one, of in of_each]
+        return string(row, "instruction"), rated
 
 
 @dataclass(frozen=True)
-class Ranking(_OfPairs):
+class Ranking(RatedFormat):
     """A prompt and responses with their `ranks`, 1 the best, or answers with a rank each (berkeley-nest/Nectar).
 
     Without `ranks` the responses stand in order, the best one first; columns alone cannot tell that, so this format is
@@ -106,19 +143,18 @@ class Ranking(_OfPairs):
 
     pairs: Pairs = "best_worst"
 
-    def __call__(self, row: Row) -> list[Example]:
-        """Return the pairs of a row."""
+    def _read(self, row: Row) -> tuple[str, list[Given]]:
         if row.get("answers") is not None:
             answers = [one for one in items(row, "answers", dict) if one]
             texts, ranks = [one.get("answer") for one in answers], [one.get("rank") for one in answers]
         else:
             texts = items(row, "responses", str)
             ranks = list(range(len(texts))) if row.get("ranks") is None else row["ranks"]
-        return _examples(row, string(row, "prompt"), _zipped(texts, ranks, "ranks", -1), self.pairs)
+        return string(row, "prompt"), _zipped(texts, ranks, "ranks", -1)
 
 
 @dataclass(frozen=True)
-class Ratings(_OfPairs):
+class Ratings(RatedFormat):
     """An instruction, generations and a rating for each of them, the highest the best (distilabel's UltraFeedback).
 
     Args:
@@ -132,34 +168,28 @@ class Ratings(_OfPairs):
 
     pairs: Pairs = "best_worst"
 
-    def __call__(self, row: Row) -> list[Example]:
-        """Return the pairs of a row."""
-        rated = _zipped(items(row, "generations", str), value_of(row, "ratings"), "ratings", 1)
-        return _examples(row, string(row, "instruction"), rated, self.pairs)
+    def _read(self, row: Row) -> tuple[str, list[Given]]:
+        texts, why = items(row, "generations", str), row.get("rationales")
+        return string(row, "instruction"), _zipped(texts, value_of(row, "ratings"), "ratings", 1, why)
 
 
-def _zipped(texts: list[Any], numbers: Any, name: str, sign: int) -> list[tuple[Any, float | None]]:
+def _zipped(texts: list[Any], numbers: Any, name: str, sign: int, why: Any = None) -> list[Given]:
     if not isinstance(numbers, list) or len(numbers) != len(texts):
         raise BadRowError(f"the {name} are not one for each response", repr(numbers)[:80])
     known = [number(one) for one in numbers]
-    return [(text, None if one is None else sign * one) for text, one in zip(texts, known, strict=True)]
+    reasons = why if isinstance(why, list) and len(why) == len(texts) else [None] * len(texts)
+    signed = [None if one is None else sign * one for one in known]
+    return [*zip(texts, signed, reasons, strict=True)]
 
 
-def _examples(row: Row, prompt: str, rated: list[tuple[Any, float | None]], pairs: Pairs) -> list[Example]:
-    """Return an example for each pair that is asked for; what is empty or has no rating is left out."""
-    if len(rated) > MOST_RESPONSES:
-        raise BadRowError(f"more than {MOST_RESPONSES} responses", str(len(rated)))
-    if not all(text is None or isinstance(text, str) for text, _ in rated):
-        raise BadRowError("a response is not text")
-    known: Rated = [(text, score) for text, score in rated if score is not None and text and text.strip()]
-    if len(known) < 2:
-        raise BadRowError("fewer than two responses have text and a rating", f"{len(known)} of {len(rated)}")
-    down = sorted(known, key=lambda one: -one[1])
-    candidates = [(a, b) for a, b in combinations(down, 2) if a[1] > b[1] and a[0] != b[0]]
+def _examples(row: Row, prompt: str, rated: list[Rated], pairs: Pairs) -> list[Example]:
+    """Return an example for each pair that is asked for."""
+    down = sorted(rated, key=lambda one: -one.rating)
+    candidates = [(a, b) for a, b in combinations(down, 2) if a.rating > b.rating and a.text != b.text]
     if not candidates:
         raise BadRowError("no response is rated above another one")
-    picked = _picked(candidates, pairs, repr((prompt, known)))
-    return [example(row, prompt, a[0], b[0], margin=a[1] - b[1]) for a, b in picked]
+    picked = _picked(candidates, pairs, repr((prompt, [(one.text, one.rating) for one in rated])))
+    return [example(row, prompt, a.text, b.text, margin=a.rating - b.rating) for a, b in picked]
 
 
 def _picked(candidates: list[Any], pairs: Pairs, seed: str) -> list[Any]:

@@ -23,6 +23,7 @@ class _Asking:
     max_tokens: int
     temperature: float
     draw: int
+    top_p: float
 
     @property
     def name(self) -> str:
@@ -35,7 +36,7 @@ class _Asking:
 
     def question(self, messages: tuple[tuple[str, str], ...]) -> Question:
         """Return the question of some messages; an answer of one token is wanted with log-probs."""
-        return Question(messages, self.max_tokens, self.temperature, self.max_tokens == 1, self.draw)
+        return Question(messages, self.max_tokens, self.temperature, self.max_tokens == 1, self.draw, self.top_p)
 
 
 @dataclass
@@ -52,6 +53,7 @@ class LLMJudge(_Asking):
             token, where the model tells them; with more, from its text.
         temperature: of the answer.
         draw: number of the answer, to ask the same once more.
+        top_p: draw answers from the likeliest tokens that together have at least this probability.
 
     Raises:
         UserError: there is no such prompt or criterion, or a slot is missing or unknown.
@@ -64,6 +66,7 @@ class LLMJudge(_Asking):
     max_tokens: int = 1
     temperature: float = 0.0
     draw: int = 0
+    top_p: float = 1.0
     _measure: Criterion = field(init=False, repr=False)
     _template: Template = field(init=False, repr=False)
 
@@ -106,6 +109,7 @@ class LLMScorer(_Asking):
             probabilities as first token, where the model tells them.
         temperature: of the answer.
         draw: number of the answer, to ask the same once more.
+        top_p: draw answers from the likeliest tokens that together have at least this probability.
 
     Raises:
         UserError: there is no such prompt or criterion, or a slot is missing or unknown.
@@ -119,6 +123,7 @@ class LLMScorer(_Asking):
     max_tokens: int = 1
     temperature: float = 0.0
     draw: int = 0
+    top_p: float = 1.0
     _measure: Criterion = field(init=False, repr=False)
     _template: Template = field(init=False, repr=False)
 
@@ -126,6 +131,12 @@ class LLMScorer(_Asking):
         self._measure, self._template = criterion(self.criterion), template(self.prompt, SCORE_SLOTS, OPTIONAL)
         if not self.lowest < self.highest:
             raise UserError(f"lowest: a rating below highest, {self.highest}, not {self.lowest}")
+
+    def by(self, measure: Criterion) -> Self:
+        """Return the same judge, by another criterion."""
+        made = replace(self)
+        made._measure = measure
+        return made
 
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return a rating of each response; NaN where the answer cannot be read."""

@@ -1,13 +1,13 @@
 """Pictures of what came out: quality against distance, and win rates by criterion."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from lit_tr.evaluation.best_of_n import BestOfN
 from lit_tr.evaluation.curves import PALETTE
 from lit_tr.evaluation.page.found import Comparison, Row
 from lit_tr.evaluation.page.groups import Group, Point
-from lit_tr.evaluation.page.pictures import Picture, Styles, legend, new_axes
+from lit_tr.evaluation.page.pictures import LINES, Picture, Styles, legend, new_axes
 from lit_tr.evaluation.seeds import Mean
 
 HATCHES = ("", "///", "...", "xxx")
@@ -15,8 +15,21 @@ HATCHES = ("", "///", "...", "xxx")
 LABELS = {"score": "score (mean over prompts)", "win_rate": "win rate against the initial policy (share)"}
 
 
+class Steered(NamedTuple):
+    """A policy that was steered while it was sampled: by how much, its divergence, and its score."""
+
+    strength: float
+    kl: Mean
+    score: Mean
+
+
 def frontier(
-    quality: str, found: dict[str, list[Point]], groups: Sequence[Group], best: Sequence[BestOfN], styles: Styles
+    quality: str,
+    found: dict[str, list[Point]],
+    groups: Sequence[Group],
+    styles: Styles,
+    best: Sequence[BestOfN],
+    steered: Mapping[str, Sequence[Steered]],
 ) -> Picture:
     """Return quality against the square root of the divergence: a path of training for each group, and the best of N.
 
@@ -24,12 +37,14 @@ def frontier(
         quality: `score` or `win_rate`.
         found: the points of each group, by its label.
         groups: the groups.
-        best: the frontier of the initial policy; empty if it is not known.
         styles: of the groups.
+        best: the frontier of the initial policy; empty if it is not known.
+        steered: steered policies, by the policy that they are steered towards.
     """
     figure, axes = new_axes()
     for group in groups:
         _path(axes, found[group.label], styles(group))
+    lines = list(_steered(axes, steered))
     if best:
         roots, scores = [one.kl**0.5 for one in best], [one.score for one in best]
         axes.plot(roots, [one.value for one in scores], color="#555555", linewidth=1.2, linestyle=(0, (1, 1)), zorder=1)
@@ -37,8 +52,13 @@ def frontier(
         axes.annotate(f"best of {best[-1].n}", (roots[-1], scores[-1].value), (0, 5), textcoords="offset points",
                       ha="center", fontsize=8, color="#333333")  # fmt: skip
     axes.set(xlabel="√KL to the initial policy (√nats per response)", ylabel=LABELS[quality], xlim=(0, None))
-    legend(figure, styles.handles())
+    legend(figure, [*styles.handles(), *lines])
     line = (
+        " Numbers are strengths of steering, 0 the initial policy, 1 the trained one; bars are intervals over prompts."
+        if steered
+        else ""
+    )
+    line += (
         " The fine dotted line is the best of N samples of the initial policy, at the bound log N - (N-1)/N of its "
         "divergence, with its interval over prompts."
         if best
@@ -56,13 +76,29 @@ def frontier(
 def _path(axes: Any, found: Sequence[Point], style: dict[str, Any]) -> None:
     if not found:
         return
-    roots = [Mean(*(max(end, 0.0) ** 0.5 for end in point.kl)) for point in found]
+    roots = [_root(point.kl) for point in found]
     qualities = [point.quality for point in found]
     values = [[one.value for one in side] for side in (roots, qualities)]
     axes.plot(*values, **style, linewidth=1.1, markersize=3.5, alpha=0.75)
     bars = {name: style[name] for name in ("color", "marker")}
     axes.errorbar(values[0][-1], values[1][-1], _errors(qualities[-1]), _errors(roots[-1]), **bars, markersize=8,
                   linewidth=1.2, capsize=2.5, markeredgecolor="white")  # fmt: skip
+
+
+def _steered(axes: Any, steered: Mapping[str, Sequence[Steered]]) -> Iterator[Any]:
+    """Draw steered policies, with their strengths, and yield the entries of a legend."""
+    for number, (name, path) in enumerate(steered.items()):
+        sides = [[_root(one.kl) for one in path], [one.score for one in path]]
+        values = [[one.value for one in side] for side in sides]
+        across, up = ([[one.value - one.low for one in side], [one.high - one.value for one in side]] for side in sides)
+        yield axes.errorbar(*values, up, across, label=f"{name}, steered", color=PALETTE[-1 - number % len(PALETTE)],
+                            marker="P", linestyle=LINES[1], linewidth=1.1, capsize=2.5)  # fmt: skip
+        for one, *place in zip(path, *values, strict=True):
+            axes.annotate(f"{one.strength:g}", place, (5, -9), textcoords="offset points", fontsize=7)
+
+
+def _root(one: Mean) -> Mean:
+    return Mean(*(max(end, 0.0) ** 0.5 for end in one))
 
 
 def _errors(one: Mean) -> list[list[float]]:

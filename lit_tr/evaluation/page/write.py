@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lit_tr.evaluation.best_of_n import BestOfN, frontier
+from lit_tr.evaluation.kl import over_prompts
 from lit_tr.evaluation.page import outcomes, tables
 from lit_tr.evaluation.page.found import Found, Row
-from lit_tr.evaluation.page.groups import Group, behind, grouped, points
+from lit_tr.evaluation.page.groups import NORMAL, Group, behind, grouped, points
 from lit_tr.evaluation.page.pictures import Picture, Styles
 from lit_tr.evaluation.page.reader import as_json, reader
 from lit_tr.evaluation.page.training import training
+from lit_tr.evaluation.responses import STEERED
+from lit_tr.evaluation.seeds import Mean
 
 HERE = Path(__file__).parent
 QUALITIES = ("score", "win_rate")
@@ -44,12 +47,13 @@ def write_page(found: Found, output: str | Path, prompts: int = PROMPTS) -> list
 
 def _sections(found: Found, groups: Sequence[Group]) -> dict[str, Any]:
     """Return the pictures and tables of each section; what cannot be shown is empty."""
-    styles, best = Styles.of(groups), best_of_n(found)
+    styles, best, steered = Styles.of(groups), best_of_n(found), steered_policies(found)
+    beside: dict[str, Any] = {"score": (best, steered), "win_rate": ([], {})}
     known = {one: {group.label: points(group, one) for group in groups} for one in QUALITIES}
     drawn = [
-        outcomes.frontier(one, known[one], groups, best if one == "score" else [], styles)
+        outcomes.frontier(one, known[one], groups, styles, *beside[one])
         for one in QUALITIES
-        if any(known[one].values())
+        if any(known[one].values()) or beside[one][1]
     ]
     bars = outcomes.criteria(found.comparisons)
     return {
@@ -75,6 +79,25 @@ def best_of_n(found: Found) -> list[BestOfN]:
                 scores.setdefault((name, str(row["id"])), []).append(row["score"])
     several = [some for some in scores.values() if len(some) > 1]
     return frontier(several) if len(several) > 1 else []
+
+
+def steered_policies(found: Found) -> dict[str, list[outcomes.Steered]]:
+    """Return steered policies whose responses have scores, by the policy that they are steered towards."""
+    lines: dict[str, list[outcomes.Steered]] = {}
+    for name, rows in found.responses.items():
+        known = [row for row in rows if None not in (row.get("strength"), row.get("score"), row.get("kl"))]
+        if known:
+            towards, _, more = name.partition(STEERED)
+            means = [_mean([(row[key], row["id"]) for row in known]) for key in ("kl", "score")]
+            line = lines.setdefault(" ".join([towards, *more.split()[1:]]), [])
+            line.append(outcomes.Steered(known[0]["strength"], *means))
+    return {name: sorted(line) for name, line in lines.items()}
+
+
+def _mean(values: Sequence[tuple[float, str]]) -> Mean:
+    found = over_prompts(*zip(*values, strict=True))
+    half = NORMAL * found.standard_error
+    return Mean(found.mean, found.mean - half, found.mean + half)
 
 
 def _missing(groups: Sequence[Group], shown: dict[str, Any], responses: Row) -> Iterator[str]:

@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_tr.embedded import TINY, resolve
@@ -87,9 +88,28 @@ def test_new_weights_have_another_name(tmp_path):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(UserError, match="no tokenizer can be loaded from here"):
+    with pytest.raises(UserError, match="no tokenizer in this folder"):
         Asker(LocalModel(str(tmp_path))).ask(questions())
 
 
 def test_batches_are_by_length_the_longest_first():
     assert [*by_length(["a", "bbb", "cc"], [1, 3, 2], 2)] == [["bbb", "cc"], ["a"]]
+
+
+def test_an_adapter_is_a_model_too(tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(resolve(TINY), dtype=torch.float32)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    [answer] = Asker(LocalModel(str(tmp_path / "adapter"), device="cpu", dtype=EXACT)).ask(questions()[:1])
+    with torch.no_grad():
+        logits = adapted.eval()(laid_out(AutoTokenizer.from_pretrained(resolve(TINY)), TEXTS[0])).logits[0, -1]
+    assert max(answer.first.values()) == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
+
+
+def test_a_question_without_room_has_an_empty_answer():
+    long = Question((("user", "river " * 5000),), max_tokens=8)
+    short = Question((("user", TEXTS[0]),), max_tokens=8)
+    empty, said = Asker(LocalModel(TINY, device="cpu")).ask([long, short])
+    assert (empty.text, empty.tokens) == ("", 0)
+    assert empty.prompt_tokens > 1000
+    assert said.text

@@ -23,7 +23,9 @@ def test_the_prompts_of_the_package(name, needed):
 
 
 def test_each_file_is_tested():
+    assert template("additive", {"prompt", "response"}, set()).slots == {"prompt", "response"}
     assert {path.stem for path in FOLDER.glob("*.txt")} == {
+        "additive",
         "pairwise",
         "pairwise_explained",
         "score",
@@ -61,7 +63,7 @@ def test_wrong_files_are_named(tmp_path, text, says):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="no prompt 'other': give one of pairwise, "):
+    with pytest.raises(UserError, match="no prompt 'other': give one of additive, "):
         template("other", set(), set())
     with pytest.raises(UserError, match="no criterion 'beauty': give one of coherence, "):
         criterion("beauty")

@@ -9,7 +9,9 @@ import pytest
 
 from lit_tr.evaluation.best_of_n import expected_best
 from lit_tr.evaluation.page import find, write_page
-from lit_tr.evaluation.page.write import best_of_n
+from lit_tr.evaluation.page.outcomes import Steered
+from lit_tr.evaluation.page.write import best_of_n, steered_policies
+from lit_tr.evaluation.seeds import Mean
 from tests.evaluation.page.folders import RATES, evaluated, judged, judgement, lines, response, run
 
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"> & </script>"
@@ -71,6 +73,22 @@ def test_the_page_needs_no_network_and_holds_its_pictures_as_svg(page):
 
 def test_the_same_data_give_the_same_page(folder, page, tmp_path):
     assert write_page(find([folder]), tmp_path / "page.html")[0].read_bytes() == page[0].read_bytes()
+
+
+def test_steered_policies_are_points_by_their_divergence_and_score(tmp_path):
+    for name, strength, kls in (("a-steered-2", 2.0, [3.0, 5.0]), ("a-steered-0.5", 0.5, [1.0, 1.0])):
+        rows = [response(i, "x", name, score=2 * kl, kl=kl, strength=strength) for i, kl in enumerate(kls)]
+        lines(tmp_path / f"{name}.jsonl", [*rows, response(9, "y", name, kl=99.0, strength=strength)])
+    half = 1.959964  # standard errors over two prompts: 1 and 2
+    assert steered_policies(find([tmp_path])) == {
+        "a": [
+            Steered(0.5, Mean(1, 1, 1), Mean(2, 2, 2)),
+            Steered(2.0, Mean(4, 4 - half, 4 + half), Mean(8, 8 - 2 * half, 8 + 2 * half)),
+        ]
+    }
+    _, picture = write_page(find([tmp_path]), tmp_path / "page.html")
+    assert picture.name == "page_frontier_score.png"
+    assert "Numbers are strengths of steering" in (tmp_path / "page.html").read_text()
 
 
 def test_the_best_of_n_is_that_of_the_initial_policys_scored_samples(folder):
