@@ -35,6 +35,7 @@ from lit_tr.console.terminal import console
 from lit_tr.data.datamodule import Data
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.answering import differences
+from lit_tr.evaluation.evaluations import ROUNDS
 from lit_tr.evaluation.prompts import source_of
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.iteration.confidence import Confidence
@@ -58,8 +59,8 @@ PROMPTS = "rows with the prompts of the rounds, as --data of `lit-tr generate`"
 INSTRUCT = "write new prompts for each round after the pattern of --prompts (Self-Instruct), in their place"
 HELD_OUT = "rows that evaluate; pairs among them say how far the reward agrees with their labels"
 OTHERS = "paths of policies that respond beside that of the round, such as '{initial}'; they train nothing"
-SETTINGS, FREE = "iterate.json", ("rounds", "output", "batch_tokens", "max_bad_rows", "stop", "config")
-"""File of the options in OUTPUT, and options that may change when rounds go on."""
+FREE = ("rounds", "output", "batch_tokens", "max_bad_rows", "stop", "config")
+"""Options that may change when rounds go on."""
 FIT_OPTIONS = str | dict | list  # of plain data: typed values would be taken for arguments of classes
 
 
@@ -220,7 +221,7 @@ def _has_begun(folder: Path, plain: Mapping[str, Any]) -> bool:
     Raises:
         UserError: there are some of others.
     """
-    file = folder / SETTINGS
+    file = folder / ROUNDS
     if not file.exists():
         return False
     kept = json.loads(file.read_text())
@@ -234,9 +235,9 @@ def _has_begun(folder: Path, plain: Mapping[str, Any]) -> bool:
 
 
 def _keep_settings(folder: Path, plain: Mapping[str, Any]) -> None:
-    whole = folder / f"{SETTINGS}.partial"
+    whole = folder / f"{ROUNDS}.partial"
     whole.write_text(json.dumps(_fixed(plain), indent=2) + "\n")
-    whole.replace(folder / SETTINGS)
+    whole.replace(folder / ROUNDS)
 
 
 def _fixed(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 EVALUATIONS = "evaluation.jsonl"
+ROUNDS = "iterate.json"
+"""File of the options of rounds, in their folder."""
 
 
 def read(file: Path) -> list[dict[str, Any]]:

@@ -288,16 +288,16 @@ class Rounds:
         pairs = [one for one in responses if one.chosen and one.rejected]
         if not pairs:
             return {}
-        sides = [
-            [
-                replace(one, response=as_text(getattr(one, side)), sample=sample, policy=side, tokens=None, kl=None)
-                for one in pairs
-            ]
-            for sample, side in enumerate(PAIR)
-        ]
+        sides = [[_of_row(one, sample, side) for one in pairs] for sample, side in enumerate(PAIR)]
         known = self._scored(number, "held_out.pairs", [*sides[0], *sides[1]], reward)
         found = agreement(known[: len(pairs)], known[len(pairs) :])
         return {"agreement": found.agreement, "agreement_interval": list(found.interval)} if found else {}
+
+
+def _of_row(one: Response, sample: int, side: str) -> Response:
+    """Return the chosen or the rejected response of the row that a prompt came from."""
+    beside = {"reference_answer": one.reference_answer, "kind": one.kind}
+    return Response(one.id, one.prompt, as_text(getattr(one, side)), sample, side, **beside)
 
 
 def _replace(file: Path, text: str) -> None:

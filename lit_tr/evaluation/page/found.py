@@ -3,16 +3,19 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lit_tr.errors import UserError, explained
-from lit_tr.evaluation.evaluations import EVALUATIONS
+from lit_tr.evaluation.evaluations import EVALUATIONS, ROUNDS
 from lit_tr.evaluation.responses import holds_responses
 
 Row = dict[str, Any]
 METRICS, WIN_RATES, JUDGEMENTS = "metrics.csv", "win_rates.json", "judgements.jsonl"
+OF_ROUNDS = ("held_out.jsonl", "held_out.reward.jsonl", "held_out.truth.jsonl")
+"""Files of rounds that are shown: of those of one response, the scores of the last."""
 JUDGED = ("id", "prompt", "criterion", "response_a", "response_b", "preference")
 """What a judgement has."""
 
@@ -76,16 +79,20 @@ def find(folders: Iterable[str | Path]) -> Found:
                 f"`lit-tr fit`, `lit-tr judge` or `lit-tr generate` wrote, with {METRICS}, {EVALUATIONS}, {WIN_RATES} "
                 "or responses in JSON lines"
             )
-    once = {path.resolve(): path for paths in files.values() for path in paths}.values()
+    every = {path.resolve(): path for paths in files.values() for path in paths}.values()
+    rounds = [path.parent for path in every if path.name == ROUNDS]
+    once = [path for path in every if not {*rounds} & {*path.parents}]
     runs = dict.fromkeys(path.parent for path in once if path.name in (METRICS, EVALUATIONS))
     judged = [path for path in once if path.name == WIN_RATES]
-    return Found([_run(one) for one in runs], [_comparison(one) for one in judged], _by_policy(once))
+    shown = [path for folder in rounds for name in OF_ROUNDS for path in sorted(folder.glob(f"round_*/{name}"))]
+    found = [*(_rounds(one) for one in rounds), *(_run(one) for one in runs)]
+    return Found(found, [_comparison(one) for one in judged], _by_policy([*shown, *once]))
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder that a report reads."""
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".jsonl")):
-        if path.name in (METRICS, EVALUATIONS, WIN_RATES) or holds_responses(path):
+        if path.name in (METRICS, EVALUATIONS, ROUNDS, WIN_RATES) or holds_responses(path):
             yield path
 
 
@@ -97,6 +104,18 @@ def _run(folder: Path) -> Run:
         _csv(metrics) if metrics.exists() else [],
         list(json_lines(evaluations, "step")) if evaluations.exists() else [],
     )
+
+
+def _rounds(folder: Path) -> Run:
+    """Return the rounds of `lit-tr iterate` as one run: its curves are those of one training behind the other."""
+    options, metrics = json.loads((folder / ROUNDS).read_text()), list[dict[str, str]]()
+    for number in count(1):
+        if not (files := sorted((folder / f"round_{number}/training").glob(f"*/{METRICS}"))):
+            break
+        start = 1 + max((int(row["step"]) for row in metrics), default=-1)
+        metrics += [{**row, "step": str(start + int(row["step"]))} for row in _csv(files[-1])]  # gone on with, whole
+    fit = options.pop("fit")
+    return replace(_run(folder), config={**options, **fit}, metrics=metrics)
 
 
 def _config(path: Path) -> Row:

@@ -1,9 +1,11 @@
+import json
+
 import pytest
 
 from lit_tr.errors import UserError
 from lit_tr.evaluation.page import find
 from lit_tr.evaluation.page.found import json_lines
-from tests.evaluation.page.folders import evaluated, judged, judgement, lines, response, run
+from tests.evaluation.page.folders import config, evaluated, judged, judgement, lines, response, run
 
 
 def test_runs_judgements_and_responses_are_found_below_a_folder_once(tmp_path):
@@ -33,6 +35,27 @@ def test_a_name_of_a_policy_in_several_folders_gets_that_of_the_folder(tmp_path)
         "only a",
         "only b",
     }
+
+
+def test_rounds_are_one_run_whose_curves_follow_each_other(tmp_path):
+    out = tmp_path / "out"
+    lines(out / "evaluation.jsonl", [evaluated(step, step, 1.0) for step in range(3)])
+    options = {"sampling": {"seed": 1}, "rounds_of": "x", "fit": config()}
+    (out / "iterate.json").write_text(json.dumps(options))
+    for number, started in ((1, "1"), (1, "2 gone on with"), (2, "3")):
+        run(out / f"round_{number}/training/{started}")
+    for number in range(3):
+        scored = {"policy": f"round_{number}", "id": "0", "prompt": "P", "response": "R"}
+        for name, score in (("", None), (".reward", 1.0), (".truth", 2.0), (".pairs", 3.0)):
+            lines(out / f"round_{number}/held_out{name}.jsonl", [scored | ({} if score is None else {"score": score})])
+        lines(out / f"round_{number}/candidates/0.jsonl", [scored | {"prompt": "another"}])
+    found = find([tmp_path])
+    [one] = found.runs
+    assert (one.folder, [row["step"] for row in one.evaluations]) == (out, [0, 1, 2])
+    assert [int(row["step"]) for row in one.metrics] == [*range(16)]
+    assert one.config == {"sampling": {"seed": 1}, "rounds_of": "x", **config()}
+    assert [*found.responses] == ["round_0", "round_1", "round_2"]
+    assert [row.get("score") for row in found.responses["round_2"]] == [None, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(
