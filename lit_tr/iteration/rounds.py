@@ -296,8 +296,8 @@ class Rounds:
 
 def _of_row(one: Response, sample: int, side: str) -> Response:
     """Return the chosen or the rejected response of the row that a prompt came from."""
-    beside = {"reference_answer": one.reference_answer, "kind": one.kind}
-    return Response(one.id, one.prompt, as_text(getattr(one, side)), sample, side, **beside)
+    text = as_text(getattr(one, side))
+    return Response(one.id, one.prompt, text, sample, side, reference_answer=one.reference_answer, kind=one.kind)
 
 
 def _replace(file: Path, text: str) -> None:
