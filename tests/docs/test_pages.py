@@ -77,9 +77,11 @@ def test_commands_are_parsed(page, parser, monkeypatch):
             kept = [one for before, one in zip(["", *words], words, strict=False) if not {before, one} & {*owned}]
             assert parser.parse_args(with_shipped(kept)).model
         elif verb in ("generate", "export", "score", "iterate"):
-            assert {"generate": generate, "export": export, "score": score, "iterate": iterate}[
-                verb
-            ].parser().parse_args(with_shipped(words))
+            assert (
+                {"generate": generate, "export": export, "score": score, "iterate": iterate}[verb]
+                .parser()
+                .parse_args(with_shipped(words))
+            )
         elif (verb, *words[:1]) == ("data", "inspect"):
             assert data.parser().parse_args(with_shipped(words[1:]))
 
