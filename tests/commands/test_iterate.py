@@ -126,7 +126,7 @@ def rated(prompt):
 def test_new_prompts_and_a_judge_that_fails_the_same_command_goes_on(write, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     options = yaml.safe_load(Path(write()).read_text())
-    options["instruct"] = {"shots": 2, "max_new_tokens": 12, "least_words": 1, "most_overlap": 1.0, "temperature": 1.0}
+    options["instruct"] = {"policy": "embedded:tiny", "shots": 2, "max_new_tokens": 48, "temperature": 1.0}
 
     def config(server, output):
         how = {"model": "m", "url": server.url, "concurrency": 1, "judgements": 1, "cache": "{output}/answers.sqlite3"}
