@@ -92,6 +92,43 @@ torch.save(seen, f"{output}.{ranks}.{trainer.global_rank}")
 )
 
 
+REWARDS = (
+    COMMON
+    + """
+from lit_tr.rewards import CollaborativeReward, RewardModule
+
+model, ranks, output, sharded = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4] == "sharded"
+policies = {"full": {}, "lora": {"lora": LoRA(r=4)}, "nf4 lora": {"lora": LoRA(r=4), "quantize": "nf4"}}
+MODULES = {
+    "collaborative": lambda **options: CollaborativeReward(PretrainedPolicy(model), noise=0.0, **options)
+} if not sharded else {
+    name: lambda given=given, **options: RewardModule(PretrainedPolicy(model, **given), **options)
+    for name, given in policies.items()
+}
+seen = {}
+for name, make in MODULES.items():
+    torch.manual_seed(0)
+    module = make(optimizer=lambda params: torch.optim.SGD(params, lr=0.2))
+    losses = Losses()
+    trainer = Trainer(
+        accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1) if sharded else "ddp", max_steps=10,
+        callbacks=[losses], enable_checkpointing=False, gradient_clip_val=1.0, default_root_dir=f"{output}.{ranks}",
+        **QUIET,
+    )
+    data = PreferenceDataModule(model, SyntheticPairs(32), batch_size=8 // ranks, shuffle=False)
+    trainer.fit(module, data)
+    state = module.state_dict().items()
+    weights = {key: full_tensor(value) for key, value in state if getattr(value, "dtype", None) == torch.float32}
+    seen[name] = {"losses": losses.steps, "updates": trainer.global_step, "weights": {
+        key: value for key, value in weights.items() if "base_layer" not in key
+    }}
+    if sharded:
+        trainer.save_checkpoint(f"{output}.{ranks}.{name}.ckpt")
+torch.save(seen, f"{output}_seen.{ranks}.{trainer.global_rank}")
+"""
+)
+
+
 DIVERGENCES = (
     COMMON
     + """
@@ -159,6 +196,22 @@ def test_shards_train_as_one_process(llama_dir, tmp_path):
     assert len(one) == 10
     for rank in (0, 1):
         assert_alike(torch.load(tmp_path / f"seen.2.{rank}"), one)
+
+
+@pytest.mark.parametrize("kind", ["sharded", "ddp"])
+def test_reward_models_train_as_one_process(llama_dir, tmp_path, kind):
+    for ranks in (1, 2):
+        run(tmp_path, REWARDS, llama_dir, ranks, tmp_path / "out", kind)
+    one = torch.load(tmp_path / "out_seen.1.0")
+    for rank in (0, 1):
+        assert_alike(torch.load(tmp_path / f"out_seen.2.{rank}"), one)
+    for seen in one.values():
+        assert seen["losses"][-1] < 0.95 * seen["losses"][0]  # or any two runs would be close
+        assert seen["weights"]["reward_head.weight"].abs().sum() > 0.01
+    if kind == "ddp":
+        flipped = [sorted((tmp_path / f"out.{ranks}/flipped.jsonl").read_text().splitlines()) for ranks in (1, 2)]
+        places = [[json.loads(line)["location"] for line in lines] for lines in flipped]
+        assert places[0] == places[1]
 
 
 def test_divergences_under_shards_are_those_of_one_process(llama_dir, tmp_path):

@@ -70,7 +70,7 @@ def run(args: list[str]) -> None:
     made = parser()
     given = parsed(made, with_shipped(args))
     given.fit, given.warm_up = merged("fit", given.fit), merged("warm_up", given.warm_up) if given.warm_up else None
-    plain = json.loads(made.dump(given, skip_unset=False, format="json"))
+    plain = json.loads(made.dump(given, skip_none=False, format="json"))
     folder = Path(given.output)
     options = made.instantiate(_named(made, plain, dict.fromkeys(NAMES, "POLICY")))
     check_fit(given.fit, "fit")

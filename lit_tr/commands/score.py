@@ -19,12 +19,13 @@ from lit_tr.data.datamodule import Data
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.agreement import Agreement, agreement, mean_scores, rank_correlations
 from lit_tr.evaluation.labels import explain_labels
+from lit_tr.evaluation.page.found import SCORES
 from lit_tr.evaluation.responses import Response
 from lit_tr.evaluation.scored import PAIR, Responses, open_responses, scored
 from lit_tr.evaluation.win_rate_table import figure
 from lit_tr.rewards import Reward, Scorer, as_scorer
 
-SCORES, PAIRS = "scores.json", "pairs.jsonl"
+PAIRS = "pairs.jsonl"
 DESCRIPTION = """Score responses by a reward: `lit-tr score responses/*.jsonl --reward lit_tr.rewards.WhiteBox`.
 FILES are responses, as `lit-tr generate` writes them, of one or more policies; or one file, folder or hub id of
 preferences. Lines with scores and features are written to OUTPUT/NAME.jsonl for each policy, those of preferences to

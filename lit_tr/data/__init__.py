@@ -4,7 +4,7 @@ from lit_tr.data.batches import PackedBatch, PaddedBatch, PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.data.example import Example
-from lit_tr.data.rows import DistributionMatching, Mixture, Objects, Rows, Source
+from lit_tr.data.rows import DistributionMatching, Mixture, Objects, Rows, Source, Without
 
 __all__ = [
     "Collator",
@@ -18,4 +18,5 @@ __all__ = [
     "PreferenceDataModule",
     "Rows",
     "Source",
+    "Without",
 ]

@@ -119,19 +119,22 @@ class SyntheticPairs(Source):
         seed: seed of the generator; rows of different seeds are independent draws.
         temperature: noise of the labels, in units of the gold reward; 0 always prefers the better one.
         held_out: draw from the fifth of the instructions that is held out of training; False draws from the others.
+        flipped: share of the pairs, at random, whose chosen and rejected response change places; the pairs are those
+            of 0 else.
 
     Raises:
-        UserError: size is below 1, or temperature negative.
+        UserError: size is below 1, temperature negative, or flipped no share.
     """
 
     size: int = 2000
     seed: int = 0
     temperature: float = 1.0
     held_out: bool = False
+    flipped: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.temperature < 0:
-            raise UserError(f"{self}: size must be at least 1, temperature not negative")
+        if self.size < 1 or self.temperature < 0 or not 0 <= self.flipped <= 1:
+            raise UserError(f"{self}: size must be at least 1, temperature not negative, flipped from 0 to 1")
 
     @property
     def conversion(self) -> Conversion:  # type: ignore[override]
@@ -144,14 +147,14 @@ class SyntheticPairs(Source):
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yield the pairs."""
-        draw, reward = random.Random(self.seed), GoldReward()
+        draw, flips, reward = random.Random(self.seed), random.Random(f"flips of {self.seed}"), GoldReward()
         for number in range(self.size):
             instruction = sample_instruction(draw, self.held_out)
             first = second = sample_response(instruction, draw)
             while second == first:
                 second = sample_response(instruction, draw)
             margin = reward(instruction, first) - reward(instruction, second)
-            if draw.random() > _sigmoid(margin, self.temperature):
+            if (draw.random() > _sigmoid(margin, self.temperature)) != (flips.random() < self.flipped):
                 first, second = second, first
             row = {"prompt": instruction, "chosen": first, "rejected": second}
             yield f"synthetic pairs of seed {self.seed}, row {number}", row

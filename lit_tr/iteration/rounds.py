@@ -186,7 +186,8 @@ class Rounds:
 
     def _new_prompts(self, number: int, instruct: SelfInstruct) -> Source:
         """Return prompts that a policy writes after the pattern of those of the source."""
-        known = [Candidate(one.shown, "").query for one in read_prompts(self.source, Reader()).found]
+        every = read_prompts(self.source, Reader(), max_bad_rows=self.max_bad_rows).found
+        known = [Candidate(one.shown, "").query for one in every]
         files = [self.chain.round(i) / "prompts.jsonl" for i in range(1, number)]
         lines = [line for file in files for line in file.read_text().split("\n") if line]
         earlier = [Candidate(json.loads(line)["prompt"], "").query for line in lines]

@@ -12,11 +12,13 @@ from lit_tr.rewards.reward_model import RewardModel
 from lit_tr.rewards.white_box import WhiteBox
 
 if TYPE_CHECKING:
+    from lit_tr.rewards.collaborative import CollaborativeReward
     from lit_tr.rewards.training import BradleyTerry, RewardModule
 
 __all__ = [
     "BradleyTerry",
     "Candidate",
+    "CollaborativeReward",
     "Ensemble",
     "FunctionScorer",
     "Gold",
@@ -31,4 +33,5 @@ __all__ = [
     "explain",
 ]
 
-__getattr__, _ = lazy(__name__, {"training": ["BradleyTerry", "RewardModule"]})  # a scorer trains nothing
+TRAINED = {"training": ["BradleyTerry", "RewardModule"], "collaborative": ["CollaborativeReward"]}
+__getattr__, _ = lazy(__name__, TRAINED)  # a scorer trains nothing

@@ -16,6 +16,7 @@ from lit_tr.module import PreferenceModule
 from lit_tr.policy.adapters import causal_model
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.policy.logprobs import decoder, last_hidden
+from lit_tr.policy.sharding import data_mesh, shard
 from lit_tr.rewards.classifier import empty_classifier
 
 
@@ -59,6 +60,15 @@ class BradleyTerry(Loss):
         return scores.policy
 
 
+class RewardHead(nn.Linear):
+    """A reward from a last hidden state: their product with one row of weights, without bias, in float32."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the rewards of hidden states `(responses, hidden)`, `(responses,)`, float32."""
+        # a product and a sum, which autocast leaves in float32
+        return (hidden.float() * self.weight.float()).sum(dim=-1)
+
+
 class RewardModule(PreferenceModule):
     """Trains a reward model on pairs: a language model with a linear head at the last token of each response.
 
@@ -74,8 +84,7 @@ class RewardModule(PreferenceModule):
         lr_scheduler: as for `PreferenceModule`.
 
     Raises:
-        UserError: transformers has no decoder and no sequence classifier of such a model, its weights are sharded, or
-            rows are not pairs.
+        UserError: transformers has no decoder and no sequence classifier of such a model, or rows are not pairs.
     """
 
     def __init__(
@@ -97,8 +106,6 @@ class RewardModule(PreferenceModule):
         """Load the language model, once, and put the head on it."""
         if hasattr(self, "reward_head"):
             return
-        if self.device_mesh is not None:
-            raise UserError("RewardModule does not shard its weights: take trainer.strategy ddp")
         super().configure_model()
         causal = causal_model(self.policy)
         with explained(f"RewardModule: {type(causal).__name__} is no decoder with hidden states", AttributeError):
@@ -107,13 +114,14 @@ class RewardModule(PreferenceModule):
         output, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
         if output is not None and output.weight is not embeddings.weight:
             output.requires_grad_(False)  # it has no part in a reward: DDP would wait for its gradient
-        self.reward_head = nn.Linear(size, 1, bias=False, device=causal.device)
+        self.reward_head = RewardHead(size, 1, bias=False, device=causal.device)
         nn.init.zeros_(self.reward_head.weight)
+        if (mesh := data_mesh(self.device_mesh)) is not None:
+            shard(self.reward_head, mesh, "32-true")
 
     def rewards(self, batch: PairBatch) -> Tensor:
         """Return the reward of each response of a batch, `(responses,)`, float32, in the layout that it has."""
-        # a product and a sum, which autocast leaves in float32
-        return (last_hidden(self.policy, batch).float() * self.reward_head.weight.float()).sum(dim=-1)
+        return self.reward_head(last_hidden(self.policy, batch))
 
     def _evaluate(self, batch: PairBatch, *args: Any, **options: Any) -> dict[str, Any]:
         if not batch.paired:

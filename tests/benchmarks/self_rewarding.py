@@ -1,8 +1,9 @@
 """A round of self-rewarding on a small chat model, end to end, with the model as its own judge, and what that is worth.
 
-The first rows of a file of HH pairs are held out; the prompts are those behind them. The policy answers, rates its own
-answers, and a LoRA adapter is trained by DPO on the best against the worst. The judge also rates the rows' own
-responses, of which people preferred one: how often it agrees with them is printed beside ties and what it left unread.
+Of a file of HH pairs those with one turn of the human are taken: the first are held out, and the prompts are those
+behind them. The policy answers, rates its own answers, and a LoRA adapter is trained by DPO on the best against the
+worst. The judge also rates the rows' own responses, of which people preferred one: how often it agrees with them is
+printed beside ties and what it left unread.
 
 A model as small as SmolLM2-135M does not keep to the form of an answer: `--judgements` first counts how many
 judgements by the paper's prompt can be read. The round itself takes the mean over digits as first token.
@@ -16,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -38,6 +40,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/self_rewarding"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "pairs.jsonl").write_text("".join(single_turns(args.data)))
+    args.data = str(args.output / "pairs.jsonl")
     read_by_the_papers_prompt(args)
     began = time.monotonic()
     file = args.output / "rounds.yaml"
@@ -46,6 +50,15 @@ def main() -> None:
     print(f"{args.rounds} rounds of {args.prompts} prompts: {time.monotonic() - began:.0f} s")
     for folder in sorted((args.output / "rounds").glob("round_*")):
         tell(folder)
+
+
+def single_turns(data: str) -> Iterator[str]:
+    """Yield a line for each pair whose prompt is one turn of the human."""
+    sides = preferences(Rows(data), 0.5).by_policy
+    for chosen, rejected in zip(sides["chosen"], sides["rejected"], strict=True):
+        if str(chosen.prompt).count("Human:") == 1:
+            row = {"prompt": chosen.prompt, "chosen": chosen.response, "rejected": rejected.response}
+            yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def read_by_the_papers_prompt(args: argparse.Namespace) -> None:

@@ -7,8 +7,9 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_tr import losses
-from lit_tr.commands import configs, main
+from lit_tr.commands import configs, iterate, main
 from lit_tr.commands.fit import configured
+from lit_tr.evaluation.judges import EvaluationRows, JudgeReward, SelfReference
 from tests.runs import fails, metrics
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -97,3 +98,35 @@ def test_the_command_in_an_overlays_head_names_what_ships(name):
         named = re.findall(r"--config (\S+)", command)
         assert name in named
         assert {*named} <= {*NAMES}
+
+
+def rounds(*names):
+    made = iterate.parser()
+    return made.instantiate(made.parse_args(configs.with_shipped([f"--config={name}" for name in names])))
+
+
+def test_self_rewarding_has_the_papers_settings(tmp_path):
+    options = rounds("self_rewarding")
+    sampling, reward, instruct = options.sampling, options.reward, options.instruct
+    assert (options.rounds, sampling.samples, sampling.temperature, sampling.top_p) == (3, 4, 0.7, 0.9)
+    assert type(reward) is JudgeReward
+    assert (reward.path, reward.prompt, reward.judgements, reward.temperature, reward.top_p) == (
+        *("{policy}", "additive", 3, 0.7, 0.9),
+    )
+    assert (reward.lowest, reward.highest) == (0, 5)
+    assert (instruct.policy, instruct.shots, instruct.temperature, instruct.top_p) == ("{base}", 8, 0.6, 0.9)
+    assert options.stop.length == 2
+    made = {}
+    for name, rows in (("fit", {"train": "pairs.jsonl"}), ("warm_up", {})):
+        config = options[name] | {"data": options[name]["data"] | rows}
+        (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+        made[name] = configured(["--config", str(tmp_path / "fit.yaml")])
+    fit, warm_up = made["fit"].model, made["warm_up"].model
+    assert (type(fit.loss).__name__, fit.loss.beta, type(fit.reference).__name__) == ("DPO", 0.1, "FrozenReference")
+    assert (type(warm_up.loss).__name__, warm_up.reference) == ("SFT", None)
+    instructions, judgements = made["warm_up"].datamodule.sources["train"].sources
+    assert (instructions.format, judgements.format) == (None, EvaluationRows(prompt=reward.prompt))
+
+
+def test_the_self_reference_judge_goes_over_self_rewarding():
+    assert type(rounds("self_rewarding", "iterate/self_reference").reward) is SelfReference

@@ -17,6 +17,7 @@ import yaml
 from lit_tr.commands import iterate, main
 from lit_tr.commands.configs import shipped
 from tests.commands import rounds
+from tests.evaluation.judges.server import Server
 from tests.runs import fails
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,40 @@ def test_a_round_from_end_to_end_with_one_more_and_a_start_that_does_nothing(wri
     assert "candidates" not in capfd.readouterr().out.partition("round  pairs")[0]
     main(["report", "out"])
     assert Path("out/report.html").exists()
+
+
+def rated(prompt):
+    """Rate by what is shown; one judgement in five cannot be read."""
+    number = sum(map(ord, prompt))
+    return f"It has {number % 6} points.\n\n[[{number % 6}]]" if number % 5 else "It is good."
+
+
+@pytest.mark.slow
+def test_new_prompts_and_a_judge_that_fails_the_same_command_goes_on(write, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    options = yaml.safe_load(Path(write()).read_text())
+    options["instruct"] = {"policy": "embedded:tiny", "shots": 2, "max_new_tokens": 48, "temperature": 1.0}
+
+    def config(server, output):
+        how = {"model": "m", "url": server.url, "concurrency": 1, "judgements": 1, "cache": "{output}/answers.sqlite3"}
+        judge = {"class_path": "lit_tr.evaluation.judges.JudgeReward", "init_args": how}
+        Path(f"{output}.yaml").write_text(yaml.safe_dump(options | {"output": output, "reward": judge}))
+        return f"{output}.yaml"
+
+    with Server(rated) as server:
+        main(["iterate", "--config", config(server, "whole")])
+        asked = len(server.requests)
+        server.failures = [None] * (asked // 2) + [(400, {}, "no")]
+        said = fails(capsys, "iterate", "--config", config(server, "out"))
+        assert "1 of " in said
+        assert "the same command asks the rest again and goes on" in said
+        main(["iterate", "--config", "out.yaml"])
+        assert len(server.requests) == 2 * asked + 1
+    assert figures("out") == figures("whole")
+    [counts] = [json.loads(path.read_text()) for path in Path("out").glob("round_1/pairs.json")]
+    assert counts["unscored"] > 0
+    prompts = [json.loads(line)["prompt"] for line in Path("out/round_1/prompts.jsonl").read_text().splitlines()]
+    assert len({*prompts}) == 6
 
 
 MISTAKES = [

@@ -38,6 +38,17 @@ def test_rows_are_seeded():
     assert first != other
 
 
+def test_flipped_pairs_are_the_same_pairs_the_other_way_round():
+    clean, noisy = ([row for _, row in SyntheticPairs(2000, seed=3, flipped=share).rows()] for share in (0.0, 0.2))
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in clean]
+    assert all(noisy[i] in (clean[i], turned[i]) for i in range(2000))
+    flipped = sum(a != b for a, b in zip(clean, noisy, strict=True))
+    assert abs(flipped - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5
+    assert [row for _, row in SyntheticPairs(5, flipped=1.0).rows()] == [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} for _, row in SyntheticPairs(5).rows()
+    ]
+
+
 def test_held_out_instructions_are_none_of_the_others():
     ours, kept = (
         {row["prompt"] for _, row in SyntheticPairs(2000, held_out=held_out).rows()} for held_out in (False, True)

@@ -137,14 +137,6 @@ def test_what_is_no_pair_or_no_decoder_is_one_clear_error(llama_dir):
         RewardModule(llama_dir, margin_scale=-1.0)
 
 
-def test_shards_are_refused_before_weights_are_loaded(llama_dir, monkeypatch):
-    module = RewardModule(llama_dir)
-    monkeypatch.setattr(module, "_device_mesh", object())
-    with pytest.raises(UserError, match="does not shard"):
-        module.configure_model()
-    assert not hasattr(module, "policy")
-
-
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 @pytest.mark.parametrize("policy", [{}, {"lora": LoRA(r=4)}])
 def test_what_is_exported_scores_as_the_module_does(llama_dir, tmp_path, tokenizer, monkeypatch, policy, template):

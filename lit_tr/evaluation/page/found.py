@@ -13,7 +13,7 @@ from lit_tr.evaluation.evaluations import EVALUATIONS, ROUNDS
 from lit_tr.evaluation.responses import holds_responses
 
 Row = dict[str, Any]
-METRICS, WIN_RATES, JUDGEMENTS = "metrics.csv", "win_rates.json", "judgements.jsonl"
+METRICS, WIN_RATES, JUDGEMENTS, SCORES = "metrics.csv", "win_rates.json", "judgements.jsonl", "scores.json"
 OF_ROUNDS = ("held_out.jsonl", "held_out.reward.jsonl", "held_out.truth.jsonl")
 """Files of rounds that are shown: of those of one response, the scores of the last."""
 JUDGED = ("id", "prompt", "criterion", "response_a", "response_b", "preference")
@@ -52,6 +52,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What `lit-tr score --against` left: the mean scores of policies by a reward and by another one."""
+
+    folder: Path
+    scores: Row
+
+
+@dataclass(frozen=True)
 class Found:
     """All that a report is made of."""
 
@@ -59,6 +67,7 @@ class Found:
     comparisons: Sequence[Comparison] = ()
     responses: dict[str, list[Row]] = field(default_factory=dict)
     """Rows of responses by the name of their policy."""
+    scores: Sequence[Scored] = ()
 
 
 def find(folders: Iterable[str | Path]) -> Found:
@@ -76,8 +85,8 @@ def find(folders: Iterable[str | Path]) -> Found:
         if not paths:
             raise UserError(
                 f"RUN {folder}: neither a run nor judgements nor responses are in it or below it; give the folder that "
-                f"`lit-tr fit`, `lit-tr judge` or `lit-tr generate` wrote, with {METRICS}, {EVALUATIONS}, {WIN_RATES} "
-                "or responses in JSON lines"
+                f"`lit-tr fit`, `lit-tr judge` or `lit-tr generate` wrote, with {METRICS}, {EVALUATIONS}, {WIN_RATES}, "
+                f"{SCORES} or responses in JSON lines"
             )
     every = {path.resolve(): path for paths in files.values() for path in paths}.values()
     rounds = [path.parent for path in every if path.name == ROUNDS]
@@ -86,13 +95,14 @@ def find(folders: Iterable[str | Path]) -> Found:
     judged = [path for path in once if path.name == WIN_RATES]
     shown = [path for folder in rounds for name in OF_ROUNDS for path in sorted(folder.glob(f"round_*/{name}"))]
     found = [*(_rounds(one) for one in rounds), *(_run(one) for one in runs)]
-    return Found(found, [_comparison(one) for one in judged], _by_policy([*shown, *once]))
+    scores = [made for path in once if path.name == SCORES and (made := _scored(path)).scores.get("against")]
+    return Found(found, [_comparison(one) for one in judged], _by_policy([*shown, *once]), scores)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder that a report reads."""
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".jsonl")):
-        if path.name in (METRICS, EVALUATIONS, ROUNDS, WIN_RATES) or holds_responses(path):
+        if path.name in (METRICS, EVALUATIONS, ROUNDS, WIN_RATES, SCORES) or holds_responses(path):
             yield path
 
 
@@ -136,6 +146,13 @@ def _comparison(path: Path) -> Comparison:
         _ = made.names, made.win_rates["criteria"].items()
     judgements = path.parent / JUDGEMENTS
     return Comparison(path.parent, made.win_rates, list(json_lines(judgements, *JUDGED)) if judgements.exists() else [])
+
+
+def _scored(path: Path) -> Scored:
+    with explained(f"{path}: it is not what `lit-tr score` writes", json.JSONDecodeError, KeyError, TypeError):
+        made = Scored(path.parent, json.loads(path.read_text()))
+        _ = made.scores["reward"], made.scores["policies"].items()
+    return made
 
 
 def _by_policy(files: Iterable[Path]) -> dict[str, list[Row]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_tr.evaluation.best_of_n import BestOfN, frontier
 from lit_tr.evaluation.kl import over_prompts
-from lit_tr.evaluation.page import outcomes, tables
+from lit_tr.evaluation.page import outcomes, proxies, tables
 from lit_tr.evaluation.page.found import Found, Row
 from lit_tr.evaluation.page.groups import NORMAL, Group, behind, grouped, points
 from lit_tr.evaluation.page.pictures import Picture, Styles
@@ -55,19 +55,21 @@ def _sections(found: Found, groups: Sequence[Group]) -> dict[str, Any]:
         for one in QUALITIES
         if any(known[one].values()) or beside[one][1]
     ]
-    bars = outcomes.criteria(found.comparisons)
+    bars, beside = outcomes.criteria(found.comparisons), proxies.together(found.scores)
     return {
         "quality": drawn,
         "ends": [table for table in (tables.ends(groups), *(tables.peaks(groups, one) for one in QUALITIES)) if table],
         "best": best,
         "win_rates": tables.win_rates(found.comparisons),
         "criteria": [bars] if bars else [],
+        "proxies": proxies.curves(beside),
+        "correlations": proxies.correlations(beside),
         "training": list(training(groups, styles)) if groups else [],
     }
 
 
 def _pictures(shown: dict[str, Any]) -> list[Picture]:
-    return [*shown["quality"], *shown["criteria"], *shown["training"]]
+    return [*shown["quality"], *shown["criteria"], *shown["proxies"], *shown["training"]]
 
 
 def best_of_n(found: Found) -> list[BestOfN]:
@@ -118,6 +120,11 @@ def _missing(groups: Sequence[Group], shown: dict[str, Any], responses: Row) -> 
         yield (
             "Win rates and criteria: no win_rates.json. Let lit-tr judge compare two files of responses, into the "
             "folder of a run."
+        )
+    if not shown["proxies"]:
+        yield (
+            "Rewards beside another one: no scores.json of two rewards. lit-tr score --against writes one of some "
+            "policies, such as the checkpoints of a run."
         )
     if not shown["training"]:
         yield "Curves of training: no metrics.csv. It is in the folder that lit-tr fit writes."

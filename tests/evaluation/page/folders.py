@@ -72,6 +72,23 @@ def judgement(number, a, b, preference, criterion="overall", sample=0):
     return {**row, "response_a": a, "response_b": b, "preference": preference, "orders": [0.5, 0.5], "judge": "j"}
 
 
+GOLD = {"a": 1.0, "b": 3.0, "c": 2.0}
+"""Mean scores of three policies."""
+
+
+def scored(folder, means, rho, gold=GOLD, reward="WhiteBox"):
+    """Write what `lit-tr score --against` leaves of three policies with some mean scores."""
+    folder.mkdir(parents=True)
+    ours, theirs = (
+        {name: {"responses": 2, "unscored": 0, "mean": mean} for name, mean in zip("abc", some, strict=True)}
+        for some in (means, gold.values())
+    )
+    against = {"reward": "Gold <b>", "policies": theirs}
+    spearman = {"responses": {"count": 6, "rho": 0.1}, "policies": {"count": 3, "rho": rho}}
+    found = {"reward": reward, "policies": ours, "against": against, "spearman": spearman}
+    (folder / "scores.json").write_text(json.dumps(found))
+
+
 RATES = {
     "overall": {
         "prompts": 3,

@@ -5,7 +5,7 @@ import pytest
 from lit_tr.errors import UserError
 from lit_tr.evaluation.page import find
 from lit_tr.evaluation.page.found import json_lines
-from tests.evaluation.page.folders import config, evaluated, judged, judgement, lines, response, run
+from tests.evaluation.page.folders import config, evaluated, judged, judgement, lines, response, run, scored
 
 
 def test_runs_judgements_and_responses_are_found_below_a_folder_once(tmp_path):
@@ -21,6 +21,14 @@ def test_runs_judgements_and_responses_are_found_below_a_folder_once(tmp_path):
     assert len(found.runs[1].metrics) == 8
     assert [one.names for one in found.comparisons] == [("policy", "initial")]
     assert [row["id"] for row in found.responses["generations"]] == ["0", "1"]
+
+
+def test_scores_of_two_rewards_are_found(tmp_path):
+    scored(tmp_path / "whole", [1.0, 2.0, 3.0], 0.5)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone/scores.json").write_text('{"reward": "Gold", "policies": {}}')
+    [found] = find([tmp_path]).scores
+    assert (found.folder.name, found.scores["spearman"]["policies"]["rho"]) == ("whole", 0.5)
 
 
 def test_a_name_of_a_policy_in_several_folders_gets_that_of_the_folder(tmp_path):
@@ -66,6 +74,8 @@ def test_rounds_are_one_run_whose_curves_follow_each_other(tmp_path):
         (lambda folder: lines(folder / "evaluation.jsonl", [{"label": "policy"}]), r"line 1: there is no 'step'"),
         (lambda folder: (folder / "win_rates.json").write_text('{"a": {}}'), "not what `lit-tr judge` writes"),
         (lambda folder: (folder / "win_rates.json").write_text("{"), "not what `lit-tr judge` writes"),
+        (lambda folder: (folder / "scores.json").write_text('{"a": {}}'), "not what `lit-tr score` writes"),
+        (lambda folder: (folder / "scores.json").write_text("[1"), "not what `lit-tr score` writes"),
         (lambda folder: judged(folder, [{"id": "0"}]), "judgements.jsonl, line 1: there is no 'prompt'"),
         (lambda folder: (run(folder / "r") / "config.yaml").write_text("a: ["), "cannot be read as YAML"),
     ],

@@ -12,7 +12,7 @@ from lit_tr.evaluation.page import find, write_page
 from lit_tr.evaluation.page.outcomes import Steered
 from lit_tr.evaluation.page.write import best_of_n, steered_policies
 from lit_tr.evaluation.seeds import Mean
-from tests.evaluation.page.folders import RATES, evaluated, judged, judgement, lines, response, run
+from tests.evaluation.page.folders import GOLD, RATES, evaluated, judged, judgement, lines, response, run, scored
 
 SCRIPT = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"> & </script>"
 SCORES = {0: [0.0, 1.0, 5.0, 2.0], 1: [1.0, 1.5, 0.5, 3.0]}
@@ -27,18 +27,21 @@ def folder(tmp_path_factory):
         run(root / f"soft_{seed}", rows, seed=seed)
     run(root / "frozen", [evaluated(0, 0.0, 1.0), evaluated(8, 1.5, 2.2)], update=None)
     texts = {i: f"answer {i}" for i in range(30)} | {3: SCRIPT, 4: "a pearl"}
-    tokens = [["a", 0.5], [" pearl", -0.25]]
-    policy = [response(i, text, "policy", **({"token_rewards": tokens} if i == 4 else {})) for i, text in texts.items()]
+    more = {"token_rewards": [["a", 0.5], [" pearl", -0.25]], "score": 2.0, "features": {"length": 0.125, "copied": 0}}
+    policy = [response(i, text, "policy", **(more if i == 4 else {})) for i, text in texts.items()]
     lines(root / "responses/policy.jsonl", policy)
     initial = [response(i, f"old {i}", "initial") for i in range(30)]
-    scored = [
+    sampled = [
         response(i, f"{i} {k}", "initial", k, score=one) for i, some in SCORES.items() for k, one in enumerate(some)
     ]
-    lines(root / "responses/initial.jsonl", [*initial[2:], *scored])
+    lines(root / "responses/initial.jsonl", [*initial[2:], *sampled])
     preferences = [0.9] * 20 + [0.1] * 6 + [0.5] * 3 + [None]
     old = [f"{i} 0" if i < 2 else f"old {i}" for i in range(30)]
     rows = [judgement(i, texts[i], old[i], preference) for i, preference in enumerate(preferences)]
     judged(root / "judged", rows)
+    for seed, gold in enumerate([GOLD, {"a": 1.0, "b": 2.0, "c": 4.0}], start=1):
+        scored(root / f"scores/seed{seed}/whole", [1.0, 2.0, 3.0], [0.5, 1.0][seed - 1], gold)
+        scored(root / f"scores/seed{seed}/without_length", [3.0, 2.0, 1.0], [-0.5, -1.0][seed - 1], gold)
     return root
 
 
@@ -53,6 +56,7 @@ def test_a_png_of_each_picture_lies_beside_the_page(page):
     names = {path.name for path in pictures}
     assert names == {
         *("page_frontier_score.png", "page_frontier_win_rate.png", "page_criteria.png"),
+        *("page_proxies_1.png", "page_proxies_2.png"),
         *("page_loss.png", "page_rewards_margins.png", "page_margin_jump.png"),
     }
     assert all(path.parent == html.parent and path.read_bytes().startswith(b"\x89PNG") for path in pictures)
@@ -178,6 +182,27 @@ def test_figures_of_the_page_are_those_of_the_files(shown):
     assert frozen[:3] == ["DPO, frozen reference, beta 0.1", "1", "2.20"]
     assert frozen[4] == "1.50 [1.30, 1.70]"
     assert soft[2].startswith("2.50 [-3.85, 8.85]")  # Student's interval of 2 and 3: 2.5 -+ 12.7062 / 2
+
+
+def test_correlations_of_rewards_are_those_of_the_files_with_their_mean_over_sets(shown):
+    assert texts(shown, "#proxies thead th") == ["reward", "seed1", "seed2", "mean"]
+    rows = [
+        [one.text for one in row.find_elements("css selector", "td")]
+        for row in shown.find_elements("css selector", "#proxies tbody tr")
+    ]
+    assert [row[:3] for row in rows] == [
+        ["WhiteBox, whole", "0.50", "1.00"],
+        ["WhiteBox, without_length", "-0.50", "-1.00"],
+    ]
+    assert rows[0][3] == "0.75 [-2.43, 3.93]"  # Student's interval of 0.5 and 1: 0.75 -+ 12.7062 / 4
+    titles = texts(shown, "#rewards figure h3")
+    assert titles == ["seed1: rewards beside Gold <b>", "seed2: rewards beside Gold <b>"]
+
+
+def test_features_of_a_score_are_shown_beside_it(shown):
+    shown.find_element("id", "search").send_keys("pearl")
+    head = shown.find_element("css selector", ".response h4 small").text
+    assert head == "score 2, length 0.13, copied 0"
 
 
 def test_who_won_filters_the_prompts(shown):

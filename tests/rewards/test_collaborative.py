@@ -1,0 +1,128 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+
+from lit_tr import PreferenceDataModule
+from lit_tr.commands.export import export
+from lit_tr.data import Without
+from lit_tr.data.collator import Collator
+from lit_tr.data.tokenization import TokenizedExample
+from lit_tr.embedded import SyntheticPairs
+from lit_tr.errors import UserError
+from lit_tr.policy import LoRA, PretrainedPolicy
+from lit_tr.policy.loading import GivenPolicy
+from lit_tr.rewards import Candidate, CollaborativeReward, RewardModel
+from tests.rewards.test_training import PAIRS, QUIET, by_hand, gradients
+
+
+def made(policy, noise=0.5, **options):
+    """A module whose heads are random."""
+    torch.manual_seed(0)
+    module = CollaborativeReward(policy, noise, optimizer=lambda params: torch.optim.AdamW(params, lr=0.01), **options)
+    module.configure_model()
+    for one in (module, module.peer):
+        torch.nn.init.normal_(one.reward_head.weight, std=0.3)
+    return module.eval()
+
+
+def fit(module, path, rows, folder, **options):
+    torch.manual_seed(0)
+    trainer = Trainer(**{**QUIET, "max_steps": 4, "default_root_dir": folder, "enable_checkpointing": False, **options})
+    data = PreferenceDataModule(path, rows, val=SyntheticPairs(8, seed=8), batch_size=4)
+    trainer.fit(module, data)
+    return trainer, data
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)])
+def test_each_model_learns_from_the_pairs_of_the_peers_highest_margins(llama_dir, monkeypatch, lora):
+    monkeypatch.setattr(CollaborativeReward, "global_step", 5)
+    module = made(PretrainedPolicy(llama_dir, lora=lora), noise=0.5, steps=10, margin_scale=0.1)
+    assert module.kept == 0.75
+    pairs = [*PAIRS, *(TokenizedExample([5, i], [i + 1, 9], [i + 3]) for i in range(8, 16, 4))]
+    batch = Collator()(pairs)
+    values = module._evaluate(batch, training=True)
+    ours = gradients(module, values["loss"].mean())
+    margins = [chosen - rejected for chosen, rejected in (by_hand(one, pairs) for one in (module, module.peer))]
+    best = [one.topk(4).indices for one in margins]  # 0.75 * 5, rounded up
+    assert {*best[0].tolist()} != {*best[1].tolist()}
+    x = [one - 0.1 * torch.tensor([2.0, 0.0, 0.5, 0.0, 0.0]) for one in margins]
+    confidence = torch.tensor([1.0, 1.0, 0.75, 1.0, 1.0])
+    losses = [-(confidence * F.logsigmoid(one) + (1 - confidence) * F.logsigmoid(-one)) for one in x]
+    expected = losses[0][best[1]].mean() + losses[1][best[0]].mean()
+    torch.testing.assert_close(values["loss"].mean(), expected)
+    assert values["kept"].nonzero().flatten().tolist() == sorted(best[1].tolist())
+    theirs = gradients(module, expected)
+    assert ours.keys() == theirs.keys()
+    assert {"reward_head.weight", "peer.reward_head.weight"} < ours.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_share_falls_from_all_to_those_that_are_right(llama_dir, monkeypatch):
+    module = CollaborativeReward(llama_dir, noise=0.4, steps=100)
+    kept = []
+    for step in (0, 50, 100, 1000):
+        monkeypatch.setattr(CollaborativeReward, "global_step", step)
+        kept.append(module.kept)
+    assert kept == pytest.approx([1.0, 0.8, 0.6, 0.6])
+
+
+def test_two_full_models_are_not_one(llama_dir):
+    module = CollaborativeReward(llama_dir)
+    module.configure_model()
+    assert not module.reward_head.weight.any()
+    assert module.peer.reward_head.weight.any()
+    assert {id(one) for one in module.peer.parameters()}.isdisjoint(id(one) for one in module.policy.parameters())
+    given = CollaborativeReward(module.policy)
+    assert isinstance(given.source, GivenPolicy)
+    assert given.peer.source.model is not given.source.model
+
+
+@pytest.mark.parametrize("policy", [{}, {"lora": LoRA(r=4)}])
+def test_a_run_writes_what_it_takes_for_flipped_and_another_leaves_that_out(llama_dir, tmp_path, policy):
+    rows, policy = SyntheticPairs(20, flipped=0.4), PretrainedPolicy(llama_dir, **policy)
+    module = CollaborativeReward(policy, 0.4, 2, optimizer=lambda params: torch.optim.AdamW(params, lr=0.01))
+    trainer, data = fit(module, llama_dir, rows, tmp_path, log_every_n_steps=1)
+    assert trainer.callback_metrics["train/kept"] == 0.75  # 3 of 4 pairs, for 0.6 * 4 is rounded up
+    examples = [data.examples["train"][i] for i in range(20)]
+    margins = torch.stack([a - b for a, b in (by_hand(one.eval(), examples) for one in (module, module.peer))], dim=1)
+    wrong = [i for i, both in enumerate(margins.tolist()) if max(both) < 0]
+    found = [json.loads(line) for line in (tmp_path / "flipped.jsonl").read_text().splitlines()]
+    assert [one["location"] for one in found] == [f"synthetic pairs of seed 0, row {i}" for i in wrong]
+    assert 0 < len(wrong) < 20
+    torch.testing.assert_close(torch.tensor([one["margins"] for one in found]), margins[wrong], rtol=1e-4, atol=1e-5)
+    again = PreferenceDataModule(llama_dir, Without(rows, str(tmp_path / "flipped.jsonl")))
+    again.setup("fit")
+    assert len(again.examples["train"]) == 20 - len(wrong)
+
+
+@pytest.mark.parametrize("policy", [{}, {"lora": LoRA(r=4)}])
+def test_a_checkpoint_holds_both_models_and_is_exported_as_the_first(llama_dir, tmp_path, policy):
+    module = made(PretrainedPolicy(llama_dir, **policy))
+    trainer, _ = fit(module, llama_dir, SyntheticPairs(16), tmp_path)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = CollaborativeReward.load_from_checkpoint(tmp_path / "one.ckpt").eval()
+    batch = Collator()(PAIRS)
+    assert torch.equal(loaded.margins(batch), module.eval().margins(batch))
+    assert (loaded.noise, loaded.steps) == (0.5, 500)
+    folder = export(tmp_path / "one.ckpt", tmp_path / "reward")
+    [(_, row)] = SyntheticPairs(1, seed=4).rows()
+    data = PreferenceDataModule(llama_dir, train=[row], shuffle=False)
+    data.setup("fit")
+    [batch] = data.train_dataloader()
+    scorer = RewardModel(str(folder), device="cpu", dtype="float32")
+    texts = [Candidate(row["prompt"], row[side]) for side in ("chosen", "rejected")]
+    assert scorer.score(texts) == pytest.approx(module.rewards(batch).tolist(), abs=1e-5)
+
+
+def test_mistakes_are_named(llama_dir, monkeypatch):
+    for wrong in ({"noise": 1.0}, {"noise": -0.1}, {"steps": 0}):
+        with pytest.raises(UserError, match=r"noise .* must be in \[0, 1\), steps .* at least 1"):
+            CollaborativeReward(llama_dir, **wrong)
+    module = CollaborativeReward(llama_dir)
+    monkeypatch.setattr(module, "_device_mesh", object())
+    with pytest.raises(UserError, match="CollaborativeReward does not shard"):
+        module.configure_model()
