@@ -195,17 +195,20 @@ def test_a_policy_that_is_not_there_is_named_and_the_folder_stays_free(write, ca
     assert settings.prog == "lit-tr iterate"
 
 
-def test_other_options_and_a_second_process_are_refused(write, capsys):
+def stops(*args):
+    raise KeyboardInterrupt
+
+
+def test_other_options_and_a_second_process_are_refused(write, capsys, monkeypatch):
     Path("out").mkdir()
     plain = yaml.safe_load(Path(write()).read_text())
     with Path("out/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         said = fails(capsys, "iterate", "--config", write())
         assert "output out: another process makes rounds there, or its training still runs" in said
-    made = iterate.parser()
-    given = made.parse_args(["--config", write()])
-    given.fit = iterate.merged("fit", given.fit)
-    iterate._keep_settings(Path("out"), json.loads(made.dump(given, skip_unset=False, format="json")))
+    monkeypatch.setattr(iterate.Rounds, "run", stops)
+    with pytest.raises(KeyboardInterrupt):
+        iterate.run(["--config", write()])
     plain["fit"]["model"]["loss"]["init_args"]["beta"] = 0.5
     Path("other.yaml").write_text(yaml.safe_dump(plain | {"held_out_prompts": 4}))
     said = fails(capsys, "iterate", "--config", "other.yaml")
