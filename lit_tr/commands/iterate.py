@@ -59,7 +59,8 @@ PROMPTS = "rows with the prompts of the rounds, as --data of `lit-tr generate`"
 INSTRUCT = "write new prompts for each round after the pattern of --prompts (Self-Instruct), in their place"
 HELD_OUT = "rows that evaluate; pairs among them say how far the reward agrees with their labels"
 OTHERS = "paths of policies that respond beside that of the round, such as '{initial}'; they train nothing"
-FREE = ("rounds", "output", "batch_tokens", "max_bad_rows", "stop", "config")
+PROCESSES = "processes that respond to prompts, by default one on each GPU, or the first process alone"
+FREE = ("rounds", "output", "batch_tokens", "processes", "max_bad_rows", "stop", "config")
 """Options that may change when rounds go on."""
 FIT_OPTIONS = str | dict | list  # of plain data: typed values would be taken for arguments of classes
 
@@ -95,6 +96,7 @@ def run(args: list[str]) -> None:
             Stop(**vars(options.stop)),
             options.batch_tokens,
             options.max_bad_rows,
+            _devices(options.processes),
         )
         if not has_begun:
             rounds.check()
@@ -102,6 +104,12 @@ def run(args: list[str]) -> None:
         done = rounds.run(options.rounds)
     _print(done)
     print(f"- policies, candidates, pairs and figures are in {folder}; `lit-tr report {folder}` draws them")
+
+
+def _devices(processes: int | None) -> list[str]:
+    """Return the device of each process that responds."""
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    return [gpus[i % len(gpus)] for i in range(processes or len(gpus))]
 
 
 def parser() -> ArgumentParser:
@@ -125,6 +133,7 @@ def parser() -> ArgumentParser:
     made.set_defaults({"sampling.samples": 4})
     made.add_class_arguments(Stop, "stop")
     made.add_argument("--batch_tokens", type=PositiveInt | None, help="most tokens of a batch, prompts and responses")
+    made.add_argument("--processes", type=PositiveInt | None, help=PROCESSES)
     made.add_argument("--max_bad_rows", type=float, default=0.01, help="rows without a prompt: a share, or a count")
     made.add_argument("--output", type=str, default="runs/iterate", help="a folder; default: %(default)s")
     return made
@@ -316,8 +325,9 @@ class CountedPhase(CountedProgress):
     """Progress of a phase; its value is called with how many more are done."""
 
     def __enter__(self) -> Any:
-        """Start the display."""
-        super().__enter__()
+        """Start the display, unless all is done."""
+        if self.done < self.total:
+            super().__enter__()
         return self.add
 
 
@@ -333,7 +343,7 @@ def _print(done: Sequence[Figures]) -> None:
         "Held-out means with standard errors; win rate over the round before; KL from the initial policy in nats per "
         "response; how often the reward agrees with labels"
     )
-    shown.print(said, soft_wrap=True)
+    shown.print(said)
     if (number := exploited(done)) is not None:
         print(f"- the reward is exploited from round {number} on: it rose, and the truth fell")
 

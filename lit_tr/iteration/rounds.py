@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from math import nan
 from pathlib import Path
@@ -13,7 +14,7 @@ from lit_tr.data.rows import Objects, Source
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation import evaluations
 from lit_tr.evaluation.agreement import agreement
-from lit_tr.evaluation.answering import ResponseFile
+from lit_tr.evaluation.answering import Policy, ResponseFile
 from lit_tr.evaluation.held_out import win_rate
 from lit_tr.evaluation.kl import over_prompts
 from lit_tr.evaluation.local import LocalPolicy
@@ -26,6 +27,7 @@ from lit_tr.iteration.figures import Figures, Stop, line, no_pairs, of_candidate
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing
 from lit_tr.iteration.scores import complete_scores, kept
+from lit_tr.iteration.spread import Spread
 from lit_tr.iteration.training import Chain, Config, pair_rows, substituted
 from lit_tr.rewards import Candidate, Reward, Scorer, as_scorer
 
@@ -77,6 +79,7 @@ class Rounds:
         stop: when rounds end early.
         batch_tokens: most tokens of a batch.
         max_bad_rows: how many rows without a prompt may be left out: a share below 1, a count from 1 on.
+        devices: where policies respond: several processes do on several, and this one otherwise.
     """
 
     chain: Chain
@@ -94,6 +97,7 @@ class Rounds:
     stop: Stop = Stop()
     batch_tokens: int | None = None
     max_bad_rows: float = 0.01
+    devices: Sequence[str] = ()
 
     def check(self) -> None:
         """Check, before anything is written, that there are a policy to begin with, prompts and held-out rows.
@@ -177,7 +181,7 @@ class Rounds:
         _replace(self.chain.round(number) / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
         return picked
 
-    def _read(self, source: Source, policy: LocalPolicy, most: int) -> list[Prompt]:
+    def _read(self, source: Source, policy: Policy, most: int) -> list[Prompt]:
         return read_prompts(source, policy.reader(self.sampling), most, self.max_bad_rows).found
 
     def _new_prompts(self, number: int, instruct: SelfInstruct) -> Source:
@@ -187,7 +191,7 @@ class Rounds:
         files = [self.chain.round(i) / "prompts.jsonl" for i in range(1, number)]
         lines = [line for file in files for line in file.read_text().split("\n") if line]
         earlier = [Candidate(json.loads(line)["prompt"], "").query for line in lines]
-        writer = self.chain.other(instruct.policy, f"prompts of round {number}", self.batch_tokens)
+        writer = self._policy(self.chain.other, instruct.policy, f"prompts of round {number}")
         found = instruct.write(self.chain.round(number) / "instruct", writer, known, earlier, self.prompts, self.watch)
         if len(found) < self.prompts:
             self.say(f"round {number}: {len(found)} of {self.prompts} new prompts pass the filters")
@@ -195,13 +199,18 @@ class Rounds:
 
     def _candidates(self, number: int, prompts: list[Prompt], others: Mapping[str, str]) -> list[Response]:
         folder, found = self.chain.round(number) / "candidates", list[Response]()
-        policies = [self.chain.opened(number - 1, self.batch_tokens)]
-        policies += [self.chain.other(path, f"{OTHER}{name}", self.batch_tokens) for name, path in others.items()]
+        policies = [self._policy(self.chain.opened, number - 1)]
+        policies += [self._policy(self.chain.other, path, f"{OTHER}{name}") for name, path in others.items()]
         for i, policy in enumerate(policies):
             file = ResponseFile(folder / f"{i}.jsonl", policy, prompts, self.sampling)
             made = self._responses(f"round {number}: candidates", file)
             found += [replace(one, sample=one.sample + i * self.sampling.samples) for one in made]
         return found
+
+    def _policy(self, opened: Callable[..., LocalPolicy], *which: Any) -> Policy:
+        """Return a policy of the chain, on all devices."""
+        there = partial(opened, *which, self.batch_tokens)
+        return Spread(there(), there, self.devices) if len(self.devices) > 1 else there()
 
     def _responses(self, label: str, file: ResponseFile) -> list[Response]:
         with self.watch(label, file.total, len(file.done())) as tell:
@@ -230,10 +239,9 @@ class Rounds:
     def _evaluated(self, number: int) -> Figures:
         """Return how the policy of a round does on held-out prompts and pairs."""
         folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
-        policy, sampling = self.chain.opened(number, self.batch_tokens), replace(self.sampling, samples=1)
+        policy, sampling = self._policy(self.chain.measured, number), replace(self.sampling, samples=1)
         prompts = self._read(self.held_out, policy, self.evaluated)
-        measured = replace(policy, initial=self.chain.opened(0), identity=policy.identity | {"kl": True})
-        file = ResponseFile(folder / "held_out.jsonl", measured, prompts, sampling)
+        file = ResponseFile(folder / "held_out.jsonl", policy, prompts, sampling)
         responses = self._responses(f"round {number}: held-out responses", file)
         kl = over_prompts([one.kl or 0.0 for one in responses], [one.id for one in responses])
         found: Figures = {

@@ -1,7 +1,7 @@
 """The training of a round, as a configuration of `lit-tr fit`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,21 @@ class Chain:
             "output": str(self.folder.absolute()),
         }
 
-    def opened(self, number: int, batch_tokens: int | None = None) -> LocalPolicy:
+    def opened(self, number: int, batch_tokens: int | None = None, device: str | None = None) -> LocalPolicy:
         """Return the policy of a round; no weights are loaded yet."""
-        return self.other(self.path(number), f"round_{number}", batch_tokens)
+        return self.other(self.path(number), f"round_{number}", batch_tokens, device)
 
-    def other(self, path: str, name: str, batch_tokens: int | None = None) -> LocalPolicy:
+    def measured(self, number: int, batch_tokens: int | None = None, device: str | None = None) -> LocalPolicy:
+        """Return the policy of a round, whose responses have their divergence from the initial policy."""
+        found = self.opened(number, batch_tokens, device)
+        return replace(found, initial=self.opened(0, device=device), identity=found.identity | {"kl": True})
+
+    def other(self, path: str, name: str, batch_tokens: int | None = None, device: str | None = None) -> LocalPolicy:
         """Return a policy by its path, on the base of the rounds where it is an adapter."""
         has_adapter = (Path(path) / "adapter_config.json").exists() or path == self.source.adapter
-        loading = Loading(self.source.dtype)
+        loading = Loading(self.source.dtype, device=device)
         if has_adapter:
-            loading = Loading(self.source.dtype, self.source.quantize, base=self.source.path)
+            loading = replace(loading, quantize=self.source.quantize, base=self.source.path)
         [found] = open_policies([path], loading, [name])
         found.batch_tokens = batch_tokens
         return found

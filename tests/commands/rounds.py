@@ -22,12 +22,8 @@ def silent(prompt, response):
     return math.nan
 
 
-def gaps(prompt, response):
-    return math.nan if len(response) % 3 == 0 else letters(prompt, response)
-
-
-def same(prompt, response):
-    return 1.0
+def dies(prompt, response):
+    raise OSError("no route to the judge")
 
 
 def content(policy, reward="letters", **more):

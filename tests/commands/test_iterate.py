@@ -195,17 +195,20 @@ def test_a_policy_that_is_not_there_is_named_and_the_folder_stays_free(write, ca
     assert settings.prog == "lit-tr iterate"
 
 
-def test_other_options_and_a_second_process_are_refused(write, capsys):
+def stops(*args):
+    raise KeyboardInterrupt
+
+
+def test_other_options_and_a_second_process_are_refused(write, capsys, monkeypatch):
     Path("out").mkdir()
     plain = yaml.safe_load(Path(write()).read_text())
     with Path("out/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         said = fails(capsys, "iterate", "--config", write())
         assert "output out: another process makes rounds there, or its training still runs" in said
-    made = iterate.parser()
-    given = made.parse_args(["--config", write()])
-    given.fit = iterate.merged("fit", given.fit)
-    iterate._keep_settings(Path("out"), json.loads(made.dump(given, skip_unset=False, format="json")))
+    monkeypatch.setattr(iterate.Rounds, "run", stops)
+    with pytest.raises(KeyboardInterrupt):
+        iterate.run(["--config", write()])
     plain["fit"]["model"]["loss"]["init_args"]["beta"] = 0.5
     Path("other.yaml").write_text(yaml.safe_dump(plain | {"held_out_prompts": 4}))
     said = fails(capsys, "iterate", "--config", "other.yaml")
@@ -302,3 +305,40 @@ def test_a_signal_ends_the_training_too_and_the_rounds_go_on(write, start, numbe
     assert process.exitcode == 0
     assert steps() == made + 1
     assert figures()["round_1"]["kl"] > 0
+
+
+def test_a_reward_that_is_silent_or_dies_is_one_message_and_loses_nothing(write, capsys):
+    said = fails(capsys, "iterate", "--config", write(reward="silent"))
+    assert "reward silent: it gives no score to any of 5 responses. Mend it" in said
+    before = files("out/round_0")
+    Path("out/iterate.json").unlink()
+    said = fails(capsys, "iterate", "--config", write(reward="dies"))
+    assert "reward dies: it failed (OSError: no route to the judge)" in said
+    assert "Traceback" not in said
+    assert files("out/round_0") == before
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_is_told_and_gone_on_with(write, capfd, start):
+    config = write()
+    plain = yaml.safe_load(Path(config).read_text())
+    plain["fit"]["data"]["max_length"] = 3  # no row fits
+    Path(config).write_text(yaml.safe_dump(plain))
+    said = fails(capfd, "iterate", "--config", config)
+    assert "rows are bad" in said
+    assert said.splitlines()[-1] == (
+        "lit-tr: the training in out/round_1 failed (exit code 2, see above); mend it, and the same command goes on"
+    )
+    before = done("out")
+    plain["fit"]["data"]["max_length"] = 128
+    Path(config).write_text(yaml.safe_dump(plain))
+    said = fails(capfd, "iterate", "--config", config)
+    assert "fit.data.max_length: 3, now 128" in said
+    assert "rounds to come may have others if you change them in out/iterate.json, too" in said
+    options = json.loads(Path("out/iterate.json").read_text())
+    options["fit"]["data"]["max_length"] = 128
+    Path("out/iterate.json").write_text(json.dumps(options))
+    process = start(config)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    assert {path: rows for path, rows in done("out").items() if path in before} == before

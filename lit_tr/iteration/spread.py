@@ -1,0 +1,100 @@
+"""Responses of a policy by several processes, each on a device of its own."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+from zlib import crc32
+
+from lit_tr.errors import UserError
+from lit_tr.evaluation.local import LocalPolicy, Request
+from lit_tr.evaluation.prompts import Reader
+from lit_tr.evaluation.responses import Response
+from lit_tr.evaluation.sampling import Sampling
+
+Opened = Callable[[str], LocalPolicy]
+"""From a device to a policy there, as another process can call it."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A policy that is loaded by several processes, in the place of this one, each of which answers a part.
+
+    Which part a request is in does not depend on what is answered already, so batches are the same after any stop.
+
+    Args:
+        policy: the policy, as this process knows it; its weights are not loaded.
+        opened: opens it on a device.
+        devices: a device for each process.
+    """
+
+    policy: LocalPolicy
+    opened: Opened
+    devices: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The policy's."""
+        return self.policy.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The policy's."""
+        return self.policy.identity
+
+    def reader(self, sampling: Sampling) -> Reader:
+        """Return the policy's."""
+        return self.policy.reader(sampling)
+
+    def respond(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[Response]]:
+        """Yield responses as they come, a batch at a time.
+
+        Raises:
+            UserError: a process ended before its part was done.
+        """
+        parts: list[list[Request]] = [[] for _ in self.devices]
+        for one, sample in requests:
+            parts[crc32(f"{one.id} {sample}".encode()) % len(parts)].append((one, sample))
+        context, processes, running = get_context("spawn"), [], dict[Any, str]()
+        try:
+            for device, part in zip(self.devices, parts, strict=True):
+                ours, theirs = context.Pipe(duplex=False)
+                args = (theirs, self.opened, device, part, sampling)
+                processes.append(context.Process(target=_answer, args=args, daemon=True))
+                processes[-1].start()
+                theirs.close()
+                running[ours] = device
+            while running:
+                for connection in wait([*running]):
+                    if (made := self._received(connection, running[connection])) is None:
+                        del running[connection]
+                    else:
+                        yield made
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join()
+
+    def _received(self, ours: Any, device: str) -> list[Response] | None:
+        try:
+            made = ours.recv()
+        except EOFError as error:
+            raise UserError(f"{self.name}: the process on {device} ended; the same command goes on") from error
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+
+def _answer(theirs: Connection, opened: Opened, device: str, requests: list[Request], sampling: Sampling) -> None:
+    """Send batches of responses, then None; or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    try:
+        for responses in opened(device).respond(requests, sampling) if requests else ():
+            theirs.send(responses)
+        theirs.send(None)
+    except BrokenPipeError:
+        pass  # the first process is gone
+    except Exception as error:
+        theirs.send(error)

@@ -1,0 +1,55 @@
+from functools import partial
+
+import pytest
+
+from lit_tr.embedded import SyntheticPairs
+from lit_tr.errors import UserError
+from lit_tr.evaluation.prompts import read_prompts, source_of
+from lit_tr.evaluation.sampling import Sampling
+from lit_tr.iteration.spread import Spread
+from lit_tr.iteration.training import Chain
+from lit_tr.policy import PretrainedPolicy
+
+pytestmark = pytest.mark.slow  # each process imports for itself
+SAMPLING = Sampling(samples=2, max_new_tokens=6)
+
+
+@pytest.fixture
+def chain(tmp_path, llama_dir):
+    return Chain(PretrainedPolicy(llama_dir), tmp_path)
+
+
+def requests(policy):
+    prompts = read_prompts(source_of(SyntheticPairs(size=8)), policy.reader(SAMPLING)).found
+    return [(one, sample) for one in prompts for sample in range(2)]
+
+
+def by_key(batches):
+    found = [one for batch in batches for one in batch]
+    assert len({one.key for one in found}) == len(found)
+    return {one.key: one for one in found}
+
+
+def test_two_processes_respond_as_one_does(chain):
+    there = partial(chain.measured, 0, 200)
+    alone, both = there(), Spread(there(), there, ["cpu", "cpu"])
+    asked = requests(both)
+    assert (both.name, both.identity) == (alone.name, alone.identity)
+    assert by_key(both.respond(asked, SAMPLING)) == by_key(alone.respond(asked, SAMPLING))
+    assert "_loaded" not in vars(both.policy)
+
+
+def of_a_bad_device(device):
+    raise UserError(f"there is no {device}")
+
+
+def ends(device):
+    raise SystemExit(3)
+
+
+def test_what_goes_wrong_in_a_process_is_told(chain):
+    policy = chain.opened(0)
+    with pytest.raises(UserError, match="there is no cpu"):
+        [*Spread(policy, of_a_bad_device, ["cpu", "cpu"]).respond(requests(policy), SAMPLING)]
+    with pytest.raises(UserError, match="round_0: the process on cpu ended; the same command goes on"):
+        [*Spread(policy, ends, ["cpu", "cpu"]).respond(requests(policy), SAMPLING)]
