@@ -1,8 +1,8 @@
 """The quickstart with each loss of configs/losses, with a frozen reference and with one that moves: a table of figures.
 
 Each run is the quickstart with a loss as its overlay has it, the rest unchanged: 256 steps of AdamW. At its end the
-policy answers 200 held-out prompts. The standard errors are those over the prompts of all seeds. A run that is done is
-not done again, so the command can be given again.
+policy answers 200 held-out prompts. A loss without a reference stands in the first columns. The standard errors are
+those over the prompts of all seeds. A run that is done is not done again, so the command can be given again.
 
 usage: python tests/benchmarks/losses.py [--seeds 1 2 3] [--losses dpo ipo ...] [--references frozen soft]
            [--output runs/losses] [--processes 2]
@@ -32,11 +32,13 @@ def main() -> None:
     cells = [(name, kind) for name in args.losses for kind in (args.references if has_reference(name) else ["none"])]
     with ThreadPoolExecutor(args.processes) as pool:
         list(pool.map(lambda cell: run(args.output, cell[0], *cell[1]), product(args.seeds, cells)))
-    titles = ["loss", "reference", *FIGURES.values()]
+    titles = ["loss", *(f"{kind}: {name}" for kind in args.references for name in FIGURES.values())]
     print("| " + " | ".join(titles) + " |\n" + "| --- " * len(titles) + "|")
-    for cell in cells:
-        ends = [evaluations(folder(args.output, seed, *cell))[-1] for seed in args.seeds]
-        print("| " + " | ".join([*cell, *(figure(ends, name) for name in FIGURES)]) + " |")
+    for name in args.losses:
+        kinds = args.references if has_reference(name) else ["none"]
+        found = [[evaluations(folder(args.output, seed, name, kind))[-1] for seed in args.seeds] for kind in kinds]
+        row = [name, *(figure(ends, one) for ends in found for one in FIGURES)]
+        print("| " + " | ".join([*row, *("-" for _ in titles[len(row) :])]) + " |")
 
 
 def has_reference(name: str) -> bool:
