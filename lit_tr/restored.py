@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise UserError(
             f"checkpoint {path}: a folder of shards; "
-            f"make it one file with `python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`"
+            f"make it one file with `python -m lightning.fabric.utilities.consolidate_checkpoint {path}`"
         )
     if not path.exists():
         raise UserError(f"checkpoint {path}: there is no such file")

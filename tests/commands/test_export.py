@@ -317,7 +317,7 @@ def test_half_a_checkpoint_is_refused(trained, tmp_path):
 
 
 def test_a_folder_of_shards_is_to_be_made_one_file(tmp_path):
-    with pytest.raises(UserError, match="python -m lightning.pytorch.utilities.consolidate_checkpoint"):
+    with pytest.raises(UserError, match="python -m lightning.fabric.utilities.consolidate_checkpoint"):
         export(tmp_path, tmp_path / "out")
 
 
