@@ -1,6 +1,7 @@
 """`lit-tr iterate`: rounds that sample, score, pair and train, in a folder that is gone on with after any stop."""
 
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -265,6 +266,7 @@ def _train(folder: Path, config: Config, lock: TextIO) -> None:
     command = [sys.executable, "-m", "lit_tr", "fit", "--config", str(file)]
     if newest := _newest(runs):
         command += ["--ckpt_path", str(newest)]
+    gc.collect()  # of what was loaded here, for the memory that the training needs
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     code, checkpoint = _ended(command, lock), _newest(runs)

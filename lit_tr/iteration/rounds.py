@@ -33,7 +33,7 @@ from lit_tr.rewards import Candidate, Reward, Scorer, as_scorer
 
 Watch = Callable[[str, int, int], Any]
 """From what is counted, how many there are and how many are done to a context whose value takes how many more are."""
-ROUND, PAIRS = "round.json", "pairs.jsonl"
+ROUND, PAIRS, COUNTS = "round.json", "pairs.jsonl", "pairs.json"
 
 
 @dataclass(frozen=True)
@@ -150,25 +150,30 @@ class Rounds:
 
     def _trained(self, number: int) -> Figures:
         """Make the pairs of a round and train on them; return the figures of its candidates."""
+        folder, fit = self.chain.round(number), self._paired(number)  # no reward is in memory any more
+        found = json.loads((folder / COUNTS).read_text())
+        self.say(f"round {number}: {said(found)}")
+        if not (folder / "policy").exists():
+            first = json.loads((folder / PAIRS).read_text().partition("\n")[0])
+            rows = pair_rows(folder / PAIRS, chat=not isinstance(first["prompt"], str))
+            self.train(folder, self.chain.fit(fit, number, rows))
+        return found
+
+    def _paired(self, number: int) -> Config:
+        """Make the pairs of a round; return the configuration that trains on them."""
         folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
-        file, counts = folder / PAIRS, folder / "pairs.json"
-        if not counts.exists():
-            prompts = self._prompts(number, parts.instruct)
-            candidates = self._candidates(number, prompts, parts.others)
+        if not (folder / COUNTS).exists():
+            candidates = self._candidates(number, self._prompts(number, parts.instruct), parts.others)
             known = self._scored(number, "scores", candidates, parts.reward)
             pairs = parts.pairing(known)
             if not pairs.found:
                 raise UserError(no_pairs(number, pairs, folder))
             if parts.confidence:
                 pairs = parts.confidence(pairs, known, self._keeping(number))
-            _replace(file, "".join(json.dumps(one.row, ensure_ascii=False) + "\n" for one in pairs.found))
-            _replace(counts, json.dumps(of_candidates(known, pairs)) + "\n")
-        found = json.loads(counts.read_text())
-        self.say(f"round {number}: {said(found)}")
-        if not (folder / "policy").exists():
-            first = json.loads(file.read_text().partition("\n")[0])
-            self.train(folder, self.chain.fit(parts.fit, number, pair_rows(file, not isinstance(first["prompt"], str))))
-        return found
+            rows = (json.dumps(one.row, ensure_ascii=False) for one in pairs.found)
+            _replace(folder / PAIRS, "".join(f"{row}\n" for row in rows))
+            _replace(folder / COUNTS, json.dumps(of_candidates(known, pairs)) + "\n")
+        return parts.fit
 
     def _prompts(self, number: int, instruct: SelfInstruct | None = None) -> list[Prompt]:
         source, before = self.source, (number - 1) * self.prompts
@@ -221,9 +226,8 @@ class Rounds:
     ) -> list[Response]:
         """Return responses with scores, which are kept in a file of a round."""
         path = self.chain.round(number) / f"{name}.jsonl"
-        with self.watch(
-            f"round {number}: {name.replace('_', '-').replace('.', ' ')}", len(those), len(kept(path))
-        ) as tell:
+        label = f"round {number}: {name.replace('_', '-').replace('.', ' ')}"
+        with self.watch(label, len(those), len(kept(path))) as tell:
             return complete_scores(path, those, scorer, tell, statistics)
 
     def _keeping(self, number: int) -> Scores:
@@ -236,13 +240,16 @@ class Rounds:
 
         return score
 
-    def _evaluated(self, number: int) -> Figures:
-        """Return how the policy of a round does on held-out prompts and pairs."""
-        folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
+    def _sampled(self, number: int) -> list[Response]:
+        """Return the held-out responses of the policy of a round."""
         policy, sampling = self._policy(self.chain.measured, number), replace(self.sampling, samples=1)
         prompts = self._read(self.held_out, policy, self.evaluated)
-        file = ResponseFile(folder / "held_out.jsonl", policy, prompts, sampling)
-        responses = self._responses(f"round {number}: held-out responses", file)
+        file = ResponseFile(self.chain.round(number) / "held_out.jsonl", policy, prompts, sampling)
+        return self._responses(f"round {number}: held-out responses", file)
+
+    def _evaluated(self, number: int) -> Figures:
+        """Return how the policy of a round does on held-out prompts and pairs."""
+        responses, parts = self._sampled(number), self.parts(self.chain.names(number))
         kl = over_prompts([one.kl or 0.0 for one in responses], [one.id for one in responses])
         found: Figures = {
             "kl": kl.mean,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lit_tr.commands.iterate import _cells
 from lit_tr.data import Objects
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
@@ -174,6 +175,15 @@ def test_one_round_and_one_more_are_two_and_a_third_run_does_nothing(rounds, tmp
     assert files(tmp_path / "grown") == before
     assert again.run(1) == found[:2]
     assert len(lines(tmp_path / "grown/evaluation.jsonl")) == 3  # what is done stays
+
+
+@pytest.mark.usefixtures("base")
+def test_one_held_out_prompt_has_no_errors(rounds, tmp_path):
+    made, *_ = rounds(evaluated=1)
+    done = made.run(1)
+    assert "NaN" not in (tmp_path / "out/round_1/round.json").read_text()
+    assert "reward_standard_error" not in done[1]
+    assert [*_cells(done[1], ["reward"])][2].endswith("±nan")
 
 
 @pytest.mark.parametrize("count", [7, 3])
