@@ -44,7 +44,7 @@ from lit_tr.iteration.figures import Figures, Stop, exploited
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import Pairing
 from lit_tr.iteration.rounds import Parts, Rounds
-from lit_tr.iteration.training import NAMES, Chain, Config, check_fit, pair_rows, substituted
+from lit_tr.iteration.training import FORMAT, NAMES, Chain, Config, check_fit, pair_rows, substituted
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.rewards import Reward, as_scorer
 
@@ -59,6 +59,7 @@ by the policy of the round before"""
 PROMPTS = "rows with the prompts of the rounds, as --data of `lit-tr generate`"
 INSTRUCT = "write new prompts for each round after the pattern of --prompts (Self-Instruct), in their place"
 HELD_OUT = "rows that evaluate; pairs among them say how far the reward agrees with their labels"
+PAIR_FORMAT = "makes examples of a pair of a round, as `format` of rows; default: %(default)s"
 OTHERS = "paths of policies that respond beside that of the round, such as '{initial}'; they train nothing"
 PROCESSES = "processes that respond to prompts, by default one on each GPU, or the first process alone"
 FREE = ("rounds", "output", "batch_tokens", "processes", "max_bad_rows", "stop", "config")
@@ -75,29 +76,30 @@ def run(args: list[str]) -> None:
     folder = Path(given.output)
     options = made.instantiate(_named(made, plain, dict.fromkeys(NAMES, "POLICY")))
     check_fit(given.fit, "fit")
-    chain = Chain(_checked("fit", given.fit), folder, given.warm_up is not None)
+    chain = Chain(_checked("fit", given.fit, plain["pair_format"]), folder, given.warm_up is not None)
     if given.warm_up:
         check_fit(given.warm_up, "warm_up")
-        _checked("warm_up", given.warm_up, own_rows=True)
+        _checked("warm_up", given.warm_up)
     with _on_signals(_terminated, signal.SIGTERM), _alone(folder) as lock:
         has_begun = _has_begun(folder, plain)
         rounds = Rounds(
             chain,
-            lambda names: _parts(made, plain, names),
-            {name: plain[name] for name in ("reward", "truth")},
-            Sampling(**vars(options.sampling)),
-            options.prompts_per_round,
-            source_of(options.prompts),
-            source_of(options.held_out),
-            options.held_out_prompts,
-            lambda where, config: _train(where, config, lock),
-            partial(print, flush=True),
-            CountedPhase,
-            given.warm_up,
-            Stop(**vars(options.stop)),
-            options.batch_tokens,
-            options.max_bad_rows,
-            _devices(options.processes),
+            parts=lambda names: _parts(made, plain, names),
+            rewards={name: plain[name] for name in ("reward", "truth")},
+            sampling=Sampling(**vars(options.sampling)),
+            prompts=options.prompts_per_round,
+            source=source_of(options.prompts),
+            held_out=source_of(options.held_out),
+            evaluated=options.held_out_prompts,
+            train=lambda where, config: _train(where, config, lock),
+            say=partial(print, flush=True),
+            watch=CountedPhase,
+            warm_up=given.warm_up,
+            stop=Stop(**vars(options.stop)),
+            batch_tokens=options.batch_tokens,
+            max_bad_rows=options.max_bad_rows,
+            devices=_devices(options.processes),
+            pair_format=plain["pair_format"],
         )
         if not has_begun:
             rounds.check()
@@ -128,6 +130,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--prompts_per_round", type=PositiveInt, default=256, help="default: %(default)s")
     made.add_argument("--held_out_prompts", type=PositiveInt, default=100, help="default: %(default)s")
     made.add_argument("--pairing", type=Pairing, default={"class_path": "lit_tr.iteration.MaxMin"}, help="makes pairs")
+    made.add_argument("--pair_format", type=str | dict, default=FORMAT, help=PAIR_FORMAT)
     made.add_argument("--confidence", type=Confidence | None, help="says how sure pairs are, such as RankAgreement")
     made.add_argument("--others", type=list[str], default=[], help=OTHERS)
     made.add_class_arguments(Sampling, "sampling")
@@ -178,13 +181,13 @@ def _parts(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, s
     return Parts(reward, options.pairing, options.confidence, truth, others, plain["fit"], options.instruct)
 
 
-def _checked(name: str, given: Config, own_rows: bool = False) -> PretrainedPolicy:
+def _checked(name: str, given: Config, pair_format: Any = None) -> PretrainedPolicy:
     """Return the policy of a training, all options of which are known to `lit-tr fit`.
 
     Raises:
         UserError: an option is wrong, or the policy is none that can be written and loaded again.
     """
-    rows = {} if own_rows else {"data": {"train": pair_rows(Path("pairs.jsonl"), False)}}
+    rows = {"data": {"train": pair_rows(Path("pairs.jsonl"), False, pair_format)}} if pair_format else {}
     config = substituted(_updated(given, rows), dict.fromkeys(NAMES, "POLICY"))
     try:
         with _file(config) as file:

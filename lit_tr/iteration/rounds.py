@@ -28,7 +28,7 @@ from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing
 from lit_tr.iteration.scores import complete_scores, kept
 from lit_tr.iteration.spread import Spread
-from lit_tr.iteration.training import Chain, Config, pair_rows, substituted
+from lit_tr.iteration.training import FORMAT, Chain, Config, pair_rows, substituted
 from lit_tr.rewards import Candidate, Reward, Scorer, as_scorer
 
 Watch = Callable[[str, int, int], Any]
@@ -80,6 +80,7 @@ class Rounds:
         batch_tokens: most tokens of a batch.
         max_bad_rows: how many rows without a prompt may be left out: a share below 1, a count from 1 on.
         devices: where policies respond: several processes do on several, and this one otherwise.
+        pair_format: what makes examples of a pair, as the option `format` of rows.
     """
 
     chain: Chain
@@ -98,6 +99,7 @@ class Rounds:
     batch_tokens: int | None = None
     max_bad_rows: float = 0.01
     devices: Sequence[str] = ()
+    pair_format: Any = FORMAT
 
     def check(self) -> None:
         """Check, before anything is written, that there are a policy to begin with, prompts and held-out rows.
@@ -155,7 +157,7 @@ class Rounds:
         self.say(f"round {number}: {said(found)}")
         if not (folder / "policy").exists():
             first = json.loads((folder / PAIRS).read_text().partition("\n")[0])
-            rows = pair_rows(folder / PAIRS, chat=not isinstance(first["prompt"], str))
+            rows = pair_rows(folder / PAIRS, not isinstance(first["prompt"], str), self.pair_format)
             self.train(folder, self.chain.fit(fit, number, rows))
         return found
 

@@ -100,9 +100,15 @@ class Chain:
         return {**given, "path": path}
 
 
-def pair_rows(path: Path, chat: bool) -> Config:
-    """Return `data.train` of the pairs of a round: as chats where the prompts are, else as plain text."""
-    arguments = {"path": str(path.absolute()), "format": FORMAT, "chat": "auto" if chat else False}
+def pair_rows(path: Path, chat: bool, format: Any = FORMAT) -> Config:
+    """Return `data.train` of the pairs of a round: as chats where the prompts are, else as plain text.
+
+    Args:
+        path: the file of the pairs.
+        chat: whether the prompts are messages.
+        format: what makes examples of a pair, as the option of rows.
+    """
+    arguments = {"path": str(path.absolute()), "format": format, "chat": "auto" if chat else False}
     return {"class_path": "lit_tr.data.Rows", "init_args": arguments}
 
 
