@@ -110,13 +110,15 @@ def tell(folder: Path) -> None:
     found = json.loads((folder / "round.json").read_text())
     names = ("pairs", "ties", "too_few", "unscored", "candidates", "longer_chosen", "length", "kl", "reward")
     shown = {name: found[name] for name in (*names, "reward_win_rate", "agreement") if name in found}
+    print(f"{folder.name}: " + ", ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+    if not (folder / "held_out.pairs.jsonl").exists():  # the judge is that of the round before
+        return
     lines = [json.loads(line) for line in (folder / "held_out.pairs.jsonl").read_text().split("\n") if line]
     scores = {(one["id"], one["sample"]): one.get("score") for one in lines}
     both = [(scores[id, 0], scores[id, 1]) for id, sample in scores if sample == 0]
     known = [(a, b) for a, b in both if a is not None and b is not None]
     right, ties = sum(a > b for a, b in known), sum(a == b for a, b in known)
     low, high = wilson(right, len(known) - ties)
-    print(f"{folder.name}: " + ", ".join(f"{name} {value:.3g}" for name, value in shown.items()))
     print(
         f"  judge and people: {right} of {len(known) - ties} pairs, {low:.0%} to {high:.0%}; {ties} ties, "
         f"{len(both) - len(known)} unread"
