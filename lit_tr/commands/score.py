@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def _write(responses: Responses, figures: Mapping[str, Any], folder: Path) -> No
         for name, those in responses.by_policy.items():
             file = folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl")
             partial = file.with_suffix(".partial")  # for the file may be one of those that were read
-            partial.write_text("".join(f"{one.line()}\n" for one in those))
+            partial.write_text("".join(f"{replace(one, policy=name).line()}\n" for one in those))
             partial.replace(file)
         (folder / SCORES).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
 
