@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ def _write(responses: Responses, figures: Mapping[str, Any], folder: Path) -> No
     with explained(f"{folder}: it cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for name, those in responses.by_policy.items():
-            _replace(folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl"), [one.line() for one in those])
+            lines = [replace(one, policy=name).line() for one in those]
+            _replace(folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl"), lines)
         if pairs := _pairs(responses):
             _replace(folder / PAIRS, [json.dumps(_row(*pair), ensure_ascii=False) for pair in pairs])
         (folder / SCORES).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")

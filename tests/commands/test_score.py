@@ -10,6 +10,7 @@ import yaml
 from lit_tr.commands import main
 from lit_tr.data.formats import Conversion, RewardGoals, UserWeights
 from lit_tr.embedded import GoldReward
+from lit_tr.evaluation.page import find
 from lit_tr.evaluation.responses import Response, append, read
 from lit_tr.rewards import Candidate, WhiteBox
 from tests.evaluation.judges.server import KEY, Server
@@ -91,6 +92,14 @@ def test_policies_beside_each_other(policies, capsys):
     [line] = read("scores/b.jsonl")
     assert (line.score, line.tokens) == (3.0 + 1 / 3, 9)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+
+
+def test_policies_of_one_name_are_told_apart_in_what_is_written_and_reported():
+    for folder in "xy":
+        append(f"{folder}/policy.jsonl", [Response("0", ASK, TEXTS["a"] + folder, policy="policy")])
+    score("x/policy.jsonl", "y/policy.jsonl", "--reward", GOLD)
+    assert [one.policy for one in read("scores/x-policy.jsonl")] == ["x-policy"]
+    assert sorted(find(["scores"]).responses) == ["x-policy", "y-policy"]
 
 
 def length(prompt, response):

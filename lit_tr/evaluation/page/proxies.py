@@ -8,7 +8,7 @@ import numpy as np
 
 from lit_tr.evaluation.curves import MARKERS, PALETTE
 from lit_tr.evaluation.page.found import Row, Scored
-from lit_tr.evaluation.page.pictures import Picture, legend, new_axes
+from lit_tr.evaluation.page.pictures import SIZE, Picture, legend, new_axes
 from lit_tr.evaluation.page.tables import ABSENT, Cell, Table
 from lit_tr.evaluation.seeds import mean_of
 
@@ -37,15 +37,15 @@ def curves(sets: Mapping[str, Sequence[Scored]]) -> list[Picture]:
 
 
 def _picture(name: str, folder: str, some: Sequence[Scored]) -> Picture:
-    figure, axes = new_axes()
     truth = some[0].scores["against"]
+    figure, axes = new_axes(height=SIZE[1] + 0.17 * len(some) + 0.8)  # a legend of long lines, and slanting names
     axes.plot(_standardised(truth), label=truth["reward"], **TRUTH)
     for i, one in enumerate(some):
         style: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
         label = f"{_label(one)}: ρ {_text(_rho(one))}"
         axes.plot(_standardised(one.scores), label=label, linewidth=1.1, markersize=4, **style)
     policies = list(truth["policies"])
-    axes.set(xlabel="policies, in the order in which they were given", ylabel="mean score (standard deviations)")
+    axes.set(xlabel="policies, in the order in which they were given", ylabel="mean score, standardised")
     if len(policies) <= MOST_NAMES:
         axes.set_xticks(range(len(policies)), policies, rotation=40, ha="right", fontsize=6.5)
     legend(figure, axes.get_legend_handles_labels()[0])
