@@ -103,6 +103,7 @@ class Pairing(ABC):
 
     least_margin: float = 0.0
     length_penalty: float = 0.0
+    missing_eos_penalty: float = 0.0
 
     @abstractmethod
     def pick(self, ranked: Sequence[Response]) -> Iterator[tuple[Response, Response]]:
@@ -137,6 +138,7 @@ class Pairing(ABC):
 
     def _score(self, one: Response) -> float:
         penalty = self.length_penalty * (len(one.response) if one.tokens is None else one.tokens)
+        penalty += self.missing_eos_penalty * (one.finished is False)
         return (one.score or 0.0) - penalty
 
     def _differ(self, better: Response, other: Response) -> bool:
@@ -155,6 +157,8 @@ class MaxMin(Pairing):
     Args:
         least_margin: pairs whose scores differ by less are left out.
         length_penalty: what each token of a response takes from its score; where tokens are not known, each character.
+        missing_eos_penalty: what it takes that a response was cut at `max_new_tokens`: a round trains on it as if it
+            had ended there.
 
     Raises:
         UserError: a number is negative.
@@ -162,10 +166,11 @@ class MaxMin(Pairing):
 
     least_margin: float = 0.0
     length_penalty: float = 0.0
+    missing_eos_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.least_margin, self.length_penalty) < 0:
-            raise UserError(f"{type(self).__name__}: least_margin and length_penalty must not be negative")
+        if min(self.least_margin, self.length_penalty, self.missing_eos_penalty) < 0:
+            raise UserError(f"{type(self).__name__}: least_margin and penalties must not be negative")
 
     def pick(self, ranked: Sequence[Response]) -> Iterator[tuple[Response, Response]]:
         """Yield the best one with the worst."""
@@ -179,6 +184,7 @@ class MaxRandom(MaxMin):
     Args:
         least_margin: as for `MaxMin`.
         length_penalty: as for `MaxMin`.
+        missing_eos_penalty: as for `MaxMin`.
         seed: of the choice.
     """
 
@@ -198,6 +204,7 @@ class AllPairs(MaxMin):
     Args:
         least_margin: as for `MaxMin`.
         length_penalty: as for `MaxMin`.
+        missing_eos_penalty: as for `MaxMin`.
     """
 
     def pick(self, ranked: Sequence[Response]) -> Iterator[tuple[Response, Response]]:

@@ -81,10 +81,17 @@ def test_length_takes_from_the_score():
     assert texts(MaxMin()(candidates(4.0, 3.0, tokens=[12, 2]))) == [("a", "b")]
 
 
+def test_a_response_that_was_cut_is_worth_less():
+    scored = [Response("p", ASK, text, i, score=3.0 - i, finished=i > 0) for i, text in enumerate("ab")]
+    assert texts(MaxMin()(scored)) == [("a", "b")]
+    [pair] = MaxMin(missing_eos_penalty=1.5)(scored).found
+    assert (pair.chosen, pair.score_chosen, pair.score_rejected) == ("b", 2.0, 1.5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("option", ["least_margin", "length_penalty"])
+@pytest.mark.parametrize("option", ["least_margin", "length_penalty", "missing_eos_penalty"])
 def test_negative_numbers_are_refused(kind, option):
-    with pytest.raises(UserError, match=f"{kind.__name__}: least_margin and length_penalty must not be negative"):
+    with pytest.raises(UserError, match=f"{kind.__name__}: least_margin and penalties must not be negative"):
         kind(**{option: -1.0})
 
 
