@@ -44,6 +44,7 @@ from lit_tr.iteration.figures import Figures, Stop, exploited
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import Pairing
 from lit_tr.iteration.rounds import Parts, Rounds
+from lit_tr.iteration.serve import Serve
 from lit_tr.iteration.training import FORMAT, NAMES, Chain, Config, check_fit, pair_rows, substituted
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.rewards import Reward, as_scorer
@@ -59,10 +60,13 @@ by the policy of the round before"""
 PROMPTS = "rows with the prompts of the rounds, as --data of `lit-tr generate`"
 INSTRUCT = "write new prompts for each round after the pattern of --prompts (Self-Instruct), in their place"
 HELD_OUT = "rows that evaluate; pairs among them say how far the reward agrees with their labels"
+SERVE = (
+    "a server that is started for the candidates of each round: --serve.command 'vllm serve {policy}' --serve.url URL"
+)
 PAIR_FORMAT = "makes examples of a pair of a round, as `format` of rows; default: %(default)s"
 OTHERS = "paths of policies that respond beside that of the round, such as '{initial}'; they train nothing"
 PROCESSES = "processes that respond to prompts, by default one on each GPU, or the first process alone"
-FREE = ("rounds", "output", "batch_tokens", "processes", "max_bad_rows", "stop", "config")
+FREE = ("rounds", "output", "batch_tokens", "serve", "processes", "max_bad_rows", "stop", "config")
 """Options that may change when rounds go on."""
 FIT_OPTIONS = str | dict | list  # of plain data: typed values would be taken for arguments of classes
 
@@ -123,6 +127,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--warm_up", type=FIT_OPTIONS | None, help="a training before round 1, as --fit; it has its rows")
     made.add_argument("--prompts", type=Data, required=True, help=PROMPTS)
     made.add_argument("--instruct", type=SelfInstruct | None, help=INSTRUCT)
+    made.add_argument("--serve", type=Serve | None, help=SERVE)
     made.add_argument("--held_out", type=Data, required=True, help=HELD_OUT)
     made.add_argument("--reward", type=Reward, required=True, help="scores candidates, as --reward of `lit-tr score`")
     made.add_argument("--truth", type=Reward | None, help="another reward that is measured and never trained on")
@@ -178,7 +183,8 @@ def _parts(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, s
     options = made.instantiate(_named(made, plain, names))
     truth = as_scorer(options.truth) if options.truth else None
     reward, others = as_scorer(options.reward), dict(zip(plain["others"], options.others, strict=True))
-    return Parts(reward, options.pairing, options.confidence, truth, others, plain["fit"], options.instruct)
+    how = (options.pairing, options.confidence, truth, others, plain["fit"], options.instruct, options.serve)
+    return Parts(reward, *how)
 
 
 def _checked(name: str, given: Config, pair_format: Any = None) -> PretrainedPolicy:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lit_tr.iteration.instruct import SelfInstruct
     from lit_tr.iteration.pairing import AllPairs, MaxMin, MaxRandom, Pairing, scored_pair
     from lit_tr.iteration.rounds import Rounds
+    from lit_tr.iteration.serve import Serve
 
 __all__ = [
     "AllPairs",
@@ -20,6 +21,7 @@ __all__ = [
     "RankAgreement",
     "Rounds",
     "SelfInstruct",
+    "Serve",
     "Stop",
     "Votes",
     "scored_pair",
@@ -33,5 +35,6 @@ __getattr__, __dir__ = lazy(
         "instruct": ["SelfInstruct"],
         "pairing": ["AllPairs", "MaxMin", "MaxRandom", "Pairing", "scored_pair"],
         "rounds": ["Rounds"],
+        "serve": ["Serve"],
     },
 )

@@ -27,6 +27,7 @@ from lit_tr.iteration.figures import Figures, Stop, line, no_pairs, of_candidate
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing
 from lit_tr.iteration.scores import complete_scores, kept
+from lit_tr.iteration.serve import Serve, Served
 from lit_tr.iteration.spread import Spread
 from lit_tr.iteration.training import FORMAT, Chain, Config, pair_rows, substituted
 from lit_tr.rewards import Candidate, Reward, Scorer, as_scorer
@@ -48,6 +49,7 @@ class Parts:
         others: paths of further policies that respond beside that of the round, by their names.
         fit: the configuration of the training.
         instruct: writes the prompts; None takes those of the source.
+        serve: a server of the round's policy, for its candidates; None takes transformers.
     """
 
     reward: Scorer
@@ -57,6 +59,7 @@ class Parts:
     others: Mapping[str, str]
     fit: Config
     instruct: SelfInstruct | None = None
+    serve: Serve | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class Rounds:
         """Make the pairs of a round; return the configuration that trains on them."""
         folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
         if not (folder / COUNTS).exists():
-            candidates = self._candidates(number, self._prompts(number, parts.instruct), parts.others)
+            candidates = self._candidates(number, self._prompts(number, parts.instruct), parts)
             known = self._scored(number, "scores", candidates, parts.reward)
             pairs = parts.pairing(known)
             if not pairs.found:
@@ -204,10 +207,12 @@ class Rounds:
             self.say(f"round {number}: {len(found)} of {self.prompts} new prompts pass the filters")
         return Objects([{"prompt": text} for text in found])
 
-    def _candidates(self, number: int, prompts: list[Prompt], others: Mapping[str, str]) -> list[Response]:
+    def _candidates(self, number: int, prompts: list[Prompt], parts: Parts) -> list[Response]:
         folder, found = self.chain.round(number) / "candidates", list[Response]()
         policies = [self._policy(self.chain.opened, number - 1)]
-        policies += [self._policy(self.chain.other, path, f"{OTHER}{name}") for name, path in others.items()]
+        if parts.serve:
+            policies = [Served(self.chain.opened(number - 1), self.chain.path(number - 1), parts.serve)]
+        policies += [self._policy(self.chain.other, path, f"{OTHER}{name}") for name, path in parts.others.items()]
         for i, policy in enumerate(policies):
             file = ResponseFile(folder / f"{i}.jsonl", policy, prompts, self.sampling)
             made = self._responses(f"round {number}: candidates", file)

@@ -16,12 +16,13 @@ class Server(ThreadingHTTPServer):
     Args:
         model: a causal language model.
         tokenizer: its tokenizer; without a chat template the last message is the prompt.
+        port: its port; 0 takes a free one.
     """
 
     daemon_threads = True
 
-    def __init__(self, model, tokenizer):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, model, tokenizer, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.model, self.tokenizer, self.lock = model, tokenizer, threading.Lock()
         self.faults = deque()  # what befalls the next requests: a status, (status, headers, body), "malformed", "drop"
         self.refuses = ()  # prompts that are too long for it
