@@ -21,8 +21,10 @@ def run(args: list[str]) -> None:
     if given.name:
         print(shipped(given.name).read_text(), end="")
     else:
-        for name, file in _files().items():
-            print(f"{name:<24}{file.read_text().splitlines()[0].lstrip('# ')}")
+        files = _files()
+        width = max(map(len, files)) + 2
+        for name, file in files.items():
+            print(f"{name:<{width}}{file.read_text().splitlines()[0].lstrip('# ')}")
 
 
 def shipped(name: str) -> Path:
