@@ -16,6 +16,8 @@ import yaml
 
 from lit_tr.commands import iterate, main
 from lit_tr.commands.configs import shipped
+from lit_tr.commands.fit import configured
+from lit_tr.embedded import TINY
 from tests.commands import rounds
 from tests.evaluation.judges.server import Server
 from tests.runs import fails
@@ -342,3 +344,19 @@ def test_a_training_that_fails_is_told_and_gone_on_with(write, capfd, start):
     process.join(PATIENCE)
     assert process.exitcode == 0
     assert {path: rows for path, rows in done("out").items() if path in before} == before
+
+
+VARIANTS = sorted(path.stem for path in (ROOT / "configs" / "iterate").glob("*.yaml") if path.stem != "training")
+
+
+@pytest.mark.parametrize("variant", [None, *VARIANTS])
+def test_what_ships_is_read_and_trains_by_options_of_fit(variant, tmp_path):
+    made = iterate.parser()
+    over = [] if variant is None else ["--config", str(shipped(f"iterate/{variant}"))]
+    options = made.instantiate(made.parse_args(["--config", str(shipped("iterate_embedded")), *over]))
+    for name in ("fit", "warm_up"):
+        if given := getattr(options, name):
+            listed = given if isinstance(given, list) else [given]
+            own = {"data": {"train": {"class_path": "lit_tr.embedded.SyntheticPairs", "init_args": {"size": 4}}}}
+            (tmp_path / "fit.yaml").write_text(yaml.safe_dump(iterate.merged(name, [*listed, own])))
+            assert configured(["--config", str(tmp_path / "fit.yaml")]).model.source.path == TINY
