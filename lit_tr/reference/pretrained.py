@@ -1,12 +1,10 @@
 """PretrainedReference: a model of its own that does not move."""
 
-from contextlib import AbstractContextManager
-
 from torch import nn
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError
-from lit_tr.policy.adapters import adapter_switched, causal_model, has_adapter
+from lit_tr.policy.adapters import causal_model, has_adapter
 from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.reference.averaging import Alpha
 from lit_tr.reference.base import Reference
@@ -26,7 +24,6 @@ class PretrainedReference(Reference):
 
     def __init__(self, source: PretrainedPolicy) -> None:
         self.source = source
-        self._is_base = False
 
     def prepare(self, policy: nn.Module) -> None:
         """Load the model, unless it is the base of the policy's adapter.
@@ -36,8 +33,7 @@ class PretrainedReference(Reference):
         """
         base, source = causal_model(policy), self.source
         plain = not (source.adapter or source.lora)
-        self._is_base = plain and has_adapter(policy) and base.config.name_or_path == resolve(source.path)
-        if self._is_base:
+        if plain and has_adapter(policy) and base.config.name_or_path == resolve(source.path):
             return
         device = next(policy.parameters()).device
         loaded = source.load_meta() if device.type == "meta" else source.load(device)
@@ -48,10 +44,6 @@ class PretrainedReference(Reference):
                 f"PretrainedReference: {source.path} has a vocabulary of {theirs} tokens and the policy one of {ours}: "
                 "give a model with the policy's tokenizer"
             )
-
-    def active(self, policy: nn.Module) -> AbstractContextManager[nn.Module]:
-        """Return a context whose value is the model."""
-        return adapter_switched(policy, None) if self._is_base else super().active(policy)
 
     def update(self, policy: nn.Module, alpha: Alpha) -> dict[str, float]:
         """Raise a `UserError`: it does not move."""
