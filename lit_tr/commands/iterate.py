@@ -38,6 +38,7 @@ from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.answering import differences
 from lit_tr.evaluation.evaluations import ROUNDS
 from lit_tr.evaluation.prompts import source_of
+from lit_tr.evaluation.responses import write_whole
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.iteration.confidence import Confidence
 from lit_tr.iteration.figures import Figures, Stop, exploited
@@ -107,7 +108,7 @@ def run(args: list[str]) -> None:
         )
         if not has_begun:
             rounds.check()
-            _keep_settings(folder, plain)
+            write_whole(folder / ROUNDS, json.dumps(_fixed(plain), indent=2) + "\n")
         done = rounds.run(options.rounds)
     _print(done)
     print(f"- policies, candidates, pairs and figures are in {folder}; `lit-tr report {folder}` draws them")
@@ -253,12 +254,6 @@ def _has_begun(folder: Path, plain: Mapping[str, Any]) -> bool:
     return True
 
 
-def _keep_settings(folder: Path, plain: Mapping[str, Any]) -> None:
-    whole = folder / f"{ROUNDS}.partial"
-    whole.write_text(json.dumps(_fixed(plain), indent=2) + "\n")
-    whole.replace(folder / ROUNDS)
-
-
 def _fixed(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in FREE}
 
@@ -281,7 +276,7 @@ def _train(folder: Path, config: Config, lock: TextIO) -> None:
     code, checkpoint = _ended(command, lock), _newest(runs)
     if code or checkpoint is None:
         why = f"exit code {code}" if code else "no checkpoint was written"
-        raise UserError(f"the training in {folder} failed ({why}, see above); mend it, and the same command goes on")
+        raise UserError(f"the training in {folder} failed ({why}, see above); fix it, and the same command goes on")
     for left in folder.glob(".policy-*"):  # of a kill while it was written
         shutil.rmtree(left)
     export(checkpoint, folder / "policy")

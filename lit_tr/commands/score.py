@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.agreement import Agreement, agreement, mean_scores, rank_correlations
 from lit_tr.evaluation.labels import explain_labels
 from lit_tr.evaluation.page.found import SCORES
-from lit_tr.evaluation.responses import Response
+from lit_tr.evaluation.responses import Response, write_whole
 from lit_tr.evaluation.scored import PAIR, Responses, open_responses, scored
 from lit_tr.evaluation.win_rate_table import figure
 from lit_tr.rewards import Reward, Scorer, as_scorer
@@ -115,18 +115,12 @@ def _write(responses: Responses, figures: Mapping[str, Any], folder: Path) -> No
     with explained(f"{folder}: it cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for name, those in responses.by_policy.items():
-            lines = [replace(one, policy=name).line() for one in those]
-            _replace(folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl"), lines)
+            lines = (f"{replace(one, policy=name).line()}\n" for one in those)
+            write_whole(folder / (re.sub(r"[^\w.-]+", "--", name) + ".jsonl"), "".join(lines))
         if pairs := _pairs(responses):
-            _replace(folder / PAIRS, [json.dumps(_row(*pair), ensure_ascii=False) for pair in pairs])
+            rows = (f"{json.dumps(_row(*pair), ensure_ascii=False)}\n" for pair in pairs)
+            write_whole(folder / PAIRS, "".join(rows))
         (folder / SCORES).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-
-
-def _replace(file: Path, lines: Sequence[str]) -> None:
-    """Write a file as a whole, for it may be one of those that were read."""
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in lines))
-    partial.replace(file)
 
 
 def _print(figures: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lit_tr.data.example import Text
 from lit_tr.errors import UserError
 from lit_tr.evaluation.judges.base import Judge, Pair, Verdict
-from lit_tr.evaluation.responses import Response
+from lit_tr.evaluation.responses import Response, write_whole
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ def _pair(a: Response, b: Response) -> Pair:
 
 def write(path: Path, judgements: Iterable[Judgement]) -> None:
     """Write a file of judgements, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in judgements))
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in judgements))
 
 
 def read(path: str | Path) -> list[Judgement]:

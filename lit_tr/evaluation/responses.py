@@ -163,13 +163,21 @@ def append(path: str | Path, responses: Iterable[Response]) -> None:
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("a+b") as file:
-        _mend(file)
+        _repair(file)
         file.write("".join(f"{one.line()}\n" for one in responses).encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def _mend(file: BinaryIO) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; it may be one of those that the text is made of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _repair(file: BinaryIO) -> None:
     """Cut a file off behind its last whole line, and end that with a line break."""
     end = file.seek(0, os.SEEK_END)
     file.seek(max(end - 1, 0))

@@ -19,7 +19,7 @@ from lit_tr.evaluation.held_out import win_rate
 from lit_tr.evaluation.kl import over_prompts
 from lit_tr.evaluation.local import LocalPolicy
 from lit_tr.evaluation.prompts import Prompt, Reader, read_prompts
-from lit_tr.evaluation.responses import Response, as_text, read
+from lit_tr.evaluation.responses import Response, as_text, read, write_whole
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.scored import PAIR
 from lit_tr.iteration.confidence import Confidence, Scores
@@ -143,7 +143,7 @@ class Rounds:
             return json.loads(file.read_text())
         made = {"round": number, **make(), **self._evaluated(number)}
         found = {name: value for name, value in made.items() if value == value}  # of one prompt errors are nan
-        _replace(file, json.dumps(found, indent=2) + "\n")
+        write_whole(file, json.dumps(found, indent=2) + "\n")
         return found
 
     def _warmed_up(self) -> Figures:
@@ -176,8 +176,8 @@ class Rounds:
             if parts.confidence:
                 pairs = parts.confidence(pairs, known, self._keeping(number))
             rows = (json.dumps(one.row, ensure_ascii=False) for one in pairs.found)
-            _replace(folder / PAIRS, "".join(f"{row}\n" for row in rows))
-            _replace(folder / COUNTS, json.dumps(of_candidates(known, pairs)) + "\n")
+            write_whole(folder / PAIRS, "".join(f"{row}\n" for row in rows))
+            write_whole(folder / COUNTS, json.dumps(of_candidates(known, pairs)) + "\n")
         return parts.fit
 
     def _prompts(self, number: int, instruct: SelfInstruct | None = None) -> list[Prompt]:
@@ -188,7 +188,7 @@ class Rounds:
         start = before % len(every)
         picked = [*every, *every][start : start + min(self.prompts, len(every))]
         lines = (json.dumps({"id": one.id, "prompt": one.shown}, ensure_ascii=False) for one in picked)
-        _replace(self.chain.round(number) / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
+        write_whole(self.chain.round(number) / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
         return picked
 
     def _read(self, source: Source, policy: Policy, most: int) -> list[Prompt]:
@@ -321,11 +321,3 @@ def _of_row(one: Response, sample: int, side: str) -> Response:
     """Return the chosen or the rejected response of the row that a prompt came from."""
     text = as_text(getattr(one, side))
     return Response(one.id, one.prompt, text, sample, side, reference_answer=one.reference_answer, kind=one.kind)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file as a whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)

@@ -62,7 +62,7 @@ def complete_scores(
     if all(one.score is None for one in done.values()):
         path.unlink()
         raise UserError(
-            f"reward {scorer.name}: it gives no score to any of {len(candidates)} responses. Mend it, and the same "
+            f"reward {scorer.name}: it gives no score to any of {len(candidates)} responses. Fix it, and the same "
             "command scores them again"
         )
     return [done[one.key] for one in candidates]
@@ -77,7 +77,7 @@ def _in_one_message(scorer: Scorer, path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            f"reward {scorer.name}: it failed ({type(error).__name__}: {error}). Its scores so far are in {path}: mend "
+            f"reward {scorer.name}: it failed ({type(error).__name__}: {error}). Its scores so far are in {path}: fix "
             "it, and the same command goes on. LIT_TR_TRACEBACK=1 shows where it failed"
         ) from error
 

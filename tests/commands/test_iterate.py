@@ -311,7 +311,7 @@ def test_a_signal_ends_the_training_too_and_the_rounds_go_on(write, start, numbe
 
 def test_a_reward_that_is_silent_or_dies_is_one_message_and_loses_nothing(write, capsys):
     said = fails(capsys, "iterate", "--config", write(reward="silent"))
-    assert "reward silent: it gives no score to any of 5 responses. Mend it" in said
+    assert "reward silent: it gives no score to any of 5 responses. Fix it" in said
     before = files("out/round_0")
     Path("out/iterate.json").unlink()
     said = fails(capsys, "iterate", "--config", write(reward="dies"))
@@ -329,7 +329,7 @@ def test_a_training_that_fails_is_told_and_gone_on_with(write, capfd, start):
     said = fails(capfd, "iterate", "--config", config)
     assert "rows are bad" in said
     assert said.splitlines()[-1] == (
-        "lit-tr: the training in out/round_1 failed (exit code 2, see above); mend it, and the same command goes on"
+        "lit-tr: the training in out/round_1 failed (exit code 2, see above); fix it, and the same command goes on"
     )
     before = done("out")
     plain["fit"]["data"]["max_length"] = 128

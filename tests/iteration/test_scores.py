@@ -53,7 +53,7 @@ def test_a_reward_that_dies_loses_nothing_and_is_gone_on_with(tmp_path, monkeypa
         asked.append(response)
         return length(prompt, response)
 
-    said = r"reward judge: it failed \(ConnectionError: no route to the judge\).*scores.jsonl: mend it, and the same co"
+    said = r"reward judge: it failed \(ConnectionError: no route to the judge\).*scores.jsonl: fix it, and the same co"
     with pytest.raises(UserError, match=said) as error:
         complete_scores(path, candidates(5), FunctionScorer(judge))
     assert isinstance(error.value.__cause__, ConnectionError)
@@ -72,7 +72,7 @@ def test_what_has_no_score_is_kept_as_such(tmp_path):
 
 def test_no_score_at_all_is_an_error_that_leaves_no_file(tmp_path):
     path, silent = tmp_path / "a.jsonl", FunctionScorer(lambda prompt, response: math.nan, "silent")
-    with pytest.raises(UserError, match="reward silent: it gives no score to any of 3 responses. Mend it"):
+    with pytest.raises(UserError, match="reward silent: it gives no score to any of 3 responses. Fix it"):
         complete_scores(path, candidates(3), silent)
     assert [one.score for one in complete_scores(path, candidates(3), FunctionScorer(length))] == [1, 2, 3]
 
