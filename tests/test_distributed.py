@@ -305,13 +305,15 @@ for reference in CopyReference(), AdapterReference("factors"):
         callbacks=[SoftReferenceUpdate(0.6, compare_every=1)], **QUIET,
     )
     trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(32), batch_size=2))
-    print("trained", trainer.global_step)
+    (Path(sys.argv[2]) / f"{reference.__class__.__name__}.{trainer.global_rank}").write_text(str(trainer.global_step))
 """
 )
 
 
 def test_references_are_copies_of_the_policy_of_rank_0_where_ranks_draw_other_weights(llama_dir, tmp_path):
-    assert run(tmp_path, RANDOM, llama_dir).stdout.count("trained 2") == 4
+    run(tmp_path, RANDOM, llama_dir, tmp_path)
+    for name in "CopyReference.0", "CopyReference.1", "AdapterReference.0", "AdapterReference.1":
+        assert (tmp_path / name).read_text() == "2"
 
 
 KILLED = (

@@ -100,7 +100,7 @@ def private(names):
 
 def used_and_own(tree):
     """Return the private names that a file takes from objects or other libraries, and those that it makes."""
-    used, own = set(), {"_asdict"}  # of named tuples, public
+    used, own = set(), {"_asdict", "_replace"}  # of named tuples, public
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             own |= private([node.name])
