@@ -1,36 +1,25 @@
 """`lit-tr iterate`: rounds that sample, score, pair and train, in a folder that is gone on with after any stop."""
 
-import fcntl
-import gc
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import nan
 from pathlib import Path
-from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lit_tr.checkpoints import complete_checkpoints
 from lit_tr.commands.configs import shipped, with_shipped
-from lit_tr.commands.export import export
 from lit_tr.commands.fit import configured
-from lit_tr.commands.main import INTERRUPTED, TERMINATED
 from lit_tr.commands.mistakes import message
 from lit_tr.commands.parsing import parsed
+from lit_tr.commands.training import alone, sigterm_raises, train
 from lit_tr.console.counted import CountedProgress
 from lit_tr.console.terminal import console
 from lit_tr.data.datamodule import Data
@@ -45,10 +34,11 @@ from lit_tr.iteration.figures import Figures, Stop, exploited
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import Pairing
 from lit_tr.iteration.rounds import Parts, Rounds
+from lit_tr.iteration.scores import Elsewhere, Scoring
 from lit_tr.iteration.serve import Serve
 from lit_tr.iteration.training import FORMAT, NAMES, Chain, Config, check_fit, pair_rows, substituted
 from lit_tr.policy.loading import PretrainedPolicy
-from lit_tr.rewards import Reward, as_scorer
+from lit_tr.rewards import Reward, Scorer, as_scorer
 
 DESCRIPTION = """Train in rounds: `lit-tr iterate --config iterate_embedded`. A round samples candidates from the
 policy, scores them, makes pairs, trains on them by `lit-tr fit`, and evaluates on held-out prompts. Each has a folder
@@ -66,7 +56,7 @@ SERVE = (
 )
 PAIR_FORMAT = "makes examples of a pair of a round, as `format` of rows; default: %(default)s"
 OTHERS = "paths of policies that respond beside that of the round, such as '{initial}'; they train nothing"
-PROCESSES = "processes that respond to prompts, by default one on each GPU, or the first process alone"
+PROCESSES = "processes that respond and score, by default one on each GPU, or the first process alone"
 FREE = ("rounds", "output", "batch_tokens", "serve", "processes", "max_bad_rows", "stop", "config")
 """Options that may change when rounds go on."""
 FIT_OPTIONS = str | dict | list  # of plain data: typed values would be taken for arguments of classes
@@ -85,25 +75,25 @@ def run(args: list[str]) -> None:
     if given.warm_up:
         check_fit(given.warm_up, "warm_up")
         _checked("warm_up", given.warm_up)
-    with _on_signals(_terminated, signal.SIGTERM), _alone(folder) as lock:
-        has_begun = _has_begun(folder, plain)
+    with sigterm_raises(), alone(folder) as lock:
+        has_begun, devices = _has_begun(folder, plain), _devices(options.processes)
         rounds = Rounds(
             chain,
-            parts=lambda names: _parts(made, plain, names),
+            parts=lambda names: _parts(made, plain, names, devices),
             rewards={name: plain[name] for name in ("reward", "truth")},
             sampling=Sampling(**vars(options.sampling)),
             prompts=options.prompts_per_round,
             source=source_of(options.prompts),
             held_out=source_of(options.held_out),
             evaluated=options.held_out_prompts,
-            train=lambda where, config: _train(where, config, lock),
+            train=lambda where, config: train(where, config, lock),
             say=partial(print, flush=True),
             watch=CountedPhase,
             warm_up=given.warm_up,
             stop=Stop(**vars(options.stop)),
             batch_tokens=options.batch_tokens,
             max_bad_rows=options.max_bad_rows,
-            devices=_devices(options.processes),
+            devices=devices,
             pair_format=plain["pair_format"],
         )
         if not has_begun:
@@ -115,7 +105,7 @@ def run(args: list[str]) -> None:
 
 
 def _devices(processes: int | None) -> list[str]:
-    """Return the device of each process that responds."""
+    """Return the device of each process that responds and scores."""
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     return [gpus[i % len(gpus)] for i in range(processes or len(gpus))]
 
@@ -180,12 +170,22 @@ def _named(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, s
     return made.parse_object({**substituted(dict(plain), names), **kept})
 
 
-def _parts(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
+def _parts(made: ArgumentParser, plain: Config, names: Mapping[str, str], devices: Sequence[str]) -> Parts:
     options = made.instantiate(_named(made, plain, names))
-    truth = as_scorer(options.truth) if options.truth else None
-    reward, others = as_scorer(options.reward), dict(zip(plain["others"], options.others, strict=True))
-    how = (options.pairing, options.confidence, truth, others, plain["fit"], options.instruct, options.serve)
-    return Parts(reward, *how)
+
+    def scoring(name: str) -> Scoring:
+        opened = partial(opened_reward, name, plain, names)
+        return Scoring(as_scorer(getattr(options, name)), Elsewhere(opened, devices) if len(devices) > 1 else None)
+
+    others = dict(zip(plain["others"], options.others, strict=True))
+    how = (options.pairing, options.confidence, scoring("truth") if options.truth else None, others)
+    return Parts(scoring("reward"), *how, plain["fit"], options.instruct, options.serve)
+
+
+def opened_reward(name: str, plain: Config, names: Mapping[str, str]) -> Scorer:
+    """Return the `reward` or `truth` of some options."""
+    made = parser()
+    return as_scorer(getattr(made.instantiate(_named(made, plain, names)), name))
 
 
 def _checked(name: str, given: Config, pair_format: Any = None) -> PretrainedPolicy:
@@ -219,22 +219,6 @@ def _file(config: Config) -> Iterator[str]:
         yield file.name
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[TextIO]:
-    """Keep other processes off a folder, also while a training that was left behind still runs there."""
-    with explained(f"output {folder}: it cannot be written", OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"output {folder}: another process makes rounds there, or its training still runs"
-            ) from error
-        yield lock
-
-
 def _has_begun(folder: Path, plain: Mapping[str, Any]) -> bool:
     """Return whether there are rounds of these options already.
 
@@ -256,75 +240,6 @@ def _has_begun(folder: Path, plain: Mapping[str, Any]) -> bool:
 
 def _fixed(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in FREE}
-
-
-def _train(folder: Path, config: Config, lock: TextIO) -> None:
-    """Train by `lit-tr fit` in a process of its own, which may start others, and write the policy.
-
-    Raises:
-        UserError: the training failed.
-    """
-    file, runs = folder / "fit.yaml", folder / "training"
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(config, sort_keys=False))
-    command = [sys.executable, "-m", "lit_tr", "fit", "--config", str(file)]
-    if newest := _newest(runs):
-        command += ["--ckpt_path", str(newest)]
-    gc.collect()  # of what was loaded here, for the memory that the training needs
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    code, checkpoint = _ended(command, lock), _newest(runs)
-    if code or checkpoint is None:
-        why = f"exit code {code}" if code else "no checkpoint was written"
-        raise UserError(f"the training in {folder} failed ({why}, see above); fix it, and the same command goes on")
-    for left in folder.glob(".policy-*"):  # of a kill while it was written
-        shutil.rmtree(left)
-    export(checkpoint, folder / "policy")
-
-
-def _ended(command: Sequence[str], lock: TextIO) -> int:
-    """Run a process to its end and return its exit code; a signal that stops this one stops that one, after a step.
-
-    Raises:
-        KeyboardInterrupt: SIGINT came, here or there.
-        SIGTERMException: SIGTERM came.
-    """
-    asked, started = list[int](), list[subprocess.Popen]()
-    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        for child in started:
-            child.terminate()  # Ctrl-C reaches it by itself, and twice would not wait for the end of the step
-
-    with _on_signals(stop, signal.SIGINT, signal.SIGTERM):
-        started.append(subprocess.Popen(command, pass_fds=[lock.fileno()], env=environment))
-        if asked:
-            started[0].terminate()
-        code = started[0].wait()
-    if signal.SIGINT in asked or code == INTERRUPTED:
-        raise KeyboardInterrupt
-    if asked or code == TERMINATED:
-        raise SIGTERMException
-    return code
-
-
-@contextmanager
-def _on_signals(act: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
-    before = {number: signal.signal(number, act) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise SIGTERMException
-
-
-def _newest(runs: Path) -> Path | None:
-    return next(complete_checkpoints(runs), None) if runs.exists() else None
 
 
 class CountedPhase(CountedProgress):

@@ -7,34 +7,30 @@ from functools import partial
 from itertools import count
 from math import nan
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from lit_tr.data.rows import Objects, Source
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation import evaluations
-from lit_tr.evaluation.agreement import agreement
 from lit_tr.evaluation.answering import Policy, ResponseFile
-from lit_tr.evaluation.held_out import win_rate
-from lit_tr.evaluation.kl import over_prompts
 from lit_tr.evaluation.local import LocalPolicy
 from lit_tr.evaluation.prompts import Prompt, Reader, read_prompts
-from lit_tr.evaluation.responses import Response, as_text, read, write_whole
+from lit_tr.evaluation.responses import Response, write_whole
 from lit_tr.evaluation.sampling import Sampling
-from lit_tr.evaluation.scored import PAIR
 from lit_tr.iteration.confidence import Confidence, Scores
 from lit_tr.iteration.figures import Figures, Stop, line, no_pairs, of_candidates, said
+from lit_tr.iteration.held_out import ROUND, HeldOut
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing
-from lit_tr.iteration.scores import complete_scores, kept
+from lit_tr.iteration.scores import Scoring, complete_scores, kept
 from lit_tr.iteration.serve import Serve, Served
 from lit_tr.iteration.spread import Spread
-from lit_tr.iteration.training import FORMAT, Chain, Config, pair_rows, substituted
-from lit_tr.rewards import Candidate, Reward, Scorer, as_scorer
+from lit_tr.iteration.training import FORMAT, Chain, Config, pair_rows
+from lit_tr.rewards import Candidate, Reward, as_scorer
 
 Watch = Callable[[str, int, int], Any]
 """From what is counted, how many there are and how many are done to a context whose value takes how many more are."""
-ROUND, PAIRS, COUNTS = "round.json", "pairs.jsonl", "pairs.json"
+PAIRS, COUNTS = "pairs.jsonl", "pairs.json"
 
 
 @dataclass(frozen=True)
@@ -52,14 +48,19 @@ class Parts:
         serve: a server of the round's policy, for its candidates; None takes transformers.
     """
 
-    reward: Scorer
+    reward: Scoring
     pairing: Pairing
     confidence: Confidence | None
-    truth: Scorer | None
+    truth: Scoring | None
     others: Mapping[str, str]
     fit: Config
     instruct: SelfInstruct | None = None
     serve: Serve | None = None
+
+    @property
+    def rewards(self) -> Mapping[str, Scoring]:
+        """What measures a policy, by name."""
+        return {"reward": self.reward} | ({"truth": self.truth} if self.truth else {})
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Rounds:
         file = self.chain.round(number) / ROUND
         if file.exists():
             return json.loads(file.read_text())
-        made = {"round": number, **make(), **self._evaluated(number)}
+        made = {"round": number, **make(), **self._held_out(number)}
         found = {name: value for name, value in made.items() if value == value}  # of one prompt errors are nan
         write_whole(file, json.dumps(found, indent=2) + "\n")
         return found
@@ -229,95 +230,31 @@ class Rounds:
             return file.complete(lambda some: tell(len(some)))
 
     def _scored(
-        self, number: int, name: str, those: Sequence[Response], scorer: Scorer, statistics: Path | None = None
+        self, number: int, name: str, those: Sequence[Response], scoring: Scoring, statistics: Path | None = None
     ) -> list[Response]:
         """Return responses with scores, which are kept in a file of a round."""
         path = self.chain.round(number) / f"{name}.jsonl"
         label = f"round {number}: {name.replace('_', '-').replace('.', ' ')}"
         with self.watch(label, len(those), len(kept(path))) as tell:
-            return complete_scores(path, those, scorer, tell, statistics)
+            return complete_scores(path, those, scoring.scorer, tell, statistics, scoring.elsewhere)
 
     def _keeping(self, number: int) -> Scores:
         """Return what scores candidates by further rewards, each in a file of a round."""
         names = (f"scores.{i}" for i in count(1))
 
         def score(reward: Reward, candidates: Sequence[Response]) -> list[float]:
-            made = self._scored(number, next(names), candidates, as_scorer(reward))
+            made = self._scored(number, next(names), candidates, Scoring(as_scorer(reward)))
             return [nan if one.score is None else one.score for one in made]
 
         return score
 
-    def _sampled(self, number: int) -> list[Response]:
-        """Return the held-out responses of the policy of a round."""
+    def _held_out(self, number: int) -> Figures:
+        """Return how the policy of a round does on held-out prompts and pairs."""
         policy, sampling = self._policy(self.chain.measured, number), replace(self.sampling, samples=1)
         prompts = self._read(self.held_out, policy, self.evaluated)
         file = ResponseFile(self.chain.round(number) / "held_out.jsonl", policy, prompts, sampling)
-        return self._responses(f"round {number}: held-out responses", file)
-
-    def _evaluated(self, number: int) -> Figures:
-        """Return how the policy of a round does on held-out prompts and pairs."""
-        responses, parts = self._sampled(number), self.parts(self.chain.names(number))
-        kl = over_prompts([one.kl or 0.0 for one in responses], [one.id for one in responses])
-        found: Figures = {
-            "kl": kl.mean,
-            "kl_standard_error": kl.standard_error,
-            "length": fmean(float(one.tokens or 0) for one in responses),
-        }
-        for name, scorer in (("reward", parts.reward), ("truth", parts.truth)):
-            if scorer is not None:
-                found |= self._measured(number, name, responses, scorer)
-        return found | self._agreement(number, responses, parts.reward)
-
-    def _measured(self, number: int, name: str, responses: Sequence[Response], scorer: Scorer) -> Figures:
-        """Return the mean score by a reward, and win rates against the round before and the initial policy."""
-        scored = self._held_out(number, number, name, responses, scorer)
-        with_score = [(one.score, one.id) for one in scored if one.score is not None]
-        mean = over_prompts(*zip(*with_score, strict=True))
-        found = {name: mean.mean, f"{name}_standard_error": mean.standard_error}
-        if unscored := len(scored) - len(with_score):
-            found[f"{name}_unscored"] = unscored
-        for prefix, other in ((name, number - 1), (f"{name}_initial", 0)) if number else ():
-            those = read(self.chain.round(other) / "held_out.jsonl")
-            before = {one.key: one for one in self._held_out(number, other, name, those, scorer)}
-            sides = scored, [before[one.key] for one in scored]
-            ours, theirs = ([nan if one.score is None else one.score for one in side] for side in sides)
-            rates = win_rate(ours, theirs, [one.id for one in scored])
-            found |= {f"{prefix}_{key}": value for key, value in rates.items()}
-        return found
-
-    def _held_out(
-        self, number: int, other: int, name: str, responses: Sequence[Response], scorer: Scorer
-    ) -> list[Response]:
-        """Return held-out responses of another round with scores by a reward of this one.
-
-        Where the options of that reward name the policy, each round has another reward, and scores those anew.
-        """
-        own = f"held_out.{name}" + ("" if number == other else f".of_{other}")
-        place, file = (other, f"held_out.{name}") if self._is_same(name, number, other) else (number, own)
-        first = 0 if self._is_same(name, number, 0) else number
-        statistics = self.chain.round(first) / f"held_out.{name}.statistics.json"
-        return self._scored(place, file, responses, scorer, statistics)
-
-    def _is_same(self, name: str, number: int, other: int) -> bool:
-        """Whether two rounds have the same reward."""
-        ours, theirs = (substituted(self.rewards[name], self.chain.names(one)) for one in (number, other))
-        return ours == theirs
-
-    def _agreement(self, number: int, responses: Sequence[Response], reward: Scorer) -> Figures:
-        """Return how far the reward agrees with the labels of held-out pairs, where there are any."""
-        if number and self._is_same("reward", number, number - 1):
-            before = json.loads((self.chain.round(number - 1) / ROUND).read_text())
-            return {name: value for name, value in before.items() if name.startswith("agreement")}
-        pairs = [one for one in responses if one.chosen and one.rejected]
-        if not pairs:
-            return {}
-        sides = [[_of_row(one, sample, side) for one in pairs] for sample, side in enumerate(PAIR)]
-        known = self._scored(number, "held_out.pairs", [*sides[0], *sides[1]], reward)
-        found = agreement(known[: len(pairs)], known[len(pairs) :])
-        return {"agreement": found.agreement, "agreement_interval": list(found.interval)} if found else {}
-
-
-def _of_row(one: Response, sample: int, side: str) -> Response:
-    """Return the chosen or the rejected response of the row that a prompt came from."""
-    text = as_text(getattr(one, side))
-    return Response(one.id, one.prompt, text, sample, side, reference_answer=one.reference_answer, kind=one.kind)
+        responses, parts = (
+            self._responses(f"round {number}: held-out responses", file),
+            self.parts(self.chain.names(number)),
+        )
+        return HeldOut(self.chain, self.rewards, self._scored).figures(number, responses, parts.rewards)

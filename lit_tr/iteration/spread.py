@@ -1,12 +1,15 @@
-"""Responses of a policy by several processes, each on a device of its own."""
+"""Responses and scores by several processes, each on a device of its own."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 from zlib import crc32
+
+import torch
 
 from lit_tr.errors import UserError
 from lit_tr.evaluation.local import LocalPolicy, Request
@@ -16,6 +19,8 @@ from lit_tr.evaluation.sampling import Sampling
 
 Opened = Callable[[str], LocalPolicy]
 """From a device to a policy there, as another process can call it."""
+Work = Callable[[str, list[Any]], Iterator[Any]]
+"""From a device and a part of the work to what is made of it, piece by piece."""
 
 
 @dataclass(frozen=True)
@@ -57,42 +62,63 @@ class Spread:
         parts: list[list[Request]] = [[] for _ in self.devices]
         for one, sample in requests:
             parts[crc32(f"{one.id} {sample}".encode()) % len(parts)].append((one, sample))
-        context, processes, running = get_context("spawn"), [], dict[Any, str]()
-        try:
-            for device, part in zip(self.devices, parts, strict=True):
-                ours, theirs = context.Pipe(duplex=False)
-                args = (theirs, self.opened, device, part, sampling)
-                processes.append(context.Process(target=_answer, args=args, daemon=True))
-                processes[-1].start()
-                theirs.close()
-                running[ours] = device
-            while running:
-                for connection in wait([*running]):
-                    if (made := self._received(connection, running[connection])) is None:
-                        del running[connection]
-                    else:
-                        yield made
-        finally:
-            for process in processes:
-                process.terminate()
-                process.join()
-
-    def _received(self, ours: Any, device: str) -> list[Response] | None:
-        try:
-            made = ours.recv()
-        except EOFError as error:
-            raise UserError(f"{self.name}: the process on {device} ended; the same command goes on") from error
-        if isinstance(made, Exception):
-            raise made
-        return made
+        yield from on_devices(self.name, self.devices, partial(_respond, self.opened, sampling), parts)
 
 
-def _answer(theirs: Connection, opened: Opened, device: str, requests: list[Request], sampling: Sampling) -> None:
-    """Send batches of responses, then None; or what went wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+def _respond(opened: Opened, sampling: Sampling, device: str, requests: list[Request]) -> Iterator[list[Response]]:
+    return opened(device).respond(requests, sampling)
+
+
+def on_devices(name: str, devices: Sequence[str], work: Work, parts: Sequence[list[Any]]) -> Iterator[Any]:
+    """Yield what processes make, as it comes: each has one of the devices and one of the parts.
+
+    Args:
+        name: what works, for messages.
+        devices: a device for each process; it is the one that `cuda` means there.
+        work: from a device and a part to what is made of it, piece by piece; as another process can call it.
+        parts: a part for each process.
+
+    Raises:
+        UserError: a process ended before its part was done.
+    """
+    context, processes, running = get_context("spawn"), [], dict[Any, str]()
     try:
-        for responses in opened(device).respond(requests, sampling) if requests else ():
-            theirs.send(responses)
+        for device, part in zip(devices, parts, strict=True):
+            ours, theirs = context.Pipe(duplex=False)
+            processes.append(context.Process(target=_send, args=(theirs, work, device, part), daemon=True))
+            processes[-1].start()
+            theirs.close()
+            running[ours] = device
+        while running:
+            for connection in wait([*running]):
+                if (made := _received(name, connection, running[connection])) is None:
+                    del running[connection]
+                else:
+                    yield made
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _received(name: str, ours: Any, device: str) -> Any:
+    try:
+        made = ours.recv()
+    except EOFError as error:
+        raise UserError(f"{name}: the process on {device} ended; the same command goes on") from error
+    if isinstance(made, Exception):
+        raise made
+    return made
+
+
+def _send(theirs: Connection, work: Work, device: str, part: list[Any]) -> None:
+    """Send what is made of a part, then None; or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    try:
+        for made in work(device, part) if part else ():
+            theirs.send(made)
         theirs.send(None)
     except BrokenPipeError:
         pass  # the first process is gone

@@ -1,27 +1,35 @@
 """Do two reward models find flipped labels, and is what is trained on the other pairs better than on all?
 
-The embedded model on pairs of the embedded task whose labels follow the gold reward, but for a share that is flipped.
-`CollaborativeReward` lists the pairs that it takes for flipped: their precision and recall. A reward model is trained
-on all pairs, one on those that are not listed, and one on those that truly are not flipped; each for as many steps.
-Their accuracy is that on held-out pairs, whose labels are right.
+The embedded model on pairs of the embedded task whose gold rewards differ by at least `--least_margin`. Their labels
+follow the gold reward, but for a share that is flipped. `CollaborativeReward` lists the pairs that it takes for
+flipped: their precision and recall. A reward model is trained on all pairs, and one on those that are not listed, each
+for as many steps. Accuracy is that on held-out pairs, whose labels are right.
 
-usage: python tests/benchmarks/collaborative_reward.py [--seeds 1 2 3] [--noise 0.2 0.4] [--pairs 4096] [--epochs 4]
+usage: python tests/benchmarks/collaborative_reward.py [--seeds 1 2 3] [--noise 0.2 0.4] [--pairs 4096] [--epochs 6]
 """
 
 import argparse
 import json
+import random
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import islice, product
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from torch.optim.lr_scheduler import LinearLR
 
 from lit_tr import PreferenceDataModule
-from lit_tr.data import Without
+from lit_tr.data import Source, Without
+from lit_tr.data.rows import Objects
 from lit_tr.embedded import SyntheticPairs
+from lit_tr.embedded.task import GoldReward
 from lit_tr.evaluation.seeds import mean_of
 from lit_tr.rewards import CollaborativeReward, RewardModule
 
@@ -33,52 +41,71 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.4])
     parser.add_argument("--pairs", type=int, default=4096)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--held_out", type=int, default=2000)
+    parser.add_argument("--held_out", type=int, default=1000)
+    parser.add_argument("--least_margin", type=float, default=2.0)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    cells = [*product(args.noise, args.seeds)]
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+        found = dict(zip(cells, pool.map(partial(of_cell, args), cells), strict=True))
     for noise in args.noise:
-        found = [of_seed(args, seed, noise) for seed in args.seeds]
-        for name in found[0]:
-            mean = mean_of([one[name] for one in found])
-            values = " ".join(f"{one[name]:.3f}" for one in found)
-            print(f"noise {noise:<6}{name:<34}{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]  {values}", flush=True)
+        for name in found[cells[0]]:
+            values = [found[noise, seed][name] for seed in args.seeds]
+            mean, each = mean_of(values), " ".join(f"{value:.3f}" for value in values)
+            print(f"noise {noise:<6}{name:<34}{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]  {each}", flush=True)
 
 
-def of_seed(args: argparse.Namespace, seed: int, noise: float) -> dict[str, float]:
-    """Return precision and recall of what is found in the pairs of a seed, and accuracies."""
-    pairs = partial(SyntheticPairs, args.pairs, seed, temperature=0.0)
-    noisy, clean = pairs(flipped=noise), pairs()
-    flipped = {place for (place, row), (_, true) in zip(noisy.rows(), clean.rows(), strict=True) if row != true}
+def of_cell(args: argparse.Namespace, cell: tuple[float, int]) -> dict[str, float]:
+    """Return precision and recall of what is found in the pairs of a seed with some noise, and accuracies."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    noise, seed = cell
+    draw = random.Random(f"flips of {seed}")
+    clean = [*islice(clear_pairs(args.least_margin, seed, False), args.pairs)]
+    flips = [draw.random() < noise for _ in clean]
+    pairs = Objects([swapped(row) if flip else row for row, flip in zip(clean, flips, strict=True)])
+    flipped = {record.location for record, flip in zip(pairs.records(), flips, strict=True) if flip}
     with TemporaryDirectory() as folder:
-        steps = args.pairs // args.batch_size * args.epochs
-        both = accuracy(args, seed, noisy, folder, partial(CollaborativeReward, MODEL, noise, steps // 2))
-        listed, truth = Path(folder) / "flipped.jsonl", Path(folder) / "truth.jsonl"
+        steps, listed = args.pairs // args.batch_size * args.epochs, Path(folder) / "flipped.jsonl"
+        both = accuracy(args, seed, pairs, folder, partial(CollaborativeReward, MODEL, noise, steps // 2))
         taken = {json.loads(line)["location"] for line in listed.read_text().splitlines()}
-        truth.write_text("".join(json.dumps({"location": place}) + "\n" for place in sorted(flipped)))
-        one = partial(RewardModule, MODEL)
-        all_pairs, rest, right = (
-            accuracy(args, seed, rows, folder, one)
-            for rows in (noisy, Without(noisy, str(listed)), Without(noisy, str(truth)))
+        rest, every = (
+            accuracy(args, seed, rows, folder, partial(RewardModule, MODEL))
+            for rows in (Without(pairs, str(listed)), pairs)
         )
-    return {
+    found = {
         "precision of the pairs found": len(taken & flipped) / max(len(taken), 1),
         "recall": len(taken & flipped) / len(flipped),
-        "accuracy, all pairs": all_pairs,
-        "accuracy, collaborative": both,
+        "accuracy, all pairs": every,
         "accuracy, the pairs left": rest,
-        "accuracy, all that is right": right,
-        "left less all": rest - all_pairs,
-        "collaborative less all": both - all_pairs,
+        "accuracy, collaborative": both,
+        "left less all": rest - every,
+        "collaborative less all": both - every,
     }
+    print(cell, found, flush=True)
+    return found
 
 
-def accuracy(args: argparse.Namespace, seed: int, rows: Any, folder: str, make: Any) -> float:
+def clear_pairs(least: float, seed: int, held_out: bool) -> Iterator[dict[str, str]]:
+    """Yield pairs of the embedded task, the better response chosen, whose gold rewards differ by so much at least."""
+    gold = GoldReward()
+    for _, row in SyntheticPairs(10**9, seed, temperature=0.0, held_out=held_out).rows():
+        if gold(row["prompt"], row["chosen"]) - gold(row["prompt"], row["rejected"]) >= least:
+            yield row
+
+
+def swapped(row: dict[str, str]) -> dict[str, str]:
+    """Return a pair with the other label."""
+    return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+
+
+def accuracy(args: argparse.Namespace, seed: int, rows: Source, folder: str, make: Callable[..., RewardModule]) -> Any:
     """Train a reward model on some rows; return its accuracy on held-out pairs."""
     seed_everything(seed, verbose=False)
-    held_out = SyntheticPairs(args.held_out, temperature=0.0, held_out=True)
+    held_out = Objects([*islice(clear_pairs(args.least_margin, 0, True), args.held_out)])
     options = {"batch_size": args.batch_size, "max_length": 192, "seed": seed}
     data = PreferenceDataModule(MODEL, rows, val=held_out, **options)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
@@ -92,7 +119,10 @@ def accuracy(args: argparse.Namespace, seed: int, rows: Any, folder: str, make: 
         default_root_dir=folder,
         **quiet,
     )
-    module = make(optimizer=partial(torch.optim.AdamW, lr=args.learning_rate, weight_decay=0.0))
+    module = make(
+        optimizer=partial(torch.optim.AdamW, lr=args.learning_rate, weight_decay=0.0),
+        lr_scheduler=partial(LinearLR, start_factor=0.02, total_iters=50),
+    )
     trainer.fit(module, data)
     trainer.limit_val_batches = 1.0
     [found] = trainer.validate(module, data, verbose=False)

@@ -18,6 +18,7 @@ from lit_tr.commands import iterate, main
 from lit_tr.commands.configs import shipped
 from lit_tr.commands.fit import configured
 from lit_tr.embedded import TINY
+from lit_tr.evaluation.responses import read
 from tests.commands import rounds
 from tests.evaluation.judges.server import Server
 from tests.runs import fails
@@ -116,6 +117,17 @@ def test_a_round_from_end_to_end_with_one_more_and_a_start_that_does_nothing(wri
     assert "candidates" not in capfd.readouterr().out.partition("round  pairs")[0]
     main(["report", "out"])
     assert Path("out/report.html").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_rounds_that_one_makes(write):
+    options = {"prompts_per_round": 24}  # 72 candidates: they are scored in these processes
+    main(["iterate", "--config", write(**options)])
+    main(["iterate", "--config", write(**options), "--processes", "2", "--output", "two"])
+    one, two = ({row.key: row for row in read(Path(folder, "round_1/scores.jsonl"))} for folder in ("out", "two"))
+    assert len(one) == 72
+    assert one == two
+    assert figures() == figures("two")
 
 
 def rated(prompt):

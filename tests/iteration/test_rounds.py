@@ -17,6 +17,7 @@ from lit_tr.evaluation.responses import read
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.iteration import AllPairs, MaxMin, RankAgreement, Rounds, Stop
 from lit_tr.iteration.rounds import Parts
+from lit_tr.iteration.scores import Scoring
 from lit_tr.iteration.training import Chain
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.rewards import Ensemble, FunctionScorer, as_scorer
@@ -66,7 +67,9 @@ def rounds(tmp_path, llama_dir):
             yield lambda more: None
 
         def default(names):
-            return Parts(FunctionScorer(letters), MaxMin(), None, FunctionScorer(length), others or {}, FIT)
+            return Parts(
+                Scoring(FunctionScorer(letters)), MaxMin(), None, Scoring(FunctionScorer(length)), others or {}, FIT
+            )
 
         given = {
             "chain": Chain(PretrainedPolicy(llama_dir), tmp_path / name),
@@ -214,7 +217,7 @@ def test_a_judge_that_changes_with_the_rounds_compares_with_itself(rounds, tmp_p
     def parts(names):
         sign = 1 if names["policy"].endswith("round_1/policy") else -1
         reward = FunctionScorer(lambda prompt, response: sign * letters(prompt, response), "self")
-        return Parts(reward, MaxMin(), None, None, {}, FIT)
+        return Parts(Scoring(reward), MaxMin(), None, None, {}, FIT)
 
     made, *_ = rounds(parts=parts, rewards={"reward": {"path": "{policy}"}, "truth": None})
     done = made.run(2)
@@ -234,7 +237,7 @@ def test_a_judge_that_changes_with_the_rounds_compares_with_itself(rounds, tmp_p
 def test_statistics_of_held_out_responses_are_those_of_the_first(rounds, tmp_path):
     def parts(names):
         reward = Ensemble([FunctionScorer(letters), FunctionScorer(length)])
-        return Parts(reward, AllPairs(), None, None, {}, FIT)
+        return Parts(Scoring(reward), AllPairs(), None, None, {}, FIT)
 
     made, *_ = rounds(parts=parts, rewards={"reward": "ensemble", "truth": None})
     made.run(1)
@@ -256,7 +259,7 @@ def test_scores_of_a_confidence_are_kept(rounds, tmp_path):
         return length(prompt, response)
 
     def parts(names):
-        return Parts(FunctionScorer(letters), MaxMin(), RankAgreement(other), None, {}, FIT)
+        return Parts(Scoring(FunctionScorer(letters)), MaxMin(), RankAgreement(other), None, {}, FIT)
 
     def fails(folder, config):
         raise UserError("no training")
@@ -291,7 +294,7 @@ def test_a_training_before_the_first_round_is_what_rounds_begin_with(rounds, tmp
 @pytest.mark.usefixtures("base")
 def test_candidates_that_make_no_pair_are_one_message_and_stay(rounds, tmp_path):
     def parts(names):
-        return Parts(as_scorer(lambda prompt, response: 1.0), MaxMin(), None, None, {}, FIT)
+        return Parts(Scoring(as_scorer(lambda prompt, response: 1.0)), MaxMin(), None, None, {}, FIT)
 
     made, writer, *_ = rounds(parts=parts, rewards={"reward": "same", "truth": None})
     with pytest.raises(UserError, match=r"round 1: no pair can be made of the candidates of 5 prompts \(5 tied\)"):

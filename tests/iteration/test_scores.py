@@ -1,12 +1,14 @@
 import json
 import math
+import os
+from functools import partial
 
 import pytest
 
 from lit_tr.errors import UserError
 from lit_tr.evaluation.responses import Response, read
 from lit_tr.iteration import scores
-from lit_tr.iteration.scores import complete_scores
+from lit_tr.iteration.scores import Elsewhere, complete_scores
 from lit_tr.rewards import Ensemble, FunctionScorer, WhiteBox
 
 ASK = "Describe a cold river."
@@ -115,3 +117,47 @@ def test_statistics_can_be_those_of_another_file(tmp_path):
     [one] = complete_scores(tmp_path / "b.jsonl", candidates(9, start=8), ensemble(), statistics=shared)
     assert one.features["length"] == pytest.approx((9 - 2) / math.sqrt(2 / 3))
     assert not (tmp_path / "b.statistics.json").exists()
+
+
+def white_box():
+    """A reward with statistics, the frequencies of words."""
+    return Ensemble([WhiteBox(), FunctionScorer(length)])
+
+
+def told_where(prompt, response):
+    """A score, and who gave it: each process has a number of its own."""
+    return len(response) + os.getpid() * 1000.0
+
+
+@pytest.mark.slow  # each process imports for itself
+def test_several_processes_score_as_one_does_and_go_on(tmp_path):
+    every = [Response(f"{i}", ASK, f"A cold river{'!' * i} and {i} more.") for i in range(150)]
+    path = tmp_path / "scores.jsonl"
+    complete_scores(path, every[:20], white_box())
+    elsewhere = Elsewhere(white_box, ["cpu", "cpu"])
+    found = complete_scores(path, every, white_box(), elsewhere=elsewhere)
+    statistics = path.with_suffix(".statistics.json")
+    assert found == complete_scores(tmp_path / "alone.jsonl", every, white_box(), statistics=statistics)
+    assert len({one.score for one in found}) > 100
+    assert [one.key for one in found] == [one.key for one in every]
+
+
+@pytest.mark.slow
+def test_what_scores_elsewhere_is_another_process_and_few_are_scored_here(tmp_path):
+    scorer = FunctionScorer(told_where)
+    elsewhere = Elsewhere(partial(FunctionScorer, told_where), ["cpu", "cpu"])
+    few = complete_scores(tmp_path / "few.jsonl", candidates(64), scorer, elsewhere=elsewhere)
+    assert {one.score // 1000 for one in few} == {os.getpid()}
+    many = complete_scores(tmp_path / "many.jsonl", candidates(65), scorer, elsewhere=elsewhere)
+    assert len({one.score // 1000 for one in many} - {os.getpid()}) == 2
+
+
+def fails_there(prompt, response):
+    raise ValueError("no such response")
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_elsewhere_is_told_as_here(tmp_path):
+    elsewhere = Elsewhere(partial(FunctionScorer, fails_there), ["cpu", "cpu"])
+    with pytest.raises(UserError, match="reward fails_there: it failed .ValueError: no such response"):
+        complete_scores(tmp_path / "scores.jsonl", candidates(65), FunctionScorer(fails_there), elsewhere=elsewhere)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Answer, Answers, Asker, LanguageModel, Question
@@ -43,6 +44,7 @@ class LanguageReward:
         device: where a model of `path` runs; None takes a GPU if there is one.
         dtype: precision of its weights; `auto` is that of the files. In 16 bits rounding lets a drawn answer depend on
             what it shares a batch with.
+        quantize: `nf4` puts the base of an adapter of `path` into 4 bits.
         batch_size: questions that it computes at once.
         concurrency: questions that a server is asked at once.
         key_variable: name of the environment variable that holds the key of the server.
@@ -57,6 +59,7 @@ class LanguageReward:
     cache: str | None = None
     device: str | None = None
     dtype: str = "auto"
+    quantize: Literal["nf4"] | None = None
     batch_size: int = 8
     concurrency: int = 8
     key_variable: str = "OPENAI_API_KEY"
@@ -79,5 +82,5 @@ class LanguageReward:
     @cached_property
     def _model(self) -> LanguageModel:
         if self.path is not None:
-            return LocalModel(self.path, self.device, self.dtype, self.batch_size)
+            return LocalModel(self.path, self.device, self.dtype, self.batch_size, self.quantize)
         return Endpoint(self.model or "", self.url, self.key_variable, self.concurrency)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lit_tr.embedded.model import resolve
 from lit_tr.evaluation.answers import Answer, Keep, Question
@@ -34,16 +34,22 @@ class LocalModel:
         device: where it runs; None takes a GPU if there is one.
         dtype: precision of the weights; `auto` is that of the files.
         batch_size: questions that are computed at once.
+        quantize: `nf4` puts the base of an adapter into 4 bits.
     """
 
     path: str
     device: str | None = None
     dtype: str = "auto"
     batch_size: int = 8
+    quantize: Literal["nf4"] | None = None
 
     @cached_property
     def name(self) -> str:
-        """The path, and for a folder a checksum of what lies in it."""
+        """The path, for a folder a checksum of what lies in it, and whether it is in 4 bits."""
+        return self._files + (f" in {self.quantize}" if self.quantize else "")
+
+    @property
+    def _files(self) -> str:
         folder = Path(resolve(self.path))
         if not folder.is_dir():
             return self.path
@@ -106,7 +112,7 @@ class LocalModel:
             UserError: there is no such model.
         """
         dtype: Any = None if self.dtype == "auto" else self.dtype
-        [found] = open_policies([self.path], Loading(dtype, device=self.device))
+        [found] = open_policies([self.path], Loading(dtype, quantize=self.quantize, device=self.device))
         return found
 
     @cached_property

@@ -26,6 +26,7 @@ class JudgeReward(LanguageReward):
         cache: as for `LanguageReward`.
         device: as for `LanguageReward`.
         dtype: as for `LanguageReward`.
+        quantize: as for `LanguageReward`.
         batch_size: as for `LanguageReward`.
         concurrency: as for `LanguageReward`.
         key_variable: as for `LanguageReward`.

@@ -25,6 +25,7 @@ class SelfReference(LanguageReward):
         cache: as for `LanguageReward`.
         device: as for `LanguageReward`.
         dtype: as for `LanguageReward`.
+        quantize: as for `LanguageReward`.
         batch_size: as for `LanguageReward`.
         concurrency: as for `LanguageReward`.
         key_variable: as for `LanguageReward`.

@@ -11,6 +11,7 @@ from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Asker, Question
 from lit_tr.evaluation.judges import LLMJudge, Pair
 from lit_tr.evaluation.judges.local import LIKELIEST, LocalModel, by_length
+from lit_tr.policy import LoRA, PretrainedPolicy
 
 TEXTS = ["Describe a cold river.", "Tell me about a loud market, and about an old ship.", "Write."]
 EXACT = "float32"
@@ -104,6 +105,23 @@ def test_an_adapter_is_a_model_too(tmp_path):
     with torch.no_grad():
         logits = adapted.eval()(laid_out(AutoTokenizer.from_pretrained(resolve(TINY)), TEXTS[0])).logits[0, -1]
     assert max(answer.first.values()) == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
+
+
+def test_the_base_of_an_adapter_may_be_in_4_bits(tmp_path):
+    policy = PretrainedPolicy(TINY, quantize="nf4", lora=LoRA(r=4)).load()
+    torch.nn.init.normal_(next(param for name, param in policy.named_parameters() if "lora_B" in name))
+    policy.save_pretrained(tmp_path / "adapter")
+    judge = LocalModel(str(tmp_path / "adapter"), device="cpu", dtype=EXACT, quantize="nf4")
+    [answer] = Asker(judge).ask(questions()[:1])
+    with torch.no_grad():
+        ids = laid_out(judge.tokenizer, TEXTS[0])
+        values, tokens = policy.eval()(ids).logits[0, -1].log_softmax(-1).topk(5)
+    for value, token in zip(values.tolist(), tokens.tolist(), strict=True):
+        assert answer.first[judge.tokenizer.decode([token])] == pytest.approx(value, abs=1e-4)
+    whole = LocalModel(str(tmp_path / "adapter"), device="cpu", dtype=EXACT)
+    assert whole.name != judge.name  # or the cache would take the answers of one for those of the other
+    [other] = Asker(whole).ask(questions()[:1])
+    assert other.first != pytest.approx(answer.first, abs=1e-4)
 
 
 def test_a_question_without_room_has_an_empty_answer():
