@@ -42,7 +42,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     },
     "rewards": {
         *("rewards", "lazy", "data.example", "data.batches", "embedded.model", "embedded.task", "errors"),
-        *("losses", "metrics", "module", "policy"),  # what trains a reward model
+        *("losses", "metrics", "module", "policy", "reference"),  # what trains a reward model
     },
     "evaluation": {
         *("evaluation", "rewards", "policy", "data", "losses", "metrics", "updates", "errors"),

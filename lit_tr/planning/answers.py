@@ -14,7 +14,7 @@ from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Record
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError, UserError
-from lit_tr.planning.dry_run import Step
+from lit_tr.planning.dry_run import Step, frozen
 from lit_tr.planning.plan import Lengths, Memory, Plan, Run
 from lit_tr.planning.ranks import Network, Scaled, Traffic, Unit, scaled, units, waits
 from lit_tr.policy.adapters import has_adapter
@@ -109,6 +109,7 @@ class Answers:
         return max(self.layouts[layout][kind].total, self.loading[kind])
 
 
+@frozen()
 def answer(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, say: Say = lambda text: None) -> Answers:
     """Find out all that is asked for.
 

@@ -7,7 +7,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -130,6 +130,20 @@ class Ledger(TorchDispatchMode):
         self.logits += logits
         if self.live > self.peaks[-1][0]:
             self.peaks[-1] = self.live, self.logits, self.gradients
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Keep collections of garbage from going through all that is in memory now, such as all that is imported."""
+    if gc.get_freeze_count():  # within another one
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

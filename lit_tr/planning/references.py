@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lit_tr.errors import explained
-from lit_tr.planning.dry_run import Ledger
+from lit_tr.planning.dry_run import Ledger, frozen
 from lit_tr.policy.loading import CAST_PRECISIONS, PretrainedPolicy
 from lit_tr.reference import Reference
 
@@ -29,13 +29,9 @@ def reference_bytes(
     """
     if reference is None:
         return 0, 0
-    gc.freeze()  # or each collection would go through all modules that are imported
     said = "cannot be planned: its prepare or update asks for the values of weights, and a plan has none"
-    try:
-        with explained(f"{type(reference).__name__} {said}", NotImplementedError):
-            return _run(deepcopy(reference), source, alpha, precision, device)
-    finally:
-        gc.unfreeze()
+    with frozen(), explained(f"{type(reference).__name__} {said}", NotImplementedError):
+        return _run(deepcopy(reference), source, alpha, precision, device)
 
 
 def cast(module: Any, precision: str) -> Any:

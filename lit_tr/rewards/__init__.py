@@ -12,12 +12,13 @@ from lit_tr.rewards.reward_model import RewardModel
 from lit_tr.rewards.white_box import WhiteBox
 
 if TYPE_CHECKING:
-    from lit_tr.rewards.collaborative import CollaborativeReward
+    from lit_tr.rewards.collaborative import CollaborativePolicy, CollaborativeReward
     from lit_tr.rewards.training import BradleyTerry, RewardModule
 
 __all__ = [
     "BradleyTerry",
     "Candidate",
+    "CollaborativePolicy",
     "CollaborativeReward",
     "Ensemble",
     "FunctionScorer",
@@ -33,5 +34,8 @@ __all__ = [
     "explain",
 ]
 
-TRAINED = {"training": ["BradleyTerry", "RewardModule"], "collaborative": ["CollaborativeReward"]}
+TRAINED = {
+    "training": ["BradleyTerry", "RewardModule"],
+    "collaborative": ["CollaborativePolicy", "CollaborativeReward"],
+}
 __getattr__, _ = lazy(__name__, TRAINED)  # a scorer trains nothing

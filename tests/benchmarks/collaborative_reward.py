@@ -1,18 +1,20 @@
 """Do two reward models find flipped labels, and is what is trained on the other pairs better than on all?
 
 The embedded model on pairs of the embedded task whose gold rewards differ by at least `--least_margin`. Their labels
-follow the gold reward, but for a share that is flipped. `CollaborativeReward` lists the pairs that it takes for
-flipped: their precision and recall. A reward model is trained on all pairs, and one on those that are not listed, each
-for as many steps. Accuracy is that on held-out pairs, whose labels are right.
+follow the gold reward, but for a share that is flipped. `CollaborativePolicy`, by DPO, lists the pairs that it takes
+for flipped: their precision and recall. A policy is trained on all pairs, and one on those that are not listed, each
+for as many steps. Accuracy is that of the implicit reward on held-out pairs, whose labels are right. With
+`--reward_models` it is `CollaborativeReward` and reward models in their place, which learn more slowly.
 
-usage: python tests/benchmarks/collaborative_reward.py [--seeds 1 2 3] [--noise 0.2 0.4] [--pairs 4096] [--epochs 6]
+usage: python tests/benchmarks/collaborative_reward.py [--seeds 1 2 3] [--noise 0.2 0.4] [--pairs 2048] [--epochs 3]
+       python tests/benchmarks/collaborative_reward.py --reward_models --pairs 4096 --epochs 6 --learning_rate 0.003
 """
 
 import argparse
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice, product
@@ -25,13 +27,15 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch.optim.lr_scheduler import LinearLR
 
-from lit_tr import PreferenceDataModule
+from lit_tr import PreferenceDataModule, PreferenceModule
 from lit_tr.data import Source, Without
 from lit_tr.data.rows import Objects
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.embedded.task import GoldReward
 from lit_tr.evaluation.seeds import mean_of
-from lit_tr.rewards import CollaborativeReward, RewardModule
+from lit_tr.losses import DPO
+from lit_tr.reference import FrozenReference
+from lit_tr.rewards import CollaborativePolicy, CollaborativeReward, RewardModule
 
 MODEL = "embedded:tiny"
 
@@ -40,12 +44,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.4])
-    parser.add_argument("--pairs", type=int, default=4096)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=2048)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--held_out", type=int, default=1000)
     parser.add_argument("--least_margin", type=float, default=2.0)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--reward_models", action="store_true")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     cells = [*product(args.noise, args.seeds)]
@@ -70,12 +75,9 @@ def of_cell(args: argparse.Namespace, cell: tuple[float, int]) -> dict[str, floa
     flipped = {record.location for record, flip in zip(pairs.records(), flips, strict=True) if flip}
     with TemporaryDirectory() as folder:
         steps, listed = args.pairs // args.batch_size * args.epochs, Path(folder) / "flipped.jsonl"
-        both = accuracy(args, seed, pairs, folder, partial(CollaborativeReward, MODEL, noise, steps // 2))
+        both = accuracy(args, seed, pairs, folder, noise=noise, steps=steps // 2)
         taken = {json.loads(line)["location"] for line in listed.read_text().splitlines()}
-        rest, every = (
-            accuracy(args, seed, rows, folder, partial(RewardModule, MODEL))
-            for rows in (Without(pairs, str(listed)), pairs)
-        )
+        rest, every = (accuracy(args, seed, rows, folder) for rows in (Without(pairs, str(listed)), pairs))
     found = {
         "precision of the pairs found": len(taken & flipped) / max(len(taken), 1),
         "recall": len(taken & flipped) / len(flipped),
@@ -102,8 +104,8 @@ def swapped(row: dict[str, str]) -> dict[str, str]:
     return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
 
 
-def accuracy(args: argparse.Namespace, seed: int, rows: Source, folder: str, make: Callable[..., RewardModule]) -> Any:
-    """Train a reward model on some rows; return its accuracy on held-out pairs."""
+def accuracy(args: argparse.Namespace, seed: int, rows: Source, folder: str, **collaboration: Any) -> Any:
+    """Train on some rows, two models with the options of a collaboration; return the accuracy on held-out pairs."""
     seed_everything(seed, verbose=False)
     held_out = Objects([*islice(clear_pairs(args.least_margin, 0, True), args.held_out)])
     options = {"batch_size": args.batch_size, "max_length": 192, "seed": seed}
@@ -119,10 +121,14 @@ def accuracy(args: argparse.Namespace, seed: int, rows: Source, folder: str, mak
         default_root_dir=folder,
         **quiet,
     )
-    module = make(
-        optimizer=partial(torch.optim.AdamW, lr=args.learning_rate, weight_decay=0.0),
-        lr_scheduler=partial(LinearLR, start_factor=0.02, total_iters=50),
-    )
+    optimizer = partial(torch.optim.AdamW, lr=args.learning_rate, weight_decay=0.0)
+    how = {"optimizer": optimizer, "lr_scheduler": partial(LinearLR, start_factor=0.02, total_iters=50)}
+    if args.reward_models:
+        made: Any = CollaborativeReward if collaboration else RewardModule
+        module = made(MODEL, **collaboration, **how)
+    else:
+        made = CollaborativePolicy if collaboration else PreferenceModule
+        module = made(MODEL, FrozenReference(), DPO(beta=0.3), **collaboration, **how)
     trainer.fit(module, data)
     trainer.limit_val_batches = 1.0
     [found] = trainer.validate(module, data, verbose=False)

@@ -12,9 +12,12 @@ from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
+from lit_tr.evaluation.policies import Loading, open_policies
+from lit_tr.losses import DPO, KTO
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.policy.loading import GivenPolicy
-from lit_tr.rewards import Candidate, CollaborativeReward, RewardModel
+from lit_tr.reference import CopyReference, FrozenReference
+from lit_tr.rewards import Candidate, CollaborativePolicy, CollaborativeReward, RewardModel
 from tests.rewards.test_training import PAIRS, QUIET, by_hand, gradients
 
 
@@ -43,7 +46,7 @@ def test_each_model_learns_from_the_pairs_of_the_peers_highest_margins(llama_dir
     assert module.kept == 0.75
     pairs = [*PAIRS, *(TokenizedExample([5, i], [i + 1, 9], [i + 3]) for i in range(8, 16, 4))]
     batch = Collator()(pairs)
-    values = module._evaluate(batch, training=True)
+    values = module._evaluate(batch, None, training=True)
     ours = gradients(module, values["loss"].mean())
     margins = [chosen - rejected for chosen, rejected in (by_hand(one, pairs) for one in (module, module.peer))]
     best = [one.topk(4).indices for one in margins]  # 0.75 * 5, rounded up
@@ -59,6 +62,95 @@ def test_each_model_learns_from_the_pairs_of_the_peers_highest_margins(llama_dir
     assert {"reward_head.weight", "peer.reward_head.weight"} < ours.keys()
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def log_prob(model, pair, response):
+    """The log-prob of a response by a forward pass of its own."""
+    ids = torch.tensor([[*pair.prompt, *response]])
+    found = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+    return found[len(pair.prompt) - 1 :].sum()
+
+
+def implicit_margins(model, start, pairs):
+    return torch.stack(
+        [
+            sum(
+                sign * (log_prob(model, pair, response) - log_prob(start, pair, response).detach())
+                for sign, response in ((0.5, pair.chosen), (-0.5, pair.rejected))
+            )
+            for pair in pairs
+        ]
+    )
+
+
+def two_policies(policy, reference=None, **options):
+    """A module whose two policies lie away from where they began."""
+    torch.manual_seed(0)
+    made = CollaborativePolicy(policy, reference or FrozenReference(), DPO(beta=0.5), **options)
+    made.configure_model()
+    for one in (made, made.peer):
+        for param in one.trained:
+            param.data += 0.1 * torch.randn_like(param)
+    return made.eval()
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)])
+def test_each_policy_learns_from_the_pairs_of_the_peers_highest_implicit_margins(llama_dir, monkeypatch, lora):
+    monkeypatch.setattr(CollaborativePolicy, "global_step", 5)
+    module = two_policies(PretrainedPolicy(llama_dir, lora=lora), noise=0.5, steps=5)
+    start = PretrainedPolicy(llama_dir).load().eval()
+    pairs = [*PAIRS, *(TokenizedExample([5, i], [i + 1, 9], [i + 3]) for i in range(8, 16, 4))]
+    batch = Collator()(pairs)
+    values = module._evaluate(batch, None, training=True)
+    ours = gradients(module, values["loss"].mean())
+    margins = [implicit_margins(one.policy, start, pairs) for one in (module, module.peer)]
+    torch.testing.assert_close(module.margins(batch), torch.stack(margins, dim=1).detach(), rtol=1e-4, atol=1e-4)
+    best = [one.topk(3).indices for one in margins]  # 0.5 * 5, rounded up
+    assert {*best[0].tolist()} != {*best[1].tolist()}
+    confidence = torch.tensor([1.0, 1.0, 0.75, 1.0, 1.0])
+    losses = [-(confidence * F.logsigmoid(one) + (1 - confidence) * F.logsigmoid(-one)) for one in margins]
+    expected = losses[0][best[1]].mean() + losses[1][best[0]].mean()
+    torch.testing.assert_close(values["loss"].mean(), expected, rtol=1e-4, atol=1e-5)
+    theirs = gradients(module, expected)
+    assert ours.keys() == theirs.keys()
+    assert {name.partition(".")[0] for name in ours} == {"policy", "peer"}
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("policy", [{}, {"lora": LoRA(r=4)}])
+def test_two_policies_write_what_they_take_for_flipped_and_a_checkpoint_holds_both(llama_dir, tmp_path, policy):
+    options = {"noise": 0.4, "steps": 2, "optimizer": lambda params: torch.optim.AdamW(params, lr=0.01)}
+    module = CollaborativePolicy(PretrainedPolicy(llama_dir, **policy), FrozenReference(), DPO(beta=0.5), **options)
+    trainer, data = fit(module, llama_dir, SyntheticPairs(20, flipped=0.4), tmp_path, log_every_n_steps=1)
+    assert trainer.callback_metrics["train/kept"] == 0.75
+    batch, module = Collator()([data.examples["train"][i] for i in range(20)]), module.eval()
+    margins = module.margins(batch)
+    assert (margins[:, 0] != margins[:, 1]).any()  # two policies, and not one
+    wrong = [i for i, both in enumerate(margins.tolist()) if max(both) < 0]
+    found = [json.loads(line)["location"] for line in (tmp_path / "flipped.jsonl").read_text().splitlines()]
+    assert found == [f"synthetic pairs of seed 0, row {i}" for i in wrong]
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = CollaborativePolicy.load_from_checkpoint(tmp_path / "one.ckpt").eval()
+    assert torch.equal(loaded.margins(batch), margins)
+    folder = export(tmp_path / "one.ckpt", tmp_path / "policy", merge=bool(policy))
+    [exported] = open_policies([str(folder)], Loading("float32", device="cpu"))
+    pair = data.examples["train"][0]
+    with exported.active() as model, torch.no_grad():
+        expected = log_prob(model, pair, pair.chosen).item()
+    assert module._evaluate(batch, None)["logps/chosen"][0].item() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("which", ["moves", "unpaired"])
+def test_what_two_policies_cannot_take_is_named(llama_dir, which):
+    reference, loss, said = {
+        "moves": (CopyReference(), DPO(beta=0.5), "its reference must not move"),
+        "unpaired": (FrozenReference(), KTO(beta=0.5), "KTO does not compare the two responses of a pair"),
+    }[which]
+    with pytest.raises(UserError, match=said):
+        CollaborativePolicy(llama_dir, reference, loss)
+    with pytest.raises(UserError, match=r"CollaborativePolicy: noise 1.0 must be in \[0, 1\)"):
+        CollaborativePolicy(llama_dir, FrozenReference(), DPO(beta=0.5), noise=1.0)
 
 
 def test_the_share_falls_from_all_to_those_that_are_right(llama_dir, monkeypatch):
