@@ -14,7 +14,8 @@ from lit_tr.data.process import RowProcessor
 from lit_tr.data.rows import Record
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import BadRowError, UserError
-from lit_tr.planning.dry_run import Step, frozen
+from lit_tr.planning.dry_run import Step
+from lit_tr.planning.ledger import frozen
 from lit_tr.planning.plan import Lengths, Memory, Plan, Run
 from lit_tr.planning.ranks import Network, Scaled, Traffic, Unit, scaled, units, waits
 from lit_tr.policy.adapters import has_adapter

@@ -21,8 +21,9 @@ from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.planning.attention import GPU
-from lit_tr.planning.dry_run import Ledger, Step, give_fake_tensors, optimizer_costs, run_step
+from lit_tr.planning.dry_run import Step, optimizer_costs, run_step
 from lit_tr.planning.layers import Stack
+from lit_tr.planning.ledger import Ledger, give_fake_tensors
 from lit_tr.planning.references import cast, reference_bytes
 from lit_tr.policy import head
 from lit_tr.policy.adapters import causal_model, has_adapter

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lit_tr.errors import explained
-from lit_tr.planning.dry_run import Ledger, frozen
+from lit_tr.planning.ledger import Ledger, frozen
 from lit_tr.policy.loading import CAST_PRECISIONS, PretrainedPolicy
 from lit_tr.reference import Reference
 
