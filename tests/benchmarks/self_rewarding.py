@@ -6,10 +6,11 @@ worst. The judge also rates the rows' own responses, of which people preferred o
 printed beside ties and what it left unread.
 
 A model as small as SmolLM2-135M does not keep to the form of an answer: `--judgements` first counts how many
-judgements by the paper's prompt can be read. The round itself takes the mean over digits as first token.
+judgements by the paper's prompt can be read. The round itself takes the mean over digits as first token. With
+`--self_reference` the judge answers each prompt itself and compares in both orders, as configs/iterate/self_reference.
 
 usage: python tests/benchmarks/self_rewarding.py --model DIR --data FILE [--prompts 32] [--held_out 16] [--rounds 1]
-       [--judgements 8] [--output runs/self_rewarding]
+       [--judgements 8] [--self_reference] [--output runs/self_rewarding]
 """
 
 import argparse
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--judgements", type=int, default=8)
     parser.add_argument("--max_new_tokens", type=int, default=48)
+    parser.add_argument("--self_reference", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("runs/self_rewarding"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -79,8 +81,12 @@ def configuration(args: argparse.Namespace) -> dict:
     """Return the options of `lit-tr iterate`: those of configs/self_rewarding.yaml, but for what is small here."""
     last = args.held_out + args.rounds * args.prompts
     rows = {"prompts": f"train[{args.held_out}:{last}]", "held_out": f"train[:{args.held_out}]"}
-    judge = {"path": "{policy}", "prompt": "score", "lowest": 1, "highest": 9, "max_tokens": 1, "judgements": 1}
-    judge |= {"dtype": "float32", "cache": "{output}/answers.sqlite3"}
+    judge = {"path": "{policy}", "dtype": "float32", "cache": "{output}/answers.sqlite3"}
+    if args.self_reference:
+        name, judge = "SelfReference", judge | {"answer_tokens": args.max_new_tokens}
+    else:
+        rating = {"prompt": "score", "lowest": 1, "highest": 9, "max_tokens": 1, "judgements": 1}
+        name, judge = "JudgeReward", judge | rating
     return {
         "output": str(args.output / "rounds"),
         "rounds": args.rounds,
@@ -89,7 +95,7 @@ def configuration(args: argparse.Namespace) -> dict:
         **{name: {"class_path": "lit_tr.data.Rows", "init_args": {"path": args.data, "split": split}}
            for name, split in rows.items()},
         "sampling": {"samples": 4, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": args.max_new_tokens, "seed": 1},
-        "reward": {"class_path": "lit_tr.evaluation.judges.JudgeReward", "init_args": judge},
+        "reward": {"class_path": f"lit_tr.evaluation.judges.{name}", "init_args": judge},
         "stop": {"length": 2.0},
         "fit": {
             "seed_everything": 1,
