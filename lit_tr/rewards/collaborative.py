@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch
@@ -36,7 +36,8 @@ class Collaboration(PreferenceModule):
     Collaborative reward modeling (Zhang et al. 2025, arXiv 2505.10597): of each batch a model trains on the pairs with
     the highest margins, chosen reward less rejected one, of its peer. The share of pairs that it trains on falls
     linearly from 1 to `1 - noise` over the first `steps` optimizer steps, the schedule of co-teaching (Han et al. 2018,
-    arXiv 1804.06872, Sec. 2). The paper's own schedule sorts pairs from easy to hard, and is another.
+    arXiv 1804.06872, Sec. 2); their number is rounded up. The paper's own schedule sorts pairs from easy to hard, and
+    is another.
 
     `train/loss` is the sum of both losses, `train/kept` the share of pairs that the first model trains on; all other
     figures, and what `lit-tr export` writes, are the first model's. After training `flipped.jsonl` in the run's folder
@@ -52,7 +53,7 @@ class Collaboration(PreferenceModule):
         """Take the peer, and the schedule."""
         if not 0 <= noise < 1 or steps < 1:
             raise UserError(f"{type(self).__name__}: noise {noise} must be in [0, 1), steps {steps} at least 1")
-        self.noise, self.steps, self.peer = noise, steps, peer
+        self.noise, self.steps, self.peer, self._has_started = noise, steps, peer, False
 
     @abstractmethod
     def _differ(self) -> None:
@@ -68,6 +69,12 @@ class Collaboration(PreferenceModule):
         """The share of pairs that a model trains on at this step."""
         return 1 - self.noise * min(self.global_step / self.steps, 1.0)
 
+    def setup(self, stage: str) -> None:
+        """Set up both modules."""
+        super().setup(stage)
+        for held in self.peer.held:
+            held.setup(self.trainer, self)
+
     def configure_model(self) -> None:
         """Load both models, once."""
         if hasattr(self, "policy"):
@@ -79,8 +86,18 @@ class Collaboration(PreferenceModule):
             self._differ()
         super().configure_model()
 
-    def on_train_end(self) -> None:
-        """Write the training pairs that both models take for flipped."""
+    def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
+        """Say once where batches are too small to leave out a pair."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if not self._has_started and self._count(1 - self.noise, len(batch)) == len(batch) and self.noise:
+            rank_zero_warn(
+                f"{type(self).__name__}: a batch of {len(batch)} pairs leaves out none with noise {self.noise:g}: give "
+                f"data.batch_size {math.ceil(1 / self.noise)} or more"
+            )
+        self._has_started = True
+
+    def on_fit_end(self) -> None:
+        """Write the training pairs that both models take for flipped; a resume of a run at its end does so, too."""
         rows: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # a collective call
         if (examples := getattr(rows, "examples", {}).get("train")) is None:
@@ -114,8 +131,12 @@ class Collaboration(PreferenceModule):
 
     def _most_consistent(self, margins: Tensor) -> Tensor:
         """Return 1 for the pairs of the highest margins that a model trains on, else 0, `(pairs,)`."""
-        count = math.ceil(self.kept * len(margins))
+        count = self._count(self.kept, len(margins))
         return torch.zeros_like(margins).index_fill(0, margins.topk(count).indices, 1.0)
+
+    @staticmethod
+    def _count(share: float, pairs: int) -> int:
+        return math.ceil(share * pairs)
 
 
 class CollaborativeReward(Collaboration, RewardModule):

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -151,6 +152,42 @@ def test_what_two_policies_cannot_take_is_named(llama_dir, which):
         CollaborativePolicy(llama_dir, reference, loss)
     with pytest.raises(UserError, match=r"CollaborativePolicy: noise 1.0 must be in \[0, 1\)"):
         CollaborativePolicy(llama_dir, FrozenReference(), DPO(beta=0.5), noise=1.0)
+
+
+def test_log_probs_that_are_precomputed_serve_both_policies(llama_dir, tmp_path):
+    found = []
+    for reference in FrozenReference(), FrozenReference(precompute=True, folder=str(tmp_path)):
+        torch.manual_seed(0)
+        options = {"noise": 0.4, "steps": 2, "optimizer": lambda params: torch.optim.SGD(params, lr=0.1)}
+        module = CollaborativePolicy(llama_dir, reference, DPO(beta=0.5), **options)
+        fit(module, llama_dir, SyntheticPairs(20, flipped=0.4), tmp_path)
+        found.append([json.loads(line) for line in (tmp_path / "flipped.jsonl").read_text().splitlines()])
+    assert module.peer.reference.model is None
+    assert [one["location"] for one in found[0]] == [one["location"] for one in found[1]]
+    margins = [torch.tensor([one["margins"] for one in those]) for those in found]
+    torch.testing.assert_close(*margins, rtol=1e-3, atol=1e-4)
+
+
+def test_a_resume_of_a_run_that_was_stopped_at_its_end_writes_the_list(llama_dir, tmp_path):
+    def made():
+        adam = partial(torch.optim.AdamW, lr=0.01)
+        return CollaborativePolicy(llama_dir, FrozenReference(), DPO(beta=0.5), noise=0.4, steps=2, optimizer=adam)
+
+    rows, listed = SyntheticPairs(20, flipped=0.4), tmp_path / "flipped.jsonl"
+    trainer, _ = fit(made(), llama_dir, rows, tmp_path)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    written = listed.read_text()
+    listed.unlink()
+    trainer = Trainer(**{**QUIET, "max_steps": 4, "default_root_dir": tmp_path, "enable_checkpointing": False})
+    data = PreferenceDataModule(llama_dir, rows, val=SyntheticPairs(8, seed=8), batch_size=4)
+    trainer.fit(made(), data, ckpt_path=tmp_path / "last.ckpt")
+    assert listed.read_text() == written
+
+
+def test_batches_too_small_to_leave_out_a_pair_are_told(llama_dir, tmp_path):
+    said = "a batch of 4 pairs leaves out none with noise 0.2: give data.batch_size 5 or more"
+    with pytest.warns(UserWarning, match=said):
+        fit(CollaborativeReward(llama_dir, noise=0.2), llama_dir, SyntheticPairs(8), tmp_path)
 
 
 def test_the_share_falls_from_all_to_those_that_are_right(llama_dir, monkeypatch):
