@@ -266,8 +266,8 @@ class PreferenceModule(ReferenceHolder):
             kl, tokens = self._add_ranks(self.scorer.kl(self.policy, self.reference, batch))
         return kl / tokens.clamp(min=1)
 
-    def reward_margin(self, batch: PairBatch) -> float | None:
-        """Return the mean reward margin of a batch of pairs against the reference; None of unpaired rows.
+    def reward_margin(self, batch: PairBatch) -> Tensor | None:
+        """Return the mean reward margin of a batch of pairs against the reference, a scalar; None of unpaired rows.
 
         A reward is beta times a log-ratio in nats, summed over a response (Rafailov et al. 2023, arXiv 2305.18290,
         Sec. 4), unless the loss defines another. It is computed without gradient and dropout.

@@ -110,7 +110,7 @@ def test_what_is_no_number_stays_none_in_low_order_bits():
 def test_the_distance_by_hand():
     policy, reference = Net(8), Net(4)
     reference.b.load_state_dict(policy.b.state_dict())
-    assert distance(policy, reference) == pytest.approx(48**0.5)  # three times 8 - 4
+    assert distance(policy, reference).item() == pytest.approx(48**0.5)  # three times 8 - 4
 
 
 def test_each_tensor_may_have_an_alpha_of_its_own():
