@@ -134,7 +134,8 @@ def checksum(tensors: Iterable[Tensor]) -> Tensor:
 
     It takes one pass over them: 13 ms for 135 million bfloat16 weights on 2 CPU cores.
     """
-    total = torch.zeros((), dtype=torch.int64)
+    tensors = list(tensors)
+    total = torch.zeros((), dtype=torch.int64, device=tensors[0].device if tensors else None)
     for tensor in tensors:
         data = tensor.detach().contiguous().view(-1).view(torch.uint8)
         end = len(data) // 8 * 8
