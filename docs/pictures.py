@@ -65,8 +65,8 @@ def simulate(kind: str) -> list[dict[str, float]]:
             return {
                 "step": step,
                 "updated": updated,
-                "policy": distance(policy, start),
-                "reference": distance(reference, start),
+                "policy": distance(policy, start).item(),
+                "reference": distance(reference, start).item(),
                 "kl": (ours.exp() * ratios).sum().item(),
                 "margin": (BETA * (ratios[one] - ratios[other]) * (2 * confidence - 1)).mean().item(),
                 "reward": (ours.exp() * reward).sum().item(),

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
@@ -39,8 +39,8 @@ class PreferenceModule(ReferenceHolder):
     log-probs of the responses; log-ratios to the reference; and the same against the initial policy (`initial/...`).
     Those of training are means over the examples of all ranks since the last logged step, but `initial/...`, which
     cost a forward pass and are computed on the batches of the logged steps alone. Speeds are those of this rank since
-    the last logged step, evaluations left out: `train/response_tokens_per_second` and `train/examples_per_second`, of
-    pairs, or of responses where not all rows are pairs.
+    the last logged step, evaluations left out: `train/response_tokens_per_second`, `train/tokens_per_second`, of all
+    that the policy computes, and `train/examples_per_second`, of pairs, or of responses where not all rows are pairs.
 
     Args:
         policy: where the policy comes from, loaded in `configure_model`; or the path of one; or a model in memory.
@@ -170,6 +170,8 @@ class PreferenceModule(ReferenceHolder):
             self.reference.on_train_batch_start(self, batch)
         self._logs = logs = progress.is_logged(self.trainer)
         self._shows = logs or progress.ends_epoch(self.trainer)  # at an epoch's end for callbacks that watch a metric
+        tokens = cast(Any, batch).input_ids.numel()
+        self.speed.add(response_tokens=sum(batch.tokens[:2]), tokens=tokens, examples=len(batch))
         values = self._evaluate(batch, self.initial if logs else None, training=True)
         self.interval.update(values)
         if self._shows:
@@ -202,7 +204,6 @@ class PreferenceModule(ReferenceHolder):
 
     def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
         """Log how fast this rank trains."""
-        self.speed.add(response_tokens=sum(batch.tokens[:2]), examples=len(batch))
         if self._shows:
             self.log_dict({f"train/{name}": rate for name, rate in self.speed.rates(self.device).items()})
         if self._logs:
@@ -266,8 +267,8 @@ class PreferenceModule(ReferenceHolder):
             kl, tokens = self._add_ranks(self.scorer.kl(self.policy, self.reference, batch))
         return kl / tokens.clamp(min=1)
 
-    def reward_margin(self, batch: PairBatch) -> float | None:
-        """Return the mean reward margin of a batch of pairs against the reference; None of unpaired rows.
+    def reward_margin(self, batch: PairBatch) -> Tensor | None:
+        """Return the mean reward margin of a batch of pairs against the reference, a scalar; None of unpaired rows.
 
         A reward is beta times a log-ratio in nats, summed over a response (Rafailov et al. 2023, arXiv 2305.18290,
         Sec. 4), unless the loss defines another. It is computed without gradient and dropout.

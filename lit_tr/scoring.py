@@ -131,15 +131,15 @@ class Scorer:
         kl, tokens = reference.kl(policy, self.laid_out(policy, batch))
         return torch.stack([kl, kl.new_full((), tokens)]) * (not batch.dummy)
 
-    def reward_margin(self, policy: nn.Module, reference: Any, batch: PairBatch) -> float | None:
-        """Return the mean reward margin of a batch, without gradient and dropout; None where it is not of pairs."""
+    def reward_margin(self, policy: nn.Module, reference: Any, batch: PairBatch) -> Tensor | None:
+        """Return the mean reward margin of a batch, a scalar without gradient; None where it is not of pairs."""
         batch = self.laid_out(policy, batch)
         with scoring(policy):  # on all ranks, whatever they hold: sharded weights are gathered
             ours, theirs = token_log_probs(policy, batch), reference.token_log_probs(policy, batch)
         if not batch.paired or batch.dummy:
             return None
         chosen, rejected, _ = self.scores(batch, ours, theirs)
-        return (self.loss.rewards(chosen) - self.loss.rewards(rejected)).mean().item()
+        return (self.loss.rewards(chosen) - self.loss.rewards(rejected)).mean()
 
     def check(self, batch: PairBatch) -> None:
         """Raise a `UserError` if the loss does not take such a batch."""

@@ -1,4 +1,7 @@
-"""Counts on the CPU what would wait for a device: reads of its tensors, and copies to it that are not pinned."""
+"""Counts on the CPU what would wait for a device: reads of its tensors, and what is made there of numbers in Python.
+
+Copies of tensors are not counted: `to` looks alike on a CPU whether it copies or not.
+"""
 
 from collections import Counter
 

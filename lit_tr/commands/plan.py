@@ -2,6 +2,7 @@
 
 import argparse
 
+import torch
 from rich.console import Console
 
 from lit_tr.commands.fit import configured
@@ -16,14 +17,23 @@ def run(args: list[str]) -> None:
     """Print the plan of a run."""
     options, others = _parser().parse_known_args(args)
     network = Network(options.link, options.network, options.node)
-    memory = options.memory and parse_bytes(options.memory)
-    asked = Asked(memory, options.devices, options.flops, options.rows, network)
+    given = options.memory and parse_bytes(options.memory)
     cli = configured(others)
     trainer, log_initial = cli.config.trainer, cli.config.model.init_args.get("log_initial")
+    memory, device = (given, None) if given or trainer.accelerator == "cpu" else _device()
+    asked = Asked(memory, options.devices, options.flops, options.rows, network, device)
     planned = planned_run(cli.model, trainer, log_initial, asked.devices, cli.callbacks)
     with progress() as say:
         found = answer(planned, cli.datamodule, trainer, asked, say)
     report(found, Console())
+
+
+def _device() -> tuple[int | None, str | None]:
+    """Return the memory and the name of this machine's first CUDA device, if it has one."""
+    if not torch.cuda.is_available():
+        return None, None
+    found = torch.cuda.get_device_properties(0)
+    return found.total_memory, found.name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,7 +42,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Estimate memory and time of `lit-tr fit` with the same options; no weights are read.",
         epilog="All other options are those of `lit-tr fit`.",
     )
-    own.add_argument("--memory", type=str, help="memory of a device, such as 80GiB: does it fit, and the largest pack")
+    own.add_argument(
+        "--memory",
+        type=str,
+        help="memory of a device, such as 80GiB: does it fit, and the largest pack; default: that of this machine's "
+        "first CUDA device, if it has one",
+    )
     own.add_argument("--devices", type=int, help="number of devices; default: trainer.devices")
     own.add_argument("--flops", type=float, help="FLOP/s that a device achieves, such as 4e14, for the hours")
     own.add_argument("--rows", type=int, help="examples to train on; default: counted, if they are on this machine")

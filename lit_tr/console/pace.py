@@ -1,4 +1,4 @@
-"""How far a run is, how fast it goes, and when it will end."""
+"""How far a run is, and when it will end."""
 
 import math
 import resource
@@ -22,7 +22,7 @@ def last_step(trainer: Any) -> float:
 
 
 class Pace:
-    """Counts steps, examples and tokens of a run against a clock, from its start or its resume.
+    """Counts the steps of a run against a clock, from its start or its resume, with its evaluations.
 
     Args:
         trainer: the trainer of the run, at the start of its training.
@@ -32,20 +32,6 @@ class Pace:
     def __init__(self, trainer: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._trainer, self._clock = trainer, clock
         self._start, self._first_step = clock(), trainer.global_step
-        self._since, self._examples, self._tokens = self._start, 0, 0
-
-    def count(self, batch: Any) -> None:
-        """Count a batch that was trained on: its examples, and the tokens that the policy has computed."""
-        self._examples += len(batch)
-        self._tokens += batch.input_ids.numel()
-
-    def rates(self) -> tuple[float, float]:
-        """Return examples and tokens a second on all ranks since the last call, as if all ranks had those of this."""
-        now = self._clock()
-        scale = self._trainer.world_size / max(now - self._since, 1e-9)
-        rates = self._examples * scale, self._tokens * scale
-        self._since, self._examples, self._tokens = now, 0, 0
-        return rates
 
     @property
     def elapsed(self) -> float:

@@ -64,7 +64,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock and the display."""
-        self._pace, self._rates, self._figures = Pace(trainer), (0.0, 0.0), dict[str, str]()
+        self._pace, self._rates, self._figures = Pace(trainer), dict[str, float](), dict[str, str]()
         self._first, self._shown_at = trainer.global_step, time.monotonic()
         self._updates = self._counted()
         self._status = ""
@@ -73,14 +73,13 @@ class RunProgress(ProgressBar):
             self._live.start()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the batch, and show what is due."""
-        self._pace.count(batch)
+        """Show what is due."""
         if not ends_step(trainer):
             return
         logged = trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0
         overdue = time.monotonic() - self._shown_at > self.every_seconds
         if self._enabled and (logged or overdue or trainer.global_step == self._first + 1):
-            self._refresh()
+            self._refresh(pl_module)
         self._mark_updates()
 
     def on_validation_batch_start(
@@ -115,9 +114,9 @@ class RunProgress(ProgressBar):
             self._live.stop()
             self._live = None
 
-    def _refresh(self) -> None:
+    def _refresh(self, module: Any) -> None:
         """Take the figures of now, and print them where there is no display."""
-        self._rates, self._figures = self._pace.rates(), self._named("train")
+        self._rates, self._figures = module.speed.rates(module.device), self._named("train")
         self._shown_at = time.monotonic()
         if self._live is None:
             self._line("  ".join([self._where(), *self._figures.values(), self._speed(), self._left()]))
@@ -152,7 +151,9 @@ class RunProgress(ProgressBar):
         return f"step {self.trainer.global_step}{of}"
 
     def _speed(self) -> str:
-        pairs, tokens = self._rates
+        pairs, tokens = (  # as if all ranks had those of this one
+            self._rates.get(f"{name}_per_second", 0.0) * self.trainer.world_size for name in ("examples", "tokens")
+        )
         rates = [group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
         memory = peak_memory(self.trainer.strategy.root_device) / 1e9
         return f"lr {max(rates):.1e}  {pairs:.1f} pairs/s  {tokens:,.0f} tokens/s  {memory:.2f} GB"

@@ -31,6 +31,7 @@ class Asked:
 
     Args:
         memory: bytes of a device.
+        device: name of the device of this machine whose memory that is; None if it was given.
         devices: number of devices; None takes the trainer's.
         flops: FLOP/s that a device achieves.
         rows: examples to train on; None counts those of a local source.
@@ -42,6 +43,7 @@ class Asked:
     flops: float | None = None
     rows: int | None = None
     network: Network = Network()
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Kept:
-    """With or without gradient checkpointing: the peak in bytes, and the hours if they are asked for."""
+    """With or without gradient checkpointing: peak in bytes, FLOPs of a step on a device, hours if asked for."""
 
     checkpointing: bool
     peak: int
+    flops: float
     hours: float | None
 
 
@@ -82,7 +85,6 @@ class Answers:
         largest: tokens of the largest pack that fits, 0 if none does, None if it is not asked for.
         rows: the examples.
         steps: optimizer steps, if they are known.
-        flops: of a step on a device.
         hours: of training, if they are known.
         choices: with and without gradient checkpointing, as configured first.
         devices: the time of a step on one device and on more; empty unless there are several, and `flops` is given.
@@ -95,7 +97,6 @@ class Answers:
     largest: int | None
     rows: Rows
     steps: int | None
-    flops: float
     hours: float | None
     choices: list[Kept]
     devices: list[Scaled]
@@ -146,7 +147,8 @@ def answer(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, say
 
     def kept(on: bool, peak: Step, step: Step) -> Kept:
         most = max(plan.at_peak(configured, peak).total, next(iter(loading.values())))
-        return Kept(on, most, _hours(count, timed(step, run.devices)) if asked.flops else None)
+        flops = (step.flops + step.forward * _scored(run, trainer)) * run.accumulate
+        return Kept(on, most, flops, _hours(count, timed(step, run.devices)) if asked.flops else None)
 
     say("the same with gradient checkpointing switched")
     on = run.source.gradient_checkpointing
@@ -157,8 +159,7 @@ def answer(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, say
         kept(not on, peak, _mean_step(other, data, rows, peak)),
     ]
     table = [timed(mean, n) for n in _counts(run.devices)] if asked.flops and run.devices > 1 else []
-    flops = (mean.flops + mean.forward * _scored(run, trainer)) * run.accumulate
-    return Answers(plan, asked, layouts, loading, largest, rows, count, flops, choices[0].hours, choices, table)
+    return Answers(plan, asked, layouts, loading, largest, rows, count, choices[0].hours, choices, table)
 
 
 def _layout(data: PreferenceDataModule, packed: bool) -> str:

@@ -39,7 +39,8 @@ def _answer(found: Answers) -> dict[str, str]:
     memory, layout = found.asked.memory, next(iter(found.layouts))
     said = {"peak": f"{size(found.peak)} on each device, {layout}"}
     if memory:
-        said["fits"] = f"{'yes' if found.peak <= memory else 'no'}, in {size(memory)}"
+        of = f" of this machine's {found.asked.device}" if found.asked.device else ""
+        said["fits"] = f"{'yes' if found.peak <= memory else 'no'}, in {size(memory)}{of}"
         most = f"data.max_tokens {found.largest}" if found.largest else "none fits"
         said["largest pack"] = most
     said["time"] = _time(found)
@@ -58,7 +59,8 @@ def _time(found: Answers) -> str:
 
 def _kept(kept: Kept, memory: int | None) -> str:
     fits = [] if not memory else ["fits" if kept.peak <= memory else "does not fit"]
-    return ", ".join([f"peak {size(kept.peak)}", *fits, *([_hours(kept.hours)] if kept.hours is not None else [])])
+    hours = [] if kept.hours is None else [_hours(kept.hours)]
+    return ", ".join([f"peak {size(kept.peak)}", *fits, f"{kept.flops:.3g} FLOPs a step", *hours])
 
 
 def _details(found: Answers) -> dict[str, str]:
@@ -69,7 +71,7 @@ def _details(found: Answers) -> dict[str, str]:
         "devices": f"{run.devices}{', sharded' if run.sharded else ''}, {run.precision}; memory of process and driver "
         "is not counted",
         "examples": f"{lengths.prompt} + 2 x {lengths.response} tokens, {mean}; peaks are of the longest",
-        "a step": f"{found.flops:.3g} FLOPs on each device",
+        "a step": f"{found.choices[0].flops:.3g} FLOPs on each device",
     }
     if found.rows.count is not None:
         said["rows"] = f"{found.rows.count} examples"

@@ -113,9 +113,9 @@ class AdapterReference(Reference):
         return adapter_parameters(policy, self.adapter).values()
 
     @torch.no_grad()
-    def distance(self, policy: nn.Module) -> float:
+    def distance(self, policy: nn.Module) -> Tensor:
         """Return the Frobenius norm of the difference between what the two adapters add to the weights."""
-        return torch.stack([_squared_distance(*pair) for pair in self._pairs(policy).values()]).sum().sqrt().item()
+        return torch.stack([_squared_distance(*pair) for pair in self._pairs(policy).values()]).sum().sqrt().float()
 
     def _pairs(self, policy: nn.Module) -> dict[str, tuple[LowRank, ...]]:
         """Return the factors of the policy and of the reference, by layer."""

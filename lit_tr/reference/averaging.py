@@ -109,20 +109,23 @@ def soft_update_tensors(
 
 
 @torch.no_grad()
-def distance(policy: nn.Module, reference: nn.Module) -> float:
-    """Return the Euclidean norm of policy - reference over all parameters that `soft_update` updates."""
-    theirs, squares, mesh = parameters(reference), torch.zeros((), dtype=torch.float64), None
+def distance(policy: nn.Module, reference: nn.Module) -> Tensor:
+    """Return the Euclidean norm of policy - reference over all parameters that `soft_update` updates.
+
+    A scalar on the policy's device, which is not waited for.
+    """
+    theirs, norms, mesh = parameters(reference), list[Tensor](), None
     for name, param in parameters(policy).items():
         if not _is_packed(param):
             mesh = param.device_mesh if isinstance(param, DTensor) else mesh
             difference = local_shard(param) - local_shard(theirs[name]).to(local_shard(param))
             norm = torch.linalg.vector_norm(difference, dtype=torch.promote_types(difference.dtype, torch.float32))
-            squares += norm.to("cpu", torch.float64).square()
+            norms.append(norm.to(norms[0].device) if norms else norm)
+    square = torch.stack(norms).square().sum()
     if mesh is not None:
-        summed = squares.to(mesh.device_type)
-        distributed.all_reduce(summed, group=mesh.get_group())
-        squares = summed.cpu()
-    return squares.sqrt().item()
+        square = square.to(mesh.device_type)
+        distributed.all_reduce(square, group=mesh.get_group())
+    return square.sqrt()
 
 
 @torch.no_grad()
@@ -131,7 +134,8 @@ def checksum(tensors: Iterable[Tensor]) -> Tensor:
 
     It takes one pass over them: 13 ms for 135 million bfloat16 weights on 2 CPU cores.
     """
-    total = torch.zeros((), dtype=torch.int64)
+    tensors = list(tensors)
+    total = torch.zeros((), dtype=torch.int64, device=tensors[0].device if tensors else None)
     for tensor in tensors:
         data = tensor.detach().contiguous().view(-1).view(torch.uint8)
         end = len(data) // 8 * 8
@@ -153,7 +157,7 @@ class ModuleReference:
         soft_update(policy, self.model, alpha, self.average, buffers=self.buffers)
         return {}
 
-    def distance(self, policy: nn.Module) -> float:
+    def distance(self, policy: nn.Module) -> Tensor:
         """Return the Euclidean distance of the policy's weights."""
         return distance(policy, self.model)
 

@@ -96,10 +96,10 @@ class Reference(ABC):
             UserError: alpha is not in [0, 1], or not one that this reference takes.
         """
 
-    def distance(self, policy: nn.Module) -> float | None:
+    def distance(self, policy: nn.Module) -> Tensor | float | None:
         """Return the Euclidean norm of the policy's weights less the reference's, all taken as one vector.
 
-        None if it is not known.
+        A number or a scalar tensor, which nothing waits for; None if it is not known.
         """
         return None
 

@@ -93,7 +93,7 @@ class CopyReference(Reference):
         soft_update(policy, self.model, alpha, self.averaged if averages else None, without=packed)
         return {}
 
-    def distance(self, policy: nn.Module) -> float | None:
+    def distance(self, policy: nn.Module) -> Tensor | None:
         """Return the Euclidean norm of the difference of all weights; None in 4 bits, whose rounding would hide it."""
         return None if self.hard_only else distance(policy, self.model)
 

@@ -276,7 +276,7 @@ class ReferenceUpdate(Callback, ABC):
         logged = -(-trainer.global_step // every) * every
         return bool(trainer.loggers) and (not self.scheduled or self.next_update(step) > logged)
 
-    def _measure(self, pl_module: Any, policy: nn.Module, reference: Any, batch: Any) -> dict[str, float]:
+    def _measure(self, pl_module: Any, policy: nn.Module, reference: Any, batch: Any) -> dict[str, Tensor | float]:
         margin = pl_module.reward_margin(batch) if hasattr(pl_module, "reward_margin") else None
         figures = {"distance": reference.distance(policy), "margin": margin}
         return {name: value for name, value in figures.items() if value is not None}

@@ -84,7 +84,8 @@ class AdaptiveReferenceUpdate(SoftReferenceUpdate):
     """A trust region of a given radius: the reference moves when the policy's KL divergence from it exceeds a bound.
 
     The divergence is the LightningModule's `kl_to_reference(batch)` on the last batch, averaged over the ranks, so that
-    all of them update at the same step.
+    all of them update at the same step. Each measurement waits for the device, at steps that are not logged too, for
+    the host must know whether to update.
 
     Args:
         max_kl: bound on the divergence, above 0; for `PreferenceModule` in nats per response token.

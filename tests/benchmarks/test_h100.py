@@ -1,13 +1,19 @@
 """The command that proves and measures a card, tried without one."""
 
+import ast
 import json
+import shlex
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 SCRIPT = Path(__file__).with_name("h100.py")
+ROOT = SCRIPT.parents[2]
 
 
 @pytest.mark.slow
@@ -38,3 +44,41 @@ def test_a_stage_that_fails_is_shown_and_takes_no_other_with_it(tmp_path):
     assert failed["failed"] == "exit code 1"
     assert failed["seconds"] == 2.0
     assert "ValueError: no room" in log.read_text()
+
+
+def test_the_wheels_are_all_that_the_stages_and_the_proofs_import():
+    text = SCRIPT.with_name("wheels.sh").read_text().partition("packages=(")[2].partition("\n)")[0]
+    listed = {canonicalize_name(Requirement(one).name) for one in shlex.split(text, comments=True)}
+    named, there = packages_distributions(), required("torch", "transformers", "pandas", "pyarrow")
+    files = [ROOT / "tests/conftest.py", *(ROOT / "tests/gpu").glob("*.py"), *SCRIPT.parent.glob("h100*.py")]
+    needed = {canonicalize_name(named[name][0]) for name in imported(files)}
+    for one in listed:
+        needed |= required(one, deep=False)
+    assert {"hypothesis", "lightning", "trl", "pyyaml", "lightning-utilities"} <= needed
+    assert needed - listed - there == set()
+
+
+def imported(files):
+    """Top names of what some files, and the files of tests that they import, import of others."""
+    files, names = list(files), set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            names |= {one.partition(".")[0] for one in modules}
+            beside = (folder / f"{one.replace('.', '/')}.py" for one in modules for folder in (ROOT, path.parent))
+            files += [one for one in beside if one.is_relative_to(ROOT / "tests") and one.exists() and one not in files]
+    return names - sys.stdlib_module_names - {"lit_tr", "tests", *(path.stem for path in files)}
+
+
+def required(*names, deep=True):
+    """Distributions that some need without extras, directly or at all, with themselves."""
+    found = list(names)
+    for name in found if deep else names:
+        needs = [one for one in map(Requirement, requires(name) or []) if not one.marker or one.marker.evaluate()]
+        found += {canonicalize_name(one.name) for one in needs} - {*found}
+    return {*found}

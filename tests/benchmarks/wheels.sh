@@ -9,10 +9,10 @@ python=${PYTHON:-3.12}
 
 packages=(
     'bitsandbytes>=0.49,<0.51' 'lightning>=2.6,<2.7' 'peft>=0.20,<0.22' 'torchmetrics<2' 'torchdata<0.12' 'jsonargparse<5'
-    'datasets<6' 'trl==1.16.0' 'pytest<10' 'pytest-xdist'
+    'datasets<6' 'trl==1.16.0' 'pytest<10' 'pytest-xdist' 'hypothesis<7'
     # what these need beyond torch and transformers
-    pytorch-lightning==2.6.* lightning-utilities accelerate psutil requests urllib3 charset-normalizer
-    docstring-parser typeshed-client 'dill<0.4.2' 'multiprocess<0.70.20' xxhash iniconfig pluggy execnet
+    pytorch-lightning==2.6.* lightning-utilities accelerate psutil requests certifi urllib3 charset-normalizer
+    docstring-parser typeshed-client 'dill<0.4.2' 'multiprocess<0.70.20' xxhash iniconfig pluggy execnet sortedcontainers
 )
 platforms=(--platform manylinux1_x86_64)
 for glibc in 2014 _2_5 _2_12 _2_17 _2_24 _2_27 _2_28; do platforms+=(--platform "manylinux${glibc}_x86_64"); done

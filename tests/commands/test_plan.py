@@ -1,8 +1,10 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from lit_tr.commands import main
+from lit_tr.commands import main, plan
 from tests.runs import fails
 
 
@@ -40,3 +42,12 @@ def test_plan_of_shards_counts_what_loading_takes(config, capsys):
 
 def test_plan_refuses_what_is_no_size(config, capsys):
     assert "such as 80GiB" in fails(capsys, "plan", "--config", config, "--memory", "much")
+
+
+def test_memory_is_by_default_that_of_the_first_cuda_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert plan._device() == (None, None)
+    card = SimpleNamespace(total_memory=8 * 10**10, name="NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert plan._device() == (card.total_memory, card.name)

@@ -53,21 +53,6 @@ def test_before_the_first_step_nobody_knows():
     assert as_time(math.inf) == "?"
 
 
-def test_rates_are_those_since_the_last_call_times_the_ranks():
-    class Batch:
-        input_ids = torch.zeros(1, 50)
-
-        def __len__(self):
-            return 4
-
-    now = iter([0.0, 2.0, 4.0])
-    pace = Pace(trainer(world_size=2), lambda: next(now))
-    pace.count(Batch())
-    pace.count(Batch())
-    assert pace.rates() == (8, 100)
-    assert pace.rates() == (0, 0)
-
-
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0:00"), (59.6, "1:00"), (61, "1:01"), (3600 + 62, "1:01:02")])
 def test_times(seconds, said):
     assert as_time(seconds) == said

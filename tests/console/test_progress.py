@@ -8,10 +8,16 @@ import subprocess
 import sys
 
 import pytest
+from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
+from lit_tr import PreferenceDataModule, PreferenceModule
 from lit_tr.commands.main import main
+from lit_tr.console import RunProgress
 from lit_tr.console.terminal import is_live
+from lit_tr.embedded import SyntheticPairs
+from lit_tr.losses import DPO
+from lit_tr.reference import CopyReference
 
 LINE = re.compile(
     r"step (\d+)/6(  loss [\d.]+  accuracy [\d.]+  margin [-\d.]+  log-ratio [-\d.]+  to initial [-\d.]+)?"
@@ -55,6 +61,28 @@ def test_the_commands_that_are_printed_run(options, capsys):
     assert "from step 6 on" in capsys.readouterr().out
     for words in others:
         main(words)
+
+
+def test_speeds_leave_validations_out(llama_dir, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("lit_tr.speed._now", lambda device: now[0])
+
+    class Clock(Callback):
+        def on_train_batch_start(self, *args):
+            now[0] += 2
+
+        def on_validation_batch_start(self, *args):
+            now[0] += 1000
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(
+        max_steps=6, log_every_n_steps=2, val_check_interval=3, callbacks=[RunProgress(), Clock()], **quiet
+    )
+    data = PreferenceDataModule(llama_dir, SyntheticPairs(32), val=SyntheticPairs(4), batch_size=4)
+    trainer.fit(PreferenceModule(llama_dir, CopyReference(), DPO()), data)
+    said = capsys.readouterr().out
+    assert said.count("validation  loss") == 2
+    assert re.findall(r"([\d.]+) pairs/s", said) == ["2.0"] * 4
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 from copy import deepcopy
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_loss_without_a_reference_counts_none(module, write_rows, rows, loss):
     none = found_for(module(None, loss), path, Asked(flops=1e9))
     assert list(none.loading) == [f"no reference: {name} needs none"]
     assert "initial" not in printed(none, 120)
-    assert none.flops < found_for(module(FrozenReference()), path, Asked(flops=1e9)).flops
+    assert none.choices[0].flops < found_for(module(FrozenReference()), path, Asked(flops=1e9)).choices[0].flops
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,20 @@ def test_checkpointing_takes_time_and_saves_memory(found):
     assert (off.peak, off.hours) == (found.peak, found.hours)
     assert on.peak < off.peak
     assert on.hours > off.hours
+    assert off.flops < on.flops < 4 / 3 * off.flops  # layers once more, beside forward, backward and a reference
+
+
+def test_flops_of_both_choices_are_said_without_a_rate(found):
+    said = printed(replace(found, choices=[replace(one, hours=None) for one in found.choices]), 120)
+    for one in found.choices:
+        line = _row(said, f"checkpointing {'on' if one.checkpointing else 'off'}")
+        assert line.rstrip().endswith(f"{one.flops:.3g} FLOPs a step")
+
+
+def test_the_memory_of_a_device_of_this_machine_is_said(found):
+    said = _row(printed(replace(found, asked=replace(found.asked, device="NVIDIA H200")), 120), "fits")
+    assert said.removeprefix("fits").strip() == "yes, in 20.00 MB of this machine's NVIDIA H200"
+    assert "this machine" not in printed(found, 120)
 
 
 def test_time_is_that_of_the_asked_devices(found):

@@ -61,7 +61,7 @@ def test_soft_update_in_weight_space_is_the_average_of_the_weights(llama_dir, ki
         torch.testing.assert_close(delta, start[name], rtol=1e-5, atol=1e-6)
     moved(policy)
     way = [(delta - start[name]).square().sum().item() for name, delta in deltas(policy, "default").items()]
-    assert reference.distance(policy) == pytest.approx(sum(way) ** 0.5, rel=1e-4)
+    assert reference.distance(policy).item() == pytest.approx(sum(way) ** 0.5, rel=1e-4)
     figures = reference.update(policy, 0.3)
     cut = total = 0.0
     after, now = deltas(policy, "default"), deltas(policy, "reference")

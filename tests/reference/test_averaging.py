@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_tr.errors import UserError
-from lit_tr.reference.averaging import check_models, distance, soft_update, soft_update_tensors
+from lit_tr.reference.averaging import check_models, checksum, distance, soft_update, soft_update_tensors
 from lit_tr.reference.precision import LowOrderBits, MasterWeights, PlainAverage
 
 
@@ -110,7 +111,7 @@ def test_what_is_no_number_stays_none_in_low_order_bits():
 def test_the_distance_by_hand():
     policy, reference = Net(8), Net(4)
     reference.b.load_state_dict(policy.b.state_dict())
-    assert distance(policy, reference) == pytest.approx(48**0.5)  # three times 8 - 4
+    assert distance(policy, reference).item() == pytest.approx(48**0.5)  # three times 8 - 4
 
 
 def test_each_tensor_may_have_an_alpha_of_its_own():
@@ -230,3 +231,26 @@ def test_a_reference_on_another_device_stays_there(make, alpha):
             for goal in (policy["w"], policy["w"].to(dtype)):
                 soft_update_tensors({"w": goal}, reference, alpha, average)
             assert {one.device.type for one in (reference["w"], *vars(average.kept).values())} == {"cpu"}
+
+
+def test_a_checksum_knows_bits_and_order():
+    one, other = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0])
+    assert checksum([one, other]) == checksum([one.clone(), other.clone()])
+    assert checksum([one, other]) != checksum([other, one])
+    assert checksum([one, other]) != checksum([one, -other])
+    assert checksum([]) == 0
+
+
+def test_a_checksum_copies_nothing_to_the_device_of_its_tensors():
+    class Called(TorchDispatchMode):
+        names = set()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    weights = torch.empty(3, 5, dtype=torch.bfloat16, device="meta")
+    with Called() as called:
+        assert checksum([weights, weights]).device == weights.device
+    assert "sum" in called.names
+    assert "_to_copy" not in called.names
