@@ -1,7 +1,7 @@
 """Responses and scores by several processes, each on a device of its own."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -59,14 +59,25 @@ class Spread:
         Raises:
             UserError: a process ended before its part was done.
         """
-        parts: list[list[Request]] = [[] for _ in self.devices]
-        for one, sample in requests:
-            parts[crc32(f"{one.id} {sample}".encode()) % len(parts)].append((one, sample))
+        parts = shared_out((((one.id, sample), (one, sample)) for one, sample in requests), len(self.devices))
         yield from on_devices(self.name, self.devices, partial(_respond, self.opened, sampling), parts)
 
 
 def _respond(opened: Opened, sampling: Sampling, device: str, requests: list[Request]) -> Iterator[list[Response]]:
     return opened(device).respond(requests, sampling)
+
+
+def shared_out(work: Iterable[tuple[tuple[str, int], Any]], count: int) -> list[list[Any]]:
+    """Return the parts of some work; which part a piece is in does not depend on what is left of the work.
+
+    Args:
+        work: the pieces, each behind its key: the id of its prompt, and the number of the response.
+        count: of the parts.
+    """
+    parts: list[list[Any]] = [[] for _ in range(count)]
+    for (prompt, sample), one in work:
+        parts[crc32(f"{prompt} {sample}".encode()) % count].append(one)
+    return parts
 
 
 def on_devices(name: str, devices: Sequence[str], work: Work, parts: Sequence[list[Any]]) -> Iterator[Any]:

@@ -6,11 +6,10 @@ from lit_tr.embedded import SyntheticPairs
 from lit_tr.errors import UserError
 from lit_tr.evaluation.prompts import read_prompts, source_of
 from lit_tr.evaluation.sampling import Sampling
-from lit_tr.iteration.spread import Spread
+from lit_tr.iteration.spread import Spread, shared_out
 from lit_tr.iteration.training import Chain
 from lit_tr.policy import PretrainedPolicy
 
-pytestmark = pytest.mark.slow  # each process imports for itself
 SAMPLING = Sampling(samples=2, max_new_tokens=6)
 
 
@@ -30,6 +29,16 @@ def by_key(batches):
     return {one.key: one for one in found}
 
 
+def test_a_part_keeps_its_pieces_whatever_is_left_of_the_work():
+    work = [((f"{i}", sample), (i, sample)) for i in range(50) for sample in range(2)]
+    every = shared_out(work, 3)
+    assert sorted(piece for part in every for piece in part) == [piece for _, piece in work]
+    assert all(len(part) > 20 for part in every)
+    left = shared_out(work[37:], 3)
+    assert left == [[piece for piece in part if piece >= (18, 1)] for part in every]
+
+
+@pytest.mark.slow  # each process imports for itself
 def test_two_processes_respond_as_one_does(chain):
     there = partial(chain.measured, 0, 200)
     alone, both = there(), Spread(there(), there, ["cpu", "cpu"])
@@ -47,6 +56,7 @@ def ends(device):
     raise SystemExit(3)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_process_is_told(chain):
     policy = chain.opened(0)
     with pytest.raises(UserError, match="there is no cpu"):
