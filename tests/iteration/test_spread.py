@@ -1,12 +1,16 @@
+import os
+import subprocess
+import sys
+import time
 from functools import partial
 
 import pytest
 
 from lit_tr.embedded import SyntheticPairs
-from lit_tr.errors import UserError
+from lit_tr.errors import BadRowError, UserError
 from lit_tr.evaluation.prompts import read_prompts, source_of
 from lit_tr.evaluation.sampling import Sampling
-from lit_tr.iteration.spread import Spread, shared_out
+from lit_tr.iteration.spread import Spread, on_devices, shared_out
 from lit_tr.iteration.training import Chain
 from lit_tr.policy import PretrainedPolicy
 
@@ -63,3 +67,64 @@ def test_what_goes_wrong_in_a_process_is_told(chain):
         [*Spread(policy, of_a_bad_device, ["cpu", "cpu"]).respond(requests(policy), SAMPLING)]
     with pytest.raises(UserError, match="round_0: the process on cpu ended; the same command goes on"):
         [*Spread(policy, ends, ["cpu", "cpu"]).respond(requests(policy), SAMPLING)]
+
+
+class TwoArgumentsError(Exception):
+    """Such as openai's: it is pickled, and cannot be made again."""
+
+    def __init__(self, text, *, response):
+        super().__init__(text)
+
+
+def fails_with(kind, device, part):
+    if kind is BadRowError:
+        raise BadRowError("too long", "9 tokens")
+    raise TwoArgumentsError("no tokens left", response=429)
+
+
+@pytest.mark.slow
+def test_what_a_process_raises_keeps_name_message_and_traceback():
+    with pytest.raises(RuntimeError, match="^no tokens left$") as found:
+        [*on_devices("judge", ["cpu"], partial(fails_with, TwoArgumentsError), [[1]])]
+    assert found.type.__name__ == "TwoArgumentsError"
+    assert "in fails_with" in str(found.value.__cause__)
+    with pytest.raises(UserError, match=r"^too long \(9 tokens\)$"):
+        [*on_devices("judge", ["cpu"], partial(fails_with, BadRowError), [[1]])]
+
+
+def never_ends(device, part):
+    yield os.getpid()
+    time.sleep(600)
+
+
+KILLED = """
+from lit_tr.iteration.spread import on_devices
+from tests.iteration.test_spread import never_ends
+
+if __name__ == "__main__":
+    for pid in on_devices("judge", ["cpu", "cpu"], never_ends, [[1], [2]]):
+        print(pid, flush=True)
+"""
+
+
+def runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"  # ended, and not yet waited for
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_first_one_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    first = subprocess.Popen([sys.executable, str(tmp_path / "killed.py")], stdout=subprocess.PIPE, text=True)
+    pids = [int(first.stdout.readline()) for _ in range(2)]
+    assert all(map(runs, pids))
+    first.kill()
+    first.wait()
+    until = time.monotonic() + 30
+    while any(map(runs, pids)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
