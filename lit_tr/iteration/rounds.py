@@ -18,7 +18,7 @@ from lit_tr.evaluation.prompts import Prompt, Reader, read_prompts
 from lit_tr.evaluation.responses import Response, write_whole
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.iteration.confidence import Confidence, Scores
-from lit_tr.iteration.figures import Figures, Stop, line, no_pairs, of_candidates, said
+from lit_tr.iteration.figures import Figures, Stop, lines, no_pairs, of_candidates, said
 from lit_tr.iteration.held_out import ROUND, HeldOut
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing
@@ -135,7 +135,7 @@ class Rounds:
         return done
 
     def _write(self, done: Sequence[Figures]) -> None:
-        evaluations.add(self.chain.folder / evaluations.EVALUATIONS, map(line, done))
+        evaluations.add(self.chain.folder / evaluations.EVALUATIONS, lines(done))
 
     def _figures(self, number: int, make: Callable[[], Figures]) -> Figures:
         """Return the figures of a round, from its file or by making it."""

@@ -160,6 +160,7 @@ def test_figures_by_hand(rounds, tmp_path):
     evaluations = lines(out / "evaluation.jsonl")
     assert [(one["step"], one["label"]) for one in evaluations] == [(0, "initial"), (1, "policy"), (2, "policy")]
     assert [one["score"] for one in evaluations] == [one["truth"] for one in done]
+    assert [one["proxy"] for one in evaluations] == [one["reward"] for one in done]
     assert [one.get("win_rate") for one in evaluations] == [one.get("truth_initial_win_rate") for one in done]
 
 
