@@ -41,9 +41,9 @@ def _rounds(name: str, folder: str, rows: Mapping[int, Row]) -> Picture:
         title = f"{folder}: the reward is exploited from round {first} on"
     legend(figure, [truth, proxy])
     caption = (
-        "Mean scores of held-out responses with 95 % intervals over prompts, by the reward that the rounds train on and "
-        "by the truth, which they do not see. The reward is exploited where it rises and the truth falls in one round, "
-        "both by more than two standard errors: a dotted line."
+        "Mean scores of held-out responses with 95 % intervals over prompts, by the reward that the rounds train on "
+        "and by the truth, which they do not see. The reward is exploited where it rises and the truth falls in one "
+        "round, both by more than two standard errors: a dotted line."
     )
     return Picture(name, title, caption, figure)
 
