@@ -1,6 +1,5 @@
 """Responses and scores by several processes, each on a device of its own."""
 
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -171,4 +170,4 @@ def _end_with_parent() -> None:
     """Wait for the end of the first process, which a kill ends without a word to this one."""
     if first := parent_process():
         first.join()
-    os._exit(1)
+    signal.raise_signal(signal.SIGKILL)

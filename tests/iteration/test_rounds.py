@@ -198,7 +198,7 @@ def test_prompts_begin_again_behind_the_last(rounds, llama_dir, count):
         made.chain.round(number).mkdir(parents=True)
         (made.chain.round(number) / "policy").symlink_to(llama_dir)
         expected = [PROMPTS[i % count] for i in range((number - 1) * 5, number * 5)]
-        assert [one.shown for one in made._prompts(number)] == expected[:count]
+        assert [one.shown for one in made._prompts(number, made.parts({}))] == expected[:count]
 
 
 @pytest.mark.usefixtures("base")
