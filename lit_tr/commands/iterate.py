@@ -165,8 +165,8 @@ def _updated(old: Any, new: Any) -> Any:
 
 
 def _named(made: ArgumentParser, plain: Mapping[str, Any], names: Mapping[str, str]) -> Namespace:
-    """Return options in which `{policy}` and the others have their values; those of trainings stay as they are."""
-    kept = {name: plain[name] for name in ("fit", "warm_up")}
+    """Return options in which `{policy}` and the others have their values, but not in trainings and the server."""
+    kept = {name: plain[name] for name in ("fit", "warm_up", "serve")}
     return made.parse_object({**substituted(dict(plain), names), **kept})
 
 
@@ -179,7 +179,8 @@ def _parts(made: ArgumentParser, plain: Config, names: Mapping[str, str], device
 
     others = dict(zip(plain["others"], options.others, strict=True))
     how = (options.pairing, options.confidence, scoring("truth") if options.truth else None, others)
-    return Parts(scoring("reward"), *how, plain["fit"], options.instruct, options.serve)
+    serve = options.serve.named(names) if options.serve else None
+    return Parts(scoring("reward"), *how, plain["fit"], options.instruct, serve)
 
 
 def opened_reward(name: str, plain: Config, names: Mapping[str, str]) -> Scorer:

@@ -60,6 +60,10 @@ class LocalPolicy:
         with adapter_switched(model, adapter):
             yield model
 
+    def without_adapter(self) -> "LocalPolicy":
+        """Return the policy with its adapter switched off, on the same weights."""
+        return replace(self, load=lambda: (self._loaded[0], None))
+
     def reader(self, sampling: Sampling) -> Reader:
         """Return what makes prompts of rows, so that responses have room.
 

@@ -19,7 +19,7 @@ from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
 from lit_tr.evaluation.local import LocalPolicy
 from lit_tr.policy.adapters import POLICY_ADAPTER
-from lit_tr.policy.loading import PretrainedPolicy
+from lit_tr.policy.loading import LoRA, PretrainedPolicy
 from lit_tr.restored import SavedRun, read_checkpoint, restored, saved_loss, saved_run
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -35,7 +35,7 @@ class Loading:
 
     Args:
         dtype: their precision; None takes that of the run or of the folder.
-        quantize: `nf4` puts the base of an adapter into 4 bits.
+        quantize: `nf4` puts the linear layers of a model, or of the base of an adapter, into 4 bits, as in training.
         device: the device; None takes a GPU if there is one.
         base: folder or hub id of the model that training began with, or that an adapter is for; None takes the one that
             checkpoint or adapter name.
@@ -229,17 +229,18 @@ def _of_folder(path: str, loading: Loading) -> LocalPolicy:
     dtype = loading.dtype or str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     given = replace(given, dtype=cast(DType, dtype))
     weights = _fingerprint(Path(resolve(path))) | {"dtype": dtype, "base": given.path if given.adapter else None}
+    weights |= {"quantize": loading.quantize} if loading.quantize else {}
     name = Path(path).absolute().name if Path(path).is_dir() else path
-    return LocalPolicy(name, found, context_of(config), weights, lambda: (given.load(loading.placed), POLICY_ADAPTER))
+    adapter = POLICY_ADAPTER if given.adapter else None
+    return LocalPolicy(name, found, context_of(config), weights, lambda: (given.load(loading.placed), adapter))
 
 
 def _source(path: str, loading: Loading) -> PretrainedPolicy:
     with explained(f"{path}: neither a model nor an adapter can be found in this folder or hub id", OSError):
         found = find_adapter_config_file(resolve(path))
     if found is None:
-        if loading.quantize:
-            raise UserError(f"{path}: quantize is for the base of an adapter, and this is a whole model")
-        return PretrainedPolicy(path)
+        unused = LoRA(r=1) if loading.quantize else None  # 4 bits stand under an adapter, which is switched off
+        return PretrainedPolicy(path, quantize=loading.quantize, lora=unused)
     base = loading.base or json.loads(Path(found).read_text()).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{path}: the adapter names no base: give base, the folder or hub id of its model")

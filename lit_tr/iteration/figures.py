@@ -45,12 +45,20 @@ class Stop:
         return None
 
 
+def lines(done: Sequence[Figures]) -> list[Figures]:
+    """Return the lines of `evaluation.jsonl` of rounds; that of the first one that exploits the reward says so."""
+    first = exploited(done)
+    return [line(one) | ({"exploited": True} if one["round"] == first else {}) for one in done]
+
+
 def line(figures: Figures) -> Figures:
-    """Return the line of `evaluation.jsonl` of a round: by the truth where there is one, else by the reward."""
+    """Return the line of a round: its score is by the truth where there is one, and then the reward is its proxy."""
     name = "truth" if "truth" in figures else "reward"
     names = {one: one for one in ("kl", "kl_standard_error", "length")}
     names |= {f"{name}{end}": f"score{end}" for end in ("", "_standard_error")} | {f"{name}_unscored": "unscored"}
     names |= {f"{name}_initial_win_rate{end}": f"win_rate{end}" for end in ("", "_interval")}
+    if name == "truth":
+        names |= {f"reward{end}": f"proxy{end}" for end in ("", "_standard_error")}
     label = "policy" if figures["round"] else "initial"
     known = {new: figures[old] for old, new in names.items() if old in figures}
     return {"step": figures["round"], "label": label, **known}

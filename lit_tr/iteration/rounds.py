@@ -18,7 +18,7 @@ from lit_tr.evaluation.prompts import Prompt, Reader, read_prompts
 from lit_tr.evaluation.responses import Response, write_whole
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.iteration.confidence import Confidence, Scores
-from lit_tr.iteration.figures import Figures, Stop, line, no_pairs, of_candidates, said
+from lit_tr.iteration.figures import Figures, Stop, lines, no_pairs, of_candidates, said
 from lit_tr.iteration.held_out import ROUND, HeldOut
 from lit_tr.iteration.instruct import SelfInstruct
 from lit_tr.iteration.pairing import OTHER, Pairing
@@ -135,7 +135,7 @@ class Rounds:
         return done
 
     def _write(self, done: Sequence[Figures]) -> None:
-        evaluations.add(self.chain.folder / evaluations.EVALUATIONS, map(line, done))
+        evaluations.add(self.chain.folder / evaluations.EVALUATIONS, lines(done))
 
     def _figures(self, number: int, make: Callable[[], Figures]) -> Figures:
         """Return the figures of a round, from its file or by making it."""
@@ -169,7 +169,7 @@ class Rounds:
         """Make the pairs of a round; return the configuration that trains on them."""
         folder, parts = self.chain.round(number), self.parts(self.chain.names(number))
         if not (folder / COUNTS).exists():
-            candidates = self._candidates(number, self._prompts(number, parts.instruct), parts)
+            candidates = self._candidates(number, self._prompts(number, parts), parts)
             known = self._scored(number, "scores", candidates, parts.reward)
             pairs = parts.pairing(known)
             if not pairs.found:
@@ -181,16 +181,27 @@ class Rounds:
             write_whole(folder / COUNTS, json.dumps(of_candidates(known, pairs)) + "\n")
         return parts.fit
 
-    def _prompts(self, number: int, instruct: SelfInstruct | None = None) -> list[Prompt]:
+    def _prompts(self, number: int, parts: Parts) -> list[Prompt]:
         source, before = self.source, (number - 1) * self.prompts
-        if instruct is not None:
-            source, before = self._new_prompts(number, instruct), 0
+        if parts.instruct is not None:
+            source, before = self._new_prompts(number, parts.instruct), 0
         every = self._read(source, self.chain.opened(number - 1), before + self.prompts)
         start = before % len(every)
         picked = [*every, *every][start : start + min(self.prompts, len(every))]
+        picked = self._whole(number, picked) if parts.serve else picked
         lines = (json.dumps({"id": one.id, "prompt": one.shown}, ensure_ascii=False) for one in picked)
         write_whole(self.chain.round(number) / "prompts.jsonl", "".join(f"{line}\n" for line in lines))
         return picked
+
+    def _whole(self, number: int, picked: list[Prompt]) -> list[Prompt]:
+        """Return the prompts that need not be truncated: a server is sent the whole of one, and refuses it."""
+        whole = [one for one in picked if not one.truncated]
+        if left := len(picked) - len(whole):
+            said = f"round {number}: {left} of {len(picked)} prompts are too long for the model and left out"
+            if not whole:
+                raise UserError(f"{said}: give other prompts, or fewer sampling.max_new_tokens")
+            self.say(said)
+        return whole
 
     def _read(self, source: Source, policy: Policy, most: int) -> list[Prompt]:
         return read_prompts(source, policy.reader(self.sampling), most, self.max_bad_rows).found

@@ -10,7 +10,7 @@ from typing import Any
 from lit_tr.errors import UserError
 from lit_tr.evaluation.responses import Response, append, read
 from lit_tr.evaluation.scored import with_score
-from lit_tr.iteration.spread import on_devices
+from lit_tr.iteration.spread import on_devices, shared_out
 from lit_tr.rewards import Scorer, explain
 
 AT_ONCE = 64
@@ -31,7 +31,7 @@ class Elsewhere:
 
     def scored(self, name: str, candidates: Sequence[Response], statistics: Path) -> Iterator[list[Response]]:
         """Yield candidates with scores as they come; the processes take the statistics of a file if there is one."""
-        parts = [[*candidates[i :: len(self.devices)]] for i in range(len(self.devices))]
+        parts = shared_out(((one.key, one) for one in candidates), len(self.devices))
         yield from on_devices(name, self.devices, partial(_scored_there, self.opened, statistics), parts)
 
 
@@ -83,7 +83,7 @@ def complete_scores(
         with _in_one_message(scorer, path):
             _fitted(scorer, statistics, candidates)
     missing = [one for one in candidates if one.key not in done]
-    if elsewhere and len(missing) > AT_ONCE:
+    if elsewhere and missing and len(candidates) > AT_ONCE:  # of all: the batches are the same after any stop
         parts = elsewhere.scored(scorer.name, missing, statistics)
     else:
         parts = _scored(scorer, missing)

@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -17,6 +17,7 @@ from lit_tr.evaluation.prompts import Reader
 from lit_tr.evaluation.responses import Response
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.evaluation.served import ServedPolicy, address
+from lit_tr.iteration.training import substituted
 
 SECONDS = 0.5
 """Between two questions whether it answers."""
@@ -53,6 +54,11 @@ class Serve:
         with explained("serve: the command cannot be read", ValueError):
             if not shlex.split(self.command):
                 raise UserError("serve: the command is empty")
+
+    def named(self, names: Mapping[str, str]) -> "Serve":
+        """Return it with `{policy}` and other names replaced; what stands for one stays one word of the command."""
+        command = shlex.join(substituted(shlex.split(self.command), names))
+        return Serve(**substituted(vars(self), names) | {"command": command})
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -138,5 +144,5 @@ class Served:
             if served.refused:
                 raise UserError(
                     f"serve: {len(served.refused)} requests were refused and have no candidate; the first: "
-                    f"{served.refused[0]}"
+                    f"{served.refused[0]}. Let the server take longer prompts, or leave such rows out"
                 )

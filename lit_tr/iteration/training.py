@@ -61,19 +61,33 @@ class Chain:
         return self.other(self.path(number), f"round_{number}", batch_tokens, device)
 
     def measured(self, number: int, batch_tokens: int | None = None, device: str | None = None) -> LocalPolicy:
-        """Return the policy of a round, whose responses have their divergence from the initial policy."""
+        """Return the policy of a round, whose responses have their divergence from the initial policy.
+
+        Both have one base in memory where the initial policy is the base of the policy, or the policy itself.
+        """
         found = self.opened(number, batch_tokens, device)
-        return replace(found, initial=self.opened(0, device=device), identity=found.identity | {"kl": True})
+        found.identity |= {"kl": True}
+        on_it = self.path(0) == self.source.path and (not number or self._has_adapter(self.path(number)))
+        found.initial = found.without_adapter() if on_it else self.opened(0, device=device)
+        return found
 
     def other(self, path: str, name: str, batch_tokens: int | None = None, device: str | None = None) -> LocalPolicy:
-        """Return a policy by its path, on the base of the rounds where it is an adapter."""
-        has_adapter = (Path(path) / "adapter_config.json").exists() or path == self.source.adapter
+        """Return a policy by its path, on the base of the rounds where it is an adapter.
+
+        What training puts into 4 bits is in 4 bits here, too: the base of an adapter, and what the rounds begin with.
+        """
         loading = Loading(self.source.dtype, device=device)
-        if has_adapter:
+        if self._has_adapter(path):
             loading = replace(loading, quantize=self.source.quantize, base=self.source.path)
+        elif path in (self.base, self.path(0)):
+            loading = replace(loading, quantize=self.source.quantize)
         [found] = open_policies([path], loading, [name])
         found.batch_tokens = batch_tokens
         return found
+
+    def _has_adapter(self, path: str) -> bool:
+        """Whether a path is that of an adapter."""
+        return path == self.source.adapter or (Path(path) / "adapter_config.json").exists()
 
     def fit(self, given: Config, number: int, rows: Config | None) -> Config:
         """Return the configuration of the training of a round, from the policy of the round before.
@@ -95,7 +109,7 @@ class Chain:
 
     def _continued(self, policy: Any, path: str) -> Config:
         given = {"path": policy} if isinstance(policy, str) else dict(policy)
-        if (Path(path) / "adapter_config.json").exists():
+        if self._has_adapter(path):
             return {**given, "lora": None, "adapter": path}
         return {**given, "path": path}
 

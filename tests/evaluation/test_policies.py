@@ -15,6 +15,7 @@ from lit_tr.evaluation.policies import Checkpoint, Loading, checkpoint_of, open_
 from lit_tr.evaluation.prompts import read_prompts
 from lit_tr.evaluation.sampling import Sampling
 from lit_tr.module import PreferenceModule
+from lit_tr.policy.loading import LoRA, PretrainedPolicy
 from tests.commands.test_export import KINDS, close, log_probs, train
 
 SAMPLING = Sampling(max_new_tokens=8)
@@ -132,8 +133,15 @@ def test_an_adapter_on_its_base_and_in_4_bits(trained, tmp_path, llama_dir):
     [quantized] = open_policies([str(folder)], Loading(quantize="nf4"))
     with quantized.active() as model:
         assert any(hasattr(param, "quant_state") for param in model.parameters())
-    with pytest.raises(UserError, match="quantize is for the base of an adapter"):
-        open_policies([llama_dir], Loading(quantize="nf4"))
+
+
+def test_a_whole_model_in_4_bits_is_the_base_that_an_adapter_is_trained_on(llama_dir):
+    [policy] = open_policies([llama_dir], Loading(quantize="nf4"))
+    trained = PretrainedPolicy(llama_dir, quantize="nf4", lora=LoRA()).load()  # a new adapter, which adds nothing
+    with policy.active() as model:
+        assert torch.equal(log_probs(model), log_probs(trained))
+        assert not torch.allclose(log_probs(model), log_probs(AutoModelForCausalLM.from_pretrained(llama_dir)))
+    assert policy.identity != open_policies([llama_dir])[0].identity
 
 
 def test_another_base_is_taken_for_an_adapter_whose_own_is_gone(trained, tmp_path, llama_dir):

@@ -3,7 +3,7 @@ import pytest
 from lit_tr.errors import UserError
 from lit_tr.evaluation.responses import Response
 from lit_tr.iteration import MaxMin, Stop
-from lit_tr.iteration.figures import exploited, line, no_pairs, of_candidates, said
+from lit_tr.iteration.figures import exploited, line, lines, no_pairs, of_candidates, said
 
 ASK = "Describe a cold river."
 
@@ -61,6 +61,7 @@ def test_the_line_of_a_round_is_by_the_truth_where_there_is_one():
     assert line(found) == {
         **{"step": 2, "label": "policy", **kl, "score": 0.5, "score_standard_error": 0.1, "unscored": 1},
         **{"win_rate": 0.7, "win_rate_interval": [0.6, 0.8]},  # over the initial policy, as reports take it
+        **{"proxy": 1.0, "proxy_standard_error": 0.1},
     }
     assert line(figures(0, 1.0) | kl) == {
         "step": 0,
@@ -69,6 +70,13 @@ def test_the_line_of_a_round_is_by_the_truth_where_there_is_one():
         "score": 1.0,
         "score_standard_error": 0.1,
     }
+
+
+def test_the_line_of_the_first_round_that_exploits_the_reward_says_so():
+    kl = {"kl": 3.0, "kl_standard_error": 0.2, "length": 20.0}
+    done = [figures(i, float(i), truth) | kl for i, truth in enumerate([1.0, 2.0, 1.0, 0.0])]
+    assert [one.get("exploited") for one in lines(done)] == [None, None, True, None]
+    assert [one.get("exploited") for one in lines(done[:2])] == [None, None]
 
 
 def candidates(name, *scores):

@@ -15,7 +15,7 @@ from lit_tr.errors import UserError
 from lit_tr.evaluation.prompts import source_of
 from lit_tr.evaluation.responses import read
 from lit_tr.evaluation.sampling import Sampling
-from lit_tr.iteration import AllPairs, MaxMin, RankAgreement, Rounds, Stop
+from lit_tr.iteration import AllPairs, MaxMin, RankAgreement, Rounds, Serve, Stop
 from lit_tr.iteration.rounds import Parts
 from lit_tr.iteration.scores import Scoring
 from lit_tr.iteration.training import Chain
@@ -24,6 +24,7 @@ from lit_tr.rewards import Ensemble, FunctionScorer, as_scorer
 
 PROMPTS = [row["prompt"] for _, row in SyntheticPairs(size=12, seed=3).rows()]
 FIT = {"model": {"policy": "BASE"}}
+NOWHERE = "http://127.0.0.1:9/v1"
 
 
 def letters(prompt, response):
@@ -159,6 +160,7 @@ def test_figures_by_hand(rounds, tmp_path):
     evaluations = lines(out / "evaluation.jsonl")
     assert [(one["step"], one["label"]) for one in evaluations] == [(0, "initial"), (1, "policy"), (2, "policy")]
     assert [one["score"] for one in evaluations] == [one["truth"] for one in done]
+    assert [one["proxy"] for one in evaluations] == [one["reward"] for one in done]
     assert [one.get("win_rate") for one in evaluations] == [one.get("truth_initial_win_rate") for one in done]
 
 
@@ -196,7 +198,7 @@ def test_prompts_begin_again_behind_the_last(rounds, llama_dir, count):
         made.chain.round(number).mkdir(parents=True)
         (made.chain.round(number) / "policy").symlink_to(llama_dir)
         expected = [PROMPTS[i % count] for i in range((number - 1) * 5, number * 5)]
-        assert [one.shown for one in made._prompts(number)] == expected[:count]
+        assert [one.shown for one in made._prompts(number, made.parts({}))] == expected[:count]
 
 
 @pytest.mark.usefixtures("base")
@@ -323,3 +325,19 @@ def test_what_cannot_be_begun_is_refused_before_anything_is_written(rounds, tmp_
 def test_rows_without_a_prompt_can_be_left_out(rounds):
     made, *_ = rounds(source=Objects([{"prompt": "a b"}, {"nothing": 1}, {"prompt": "c d"}]))
     replace(made, max_bad_rows=1).check()
+
+
+def test_prompts_that_a_server_would_refuse_are_left_out_and_counted(rounds):
+    def parts(names):
+        return Parts(Scoring(FunctionScorer(letters)), MaxMin(), None, None, {}, FIT, serve=Serve("false", NOWHERE))
+
+    long = "river " * 300
+    found, _, said, _ = rounds("some", parts, source=Objects([{"prompt": one} for one in (long, *PROMPTS)]))
+    with pytest.raises(UserError, match="'false' ended with exit code 1"):
+        found.run(1)
+    assert said == ["round 1: 1 of 5 prompts are too long for the model and left out"]
+    kept = (found.chain.round(1) / "prompts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in kept] == PROMPTS[:4]
+    found, _, _, _ = rounds("none", parts, source=Objects([{"prompt": long}]))
+    with pytest.raises(UserError, match="1 of 1 prompts are too long for the model and left out: give other prompts"):
+        found.run(1)

@@ -152,6 +152,26 @@ def test_what_scores_elsewhere_is_another_process_and_few_are_scored_here(tmp_pa
     assert len({one.score // 1000 for one in many} - {os.getpid()}) == 2
 
 
+class InBatches:
+    """A reward whose scores name the batch that they were made in."""
+
+    name = "in_batches"
+
+    def score(self, candidates):
+        return [1000.0 * len(candidates[0].response) + len(candidates)] * len(candidates)
+
+
+@pytest.mark.slow
+def test_batches_elsewhere_are_the_same_after_any_stop(tmp_path):
+    every, elsewhere = candidates(150), Elsewhere(InBatches, ["cpu", "cpu"])
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "scores.jsonl"
+    expected = complete_scores(whole, every, InBatches(), elsewhere=elsewhere)
+    assert len({one.score for one in expected}) == 4
+    lines = whole.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if json.loads(line)["score"] % 1000 == scores.AT_ONCE))
+    assert complete_scores(path, every, InBatches(), elsewhere=elsewhere) == expected
+
+
 def fails_there(prompt, response):
     raise ValueError("no such response")
 

@@ -1,6 +1,7 @@
 """A server in a process of its own, as `vllm serve` is one."""
 
 import json
+import shlex
 import socket
 import sys
 import time
@@ -44,12 +45,12 @@ def test_a_round_takes_its_candidates_from_a_server_of_its_policy(llama_dir, tmp
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "server.py").write_text(SCRIPT)
     serve = {"command": f"{sys.executable} server.py {{policy}} {port}", "url": url(port)}
-    config = rounds.write(tmp_path / "rounds.yaml", llama_dir, output="out", rounds=2, serve=serve)
+    config = rounds.write(tmp_path / "rounds.yaml", llama_dir, output="my out", rounds=2, serve=serve)
     main(["iterate", "--config", config])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
     for number in (1, 2):
-        folder = tmp_path / "out" / f"round_{number}"
+        folder = tmp_path / "my out" / f"round_{number}"
         settings = json.loads((folder / "candidates" / "0.settings.json").read_text())
         assert settings["policy"]["served"]
         assert len((folder / "candidates" / "0.jsonl").read_text().splitlines()) == 18
@@ -79,6 +80,13 @@ def test_a_server_that_does_not_start_is_named(command, said, port):
     with pytest.raises(UserError, match=said), Serve(command, url(port), timeout=0.1).running():
         pass
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("command", ["serve {policy} --lora x={policy}", "serve '{policy}' \"--lora\" x='{policy}'"])
+def test_a_folder_with_a_space_is_one_word_of_the_command(command):
+    found = Serve(command, url(1), model="{base}", at_once=3).named({"policy": "my runs/it's", "base": "B"})
+    assert shlex.split(found.command) == ["serve", "my runs/it's", "--lora", "x=my runs/it's"]
+    assert (found.url, found.model, found.at_once) == (url(1), "B", 3)
 
 
 @pytest.mark.parametrize("command", ["", "vllm 'serve"])

@@ -145,6 +145,27 @@ def test_the_reference_moves_inside_a_round(first, pairs, batch, tmp_path):
     assert apart(ends, log_probs(chain.opened(1), batch)) > 0.1
 
 
+def test_rounds_of_a_policy_in_4_bits_begin_with_its_base_in_4_bits(llama_dir, batch, tmp_path):
+    source = PretrainedPolicy(llama_dir, quantize="nf4", lora=LoRA())
+    chain, trained = Chain(source, tmp_path), source.load()  # whose new adapter adds nothing
+    with scoring(trained):
+        expected = response_log_probs(trained, batch)
+    found = log_probs(chain.measured(0), batch)
+    assert apart(found, expected) < 1e-6
+    assert apart(found, log_probs(Chain(PretrainedPolicy(llama_dir), tmp_path).opened(0), batch)) > 1e-3
+    assert apart(found, log_probs(chain.other(llama_dir, "base"), batch)) == 0
+
+
+def test_policy_and_initial_policy_share_what_they_can(first, batch):
+    kind, chain, _ = first
+    for number in (0, 1):
+        found, alone = chain.measured(number), [chain.opened(number), chain.opened(0)]
+        for ours, theirs in zip((found, found.initial), alone, strict=True):
+            assert apart(log_probs(ours, batch), log_probs(theirs, batch)) < 1e-6
+        with found.active() as policy, found.initial.active() as initial:
+            assert (policy is initial) == (kind == "lora" or number == 0)
+
+
 def test_names_of_policies_by_round(tmp_path):
     chain, rest = Chain(PretrainedPolicy("base", adapter="sft"), tmp_path), {"output": str(tmp_path)}
     paths = [str(tmp_path / f"round_{number}" / "policy") for number in range(3)]

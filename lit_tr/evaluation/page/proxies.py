@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lit_tr.evaluation.curves import MARKERS, PALETTE
-from lit_tr.evaluation.page.found import Row, Scored
+from lit_tr.evaluation.page.found import Row, Run, Scored
+from lit_tr.evaluation.page.groups import evaluations, measured
 from lit_tr.evaluation.page.pictures import SIZE, Picture, legend, new_axes
 from lit_tr.evaluation.page.tables import ABSENT, Cell, Table
 from lit_tr.evaluation.seeds import mean_of
@@ -16,6 +17,42 @@ TRUTH = {"color": "#222222", "linewidth": 2.4, "marker": "D", "markersize": 5}
 COLORS = [one for one in PALETTE if one != TRUTH["color"]]
 MOST_NAMES = 16
 """Policies whose names stand below the axis."""
+
+
+def over_rounds(runs: Sequence[Run]) -> list[Picture]:
+    """Return a picture of each run of rounds that have a proxy and the truth: their mean scores, each on its axis."""
+    known = ({step: row for step, row in evaluations(run).items() if {"score", "proxy"} <= {*row}} for run in runs)
+    drawn = [(run.folder.resolve().name, rows) for run, rows in zip(runs, known, strict=True) if rows]
+    return [_rounds(f"rounds_{i}", name, rows) for i, (name, rows) in enumerate(drawn, start=1)]
+
+
+def _rounds(name: str, folder: str, rows: Mapping[int, Row]) -> Picture:
+    figure, axes = new_axes()
+    beside = axes.twinx()
+    beside.spines["top"].set_visible(False)
+    ours: dict[str, Any] = {"color": COLORS[0], "linewidth": 1.1, "marker": MARKERS[0], "markersize": 4}
+    truth = _with_bars(axes, rows, "score", "truth", TRUTH)
+    proxy = _with_bars(beside, rows, "proxy", "reward that makes the pairs (right axis)", ours)
+    axes.set(xlabel="round", ylabel="mean score by the truth", xticks=[*rows])
+    beside.set_ylabel("mean score by the reward", color=COLORS[0])
+    title = f"{folder}: reward and truth over the rounds"
+    if (first := next((step for step, row in rows.items() if row.get("exploited")), None)) is not None:
+        axes.axvline(first, color="#999999", linestyle=":", zorder=0)
+        title = f"{folder}: the reward is exploited from round {first} on"
+    legend(figure, [truth, proxy])
+    caption = (
+        "Mean scores of held-out responses with 95 % intervals over prompts, by the reward that the rounds train on "
+        "and by the truth, which they do not see. The reward is exploited where it rises and the truth falls in one "
+        "round, both by more than two standard errors: a dotted line."
+    )
+    return Picture(name, title, caption, figure)
+
+
+def _with_bars(axes: Any, rows: Mapping[int, Row], name: str, label: str, style: Mapping[str, Any]) -> Any:
+    """Draw a figure of rounds with its intervals; return its entry in the legend."""
+    means = [measured([row], name) for row in rows.values()]
+    bars = [[one.value - one.low for one in means], [one.high - one.value for one in means]]
+    return axes.errorbar([*rows], [one.value for one in means], bars, label=label, elinewidth=1, capsize=2, **style)
 
 
 def together(scores: Sequence[Scored]) -> dict[str, list[Scored]]:

@@ -62,7 +62,7 @@ def _sections(found: Found, groups: Sequence[Group]) -> dict[str, Any]:
         "best": best,
         "win_rates": tables.win_rates(found.comparisons),
         "criteria": [bars] if bars else [],
-        "proxies": proxies.curves(beside),
+        "proxies": [*proxies.over_rounds(found.runs), *proxies.curves(beside)],
         "correlations": proxies.correlations(beside),
         "training": list(training(groups, styles)) if groups else [],
     }

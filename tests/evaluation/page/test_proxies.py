@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lit_tr.evaluation.page import find
-from lit_tr.evaluation.page.proxies import correlations, curves, together
-from tests.evaluation.page.folders import GOLD, scored
+from lit_tr.evaluation.page import find, write_page
+from lit_tr.evaluation.page.proxies import correlations, curves, over_rounds, together
+from tests.evaluation.page.folders import GOLD, evaluated, lines, run, scored
 
 OTHER = {**GOLD, "c": 5.0}
 
@@ -57,3 +57,28 @@ def test_one_set_has_no_mean_and_none_no_table(sets):
     del sets["seed2"]
     assert correlations(sets).heads == ["reward", "seed1"]
     assert correlations({}) is None
+
+
+def of_round(number, score, proxy, **more):
+    return evaluated(
+        number, 1.0 * number, score, score_standard_error=0.1, proxy=proxy, proxy_standard_error=0.2, **more
+    )
+
+
+def test_a_reward_is_drawn_beside_the_truth_over_the_rounds(tmp_path):
+    rows = [of_round(0, -1.0, 0.5), of_round(1, 0.5, 2.0), of_round(2, -0.5, 9.0, exploited=True)]
+    lines(tmp_path / "mine/evaluation.jsonl", rows)
+    lines(tmp_path / "other/evaluation.jsonl", rows[:2])
+    run(tmp_path / "fit", [evaluated(8, 1.0, 2.0)], metrics=False)
+    first, second = over_rounds(find([tmp_path]).runs)
+    assert first.title == "mine: the reward is exploited from round 2 on"
+    assert second.title == "other: reward and truth over the rounds"
+    assert (first.name, second.name) == ("rounds_1", "rounds_2")
+    truth, proxy = (axes.containers[0] for axes in first.figure.axes)
+    np.testing.assert_allclose(truth.lines[0].get_xydata(), [(0, -1.0), (1, 0.5), (2, -0.5)])
+    np.testing.assert_allclose(proxy.lines[0].get_xydata(), [(0, 0.5), (1, 2.0), (2, 9.0)])
+    [bars] = proxy.lines[2]
+    np.testing.assert_allclose(bars.get_segments()[2], [(2, 9 - 0.2 * 1.959964), (2, 9 + 0.2 * 1.959964)])
+    page, *pictures = write_page(find([tmp_path / "mine"]), tmp_path / "page.html")
+    assert "the reward is exploited from round 2 on" in page.read_text()
+    assert "page_rounds_1.png" in [one.name for one in pictures]
