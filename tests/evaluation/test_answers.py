@@ -62,14 +62,23 @@ def test_any_thread_may_keep():
 
 def test_what_is_no_cache_is_named(tmp_path):
     (tmp_path / "a").write_text("this is a text, and it is long enough to be looked at" * 20)
-    with pytest.raises(UserError, match="cannot be opened as a cache"):
-        Answers(tmp_path / "a")
-    with pytest.raises(UserError, match="cannot be opened as a cache"):
-        Answers(tmp_path)
+    for path in (tmp_path / "a", tmp_path, tmp_path / "a" / "b"):
+        with pytest.raises(UserError, match=rf"^{path}: it cannot be opened as a cache of answers \("):
+            Answers(path).known(["k"])
+        with pytest.raises(UserError, match="cannot be opened as a cache"):
+            Answers(path).keep("k", "m", Answer(""))
+
+
+def test_a_cache_is_made_at_its_first_use(tmp_path):
+    answers = Answers(tmp_path / "new" / "a.sqlite3")
+    assert [*tmp_path.iterdir()] == []
+    assert answers.known(["k"]) == {}
+    assert (tmp_path / "new" / "a.sqlite3").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     answers = Answers(tmp_path / "a")
+    answers.keep("j", "m", Answer(""))
     with sqlite3.connect(tmp_path / "a") as other:
         other.execute("DROP TABLE answers")
     with pytest.raises(UserError, match="an answer cannot be written"):
@@ -78,7 +87,8 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 def test_equal_questions_are_asked_once_and_counted():
     told, model = [], Echo(silent=("silent",))
-    asker = Asker(model, watch=told.append)
+    asker = Asker(model)
+    asker.watch = told.append
     silent = Question((("user", "silent"),))
     said = asker.ask([HELLO, silent, HELLO])
     assert [one and one.text for one in said] == ["Hello", None, "Hello"]
