@@ -139,6 +139,12 @@ class Answers:
                 found |= {key: Answer(**json.loads(answer)) for key, answer in self._base.execute(query, part)}
         return found
 
+    def hold(self, model: str) -> bool:
+        """Return whether a model has answered anything."""
+        query = "SELECT 1 FROM answers WHERE model = ? LIMIT 1"
+        with self.lock:
+            return self._base.execute(query, (model,)).fetchone() is not None
+
     def keep(self, key: str, model: str, answer: Answer) -> None:
         """Write an answer.
 
@@ -160,6 +166,8 @@ class Asker:
     Args:
         model: the language model.
         answers: the cache.
+        complete: take no question without an answer: a score that was not given is not one that says nothing. False
+            leaves out and counts what has none, as `lit-tr judge` does.
 
     Attributes:
         counts: what was asked so far.
@@ -168,20 +176,49 @@ class Asker:
 
     model: LanguageModel
     answers: Answers = field(default_factory=Answers)
+    complete: bool = True
     counts: Counts = field(default_factory=Counts, init=False)
     watch: Callable[[int], object] | None = field(default=None, init=False, repr=False, compare=False)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer | None]:
-        """Return the answer to each question; None where there is none."""
+        """Return the answer to each question; None where there is none.
+
+        If all must have one, a question that is refused for good, such as one too long for a server, has an empty one.
+
+        Raises:
+            UserError: they must, and some have none.
+        """
         keys = [question.key(self.model.name) for question in questions]
         known = self.answers.known(keys)
         missing = {key: one for key, one in zip(keys, questions, strict=True) if key not in known}
+        if self.complete:  # in an order by chance: a prompt that is refused does not come in a row with all its samples
+            missing = dict(sorted(missing.items()))
         self.counts.cached += len({*keys}) - len(missing)
         self._done(len(keys) - len(missing))
         self.model.answer([*missing.values()], self._keep)
         known |= self.answers.known(missing)
-        self.counts.failed += sum(key not in known for key in missing)
+        left = {key: one for key, one in missing.items() if key not in known}
+        self.counts.failed += len(left)
+        if self.complete and left:
+            known |= self._kept_refusals(left)
+            self._check(sum(key not in known for key in left), len(questions))
         return [known.get(key) for key in keys]
+
+    def _kept_refusals(self, left: Mapping[str, Question]) -> dict[str, Answer]:
+        """Keep empty answers to the questions that a model which answers others refuses."""
+        refused = getattr(self.model, "refused", ()) if self.answers.hold(self.model.name) else ()
+        found = {key: Answer("") for key, one in left.items() if one in refused}
+        for key, answer in found.items():
+            self.answers.keep(key, self.model.name, answer)
+        return found
+
+    def _check(self, missing: int, asked: int) -> None:
+        if missing:
+            why = getattr(self.model, "last_failure", "") or "it gives none"
+            raise UserError(
+                f"{self.model.name}: {missing} of {asked} questions have no answer ({why}). What is answered is "
+                "kept: the same command asks the rest again and goes on"
+            )
 
     def _keep(self, question: Question, answer: Answer) -> None:
         self.answers.keep(question.key(self.model.name), self.model.name, answer)

@@ -87,7 +87,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 def test_equal_questions_are_asked_once_and_counted():
     told, model = [], Echo(silent=("silent",))
-    asker = Asker(model)
+    asker = Asker(model, complete=False)
     asker.watch = told.append
     silent = Question((("user", "silent"),))
     said = asker.ask([HELLO, silent, HELLO])
@@ -98,3 +98,20 @@ def test_equal_questions_are_asked_once_and_counted():
     asker.ask([HELLO, silent])
     assert model.asked == [HELLO, silent, silent]
     assert (counts.asked, counts.cached, counts.failed) == (1, 1, 2)
+
+
+def test_all_must_be_answered_but_what_a_model_that_answers_others_refuses():
+    silent = Question((("user", "silent"),))
+    asker = Asker(Echo(silent=("silent",)))
+    with pytest.raises(
+        UserError, match=r"echo: 1 of 2 questions have no answer \(it gives none\)\. What is answered is k"
+    ):
+        asker.ask([HELLO, silent])
+    assert (asker.counts.asked, asker.counts.failed) == (1, 1)
+    asker.model.refused, asker.model.last_failure = [silent], "it is too long"
+    with pytest.raises(UserError, match=r"1 of 1 questions have no answer \(it is too long\)"):
+        Asker(asker.model).ask([silent])  # it may refuse all
+    assert asker.ask([silent]) == [Answer("")]
+    asked = len(asker.model.asked)
+    assert asker.ask([silent, HELLO]) == [Answer(""), Answer("Hello", {"A": -0.5}, 7, 1)]
+    assert (len(asker.model.asked), asker.counts.failed) == (asked, 2)

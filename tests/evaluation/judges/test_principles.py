@@ -73,6 +73,13 @@ def test_what_cannot_be_read_is_no_score_unless_it_has_no_weight(file):
     assert math.isnan(found["long"])
 
 
+def test_a_rating_that_was_not_given_is_an_error_and_not_a_score_that_cannot_be_read(file):
+    model = Model()
+    model.answer = lambda questions, keep: None
+    with pytest.raises(UserError, match="model: 2 of 2 questions have no answer"):
+        Principles(file, LLMScorer(Asker(model))).score(CANDIDATES)
+
+
 def test_lines_are_principles_and_their_names(tmp_path):
     path = tmp_path / "rules.txt"
     path.write_text("# how to answer\n\nBe brief.\n  Be kind: it helps.\nBe brief.\n")
