@@ -64,7 +64,7 @@ class WhiteBox(Fitted):
         copying: exponent of one more factor, the share of trigrams that are not in the prompt; 0 leaves it out.
         is_closed: says of a response whether its row is closed-ended: `by_kind`, by the column `kind` or `qtype`;
             `has_answer`; `never`; or a function of your own.
-        encoder: folder or hub id of the model whose mean-pooled embeddings are compared; facebook/contriever is the
+        encoder: folder or hub id of the model whose embeddings are compared, see `Pooled`; facebook/contriever is the
             published one. None takes TF-IDF of the texts that are scored.
         cosine: compare by the cosine in the place of the dot product; of TF-IDF they are the same.
         longest: so many tokens at most count for the length incentive.
