@@ -42,6 +42,9 @@ def never(candidate: Candidate) -> bool:
 class WhiteBox(Fitted):
     """The white-box reward of Kim and Seo 2024 (arXiv 2402.03469), by the code of its authors.
 
+    The code is `reward_model.py` of https://github.com/naver-ai/rethinking-proxy-reward. But for its template one thing
+    differs: the prompt of a chat is its last message here, and there all turns of the user, joined.
+
     An open-ended response gets `length * relevance * repetition`, a closed-ended one `scaled relevance * repetition`:
 
     - length incentive: tokens / 100. A token is a run of letters and digits, or one of other signs;
