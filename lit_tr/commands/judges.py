@@ -160,7 +160,7 @@ def chosen(options: argparse.Namespace, folder: Path) -> Chosen:
         if options.criteria != ["overall"]:
             raise UserError("--criteria: this judge has no criteria; only language models, --model or --local, have")
         return Chosen({"overall": made})
-    asker = Asker(made, Answers(options.cache or folder / CACHE))
+    asker = Asker(made, Answers(options.cache or folder / CACHE), complete=False)
     return Chosen(_of_criteria(asker, options), (asker,), _limits(options))
 
 

@@ -21,7 +21,7 @@ from lit_tr.evaluation.agreement import Agreement, agreement, mean_scores, rank_
 from lit_tr.evaluation.labels import explain_labels
 from lit_tr.evaluation.page.found import SCORES
 from lit_tr.evaluation.responses import Response, write_whole
-from lit_tr.evaluation.scored import PAIR, Responses, open_responses, scored
+from lit_tr.evaluation.scored import PAIR, Responses, open_responses, scored, scored_together
 from lit_tr.evaluation.win_rate_table import figure
 from lit_tr.rewards import Reward, Scorer, as_scorer
 
@@ -33,6 +33,8 @@ chosen.jsonl and rejected.jsonl, and side by side to pairs.jsonl; the figures to
 REWARD = """what scores: a function (prompt, response) -> score or a scorer, by its import path or by class_path with
 init_args; --reward.NAME sets its arguments"""
 FIT = """a file: fit the reward to these responses and write its statistics there, for --reward.fitted of later calls"""
+CALIBRATE = """other preferences, as FILES or --data: their temperature calibrates those that are scored, and how far
+the reward agrees with their labels stands beside, such as in the distribution that it was made for, and out of it"""
 EXPLAIN = """which features of the reward explain the labels of preferences, each alone and all in a regression"""
 
 
@@ -44,15 +46,19 @@ def run(args: list[str]) -> None:
     if not sources:
         raise UserError("give files of responses, or of preferences: `lit-tr score FILE --reward NAME`")
     responses, scorer = open_responses(sources, options.max_bad_rows), as_scorer(options.reward)
-    if responses.bad.found:
-        bad = responses.bad
+    parts = [responses]
+    if options.calibrate_on:
+        parts.append(open_responses([options.calibrate_on], options.max_bad_rows))
+    for bad in (part.bad for part in parts if part.bad.found):
         say(f"left out {len(bad.found)} rows: {bad.reasons}; the first is {bad.found[0]}")
     if options.fit:
         _fit(scorer, responses, options.fit)
-    ours = scored(responses, scorer)
+    ours, *calibration = scored_together(parts, scorer)
     other = as_scorer(options.against) if options.against else None
     theirs = scored(responses, other) if other else None
     figures = _figures(scorer, ours, other, theirs)
+    for one in calibration:
+        figures |= _calibrated(ours, one, str(options.calibrate_on))
     if options.explain_labels:
         if not _pairs(ours):
             raise UserError("--explain_labels: these are no preferences, with a chosen and a rejected response")
@@ -71,6 +77,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--reward", type=Reward, required=True, help=REWARD)
     made.add_argument("--against", type=Reward | None, help="another reward, to be compared with")
     made.add_argument("--fit", type=str | None, help=FIT)
+    made.add_argument("--calibrate_on", type=Data | None, help=CALIBRATE)
     made.add_argument("--explain_labels", action="store_true", help=EXPLAIN)
     made.add_argument("--output", type=str, default="scores", help="a folder; default: %(default)s")
     made.add_argument("--max_bad_rows", type=float, default=0.01, help="rows that are no pair: a share, or a count")
@@ -86,13 +93,33 @@ def _fit(scorer: Any, responses: Responses, path: str) -> None:
 def _figures(scorer: Scorer, ours: Responses, other: Scorer | None, theirs: Responses | None) -> dict[str, Any]:
     """Return names and figures as plain data."""
     found: dict[str, Any] = {"reward": scorer.name, "policies": mean_scores(ours)}
-    if pairs := _pairs(ours):
-        agreed = agreement(*zip(*pairs, strict=True))
+    if _pairs(ours):
+        agreed = _agreement(ours)
         found["agreement"] = agreed and asdict(agreed)
     if other and theirs:
         found["against"] = {"reward": other.name, "policies": mean_scores(theirs)}
         found["spearman"] = rank_correlations(ours, theirs)
     return found
+
+
+def _calibrated(ours: Responses, other: Responses, name: str) -> dict[str, Any]:
+    """Return the agreement at the temperature of other preferences, and that of those.
+
+    Raises:
+        UserError: there are no pairs with scores on one side.
+    """
+    at = _agreement(other)
+    found = at and _agreement(ours, at.temperature)
+    if not at or not found:
+        raise UserError(
+            f"--calibrate_on {name}: preferences are calibrated on preferences, and one side has no pair with scores"
+        )
+    return {"agreement": asdict(found), "calibrated_on": asdict(at) | {"source": name}}
+
+
+def _agreement(responses: Responses, temperature: float | None = None) -> Agreement | None:
+    chosen, rejected = zip(*pairs, strict=True) if (pairs := _pairs(responses)) else ((), ())
+    return agreement(chosen, rejected, temperature)
 
 
 def _pairs(responses: Responses) -> list[tuple[Response, Response]]:
@@ -158,11 +185,15 @@ def _remarks(figures: Mapping[str, Any]) -> Iterator[str]:
         if unscored := sum(one["unscored"] for one in side["policies"].values()):
             yield f"{unscored} responses have no score by {side['reward']}; they are left out"
     if found := figures.get("agreement"):
-        one = Agreement(**found)
+        one, other = Agreement(**found), figures.get("calibrated_on")
         yield f"the reward prefers the chosen response in {figure(one.agreement, one.interval)} % of {one.pairs} pairs"
+        if other:
+            agrees = figure(other["agreement"], other["interval"])
+            yield f"and in {agrees} % of the {other['pairs']} pairs of {other['source']}"
         yield (
             f"calibration error of sigmoid(difference): {one.calibration_error:.3f}; divided by the temperature "
-            f"{one.temperature:.3g}, fitted to these pairs, {one.calibration_error_at_temperature:.3f}"
+            f"{one.temperature:.3g}, fitted to {'those' if other else 'these'} pairs, "
+            f"{one.calibration_error_at_temperature:.3f}"
         )
     if (labels := figures.get("labels")) and labels["accuracy"] is not None:
         accuracy = figure(labels["accuracy"], labels["interval"])

@@ -24,8 +24,9 @@ class Agreement:
         agreement: share of them whose chosen response has the higher score; a tie counts 1/2.
         interval: its 95 % interval, Wilson's.
         calibration_error: of the probability `sigmoid(difference)`, see `calibration.calibration_error`.
-        temperature: what differences are divided by so that this probability fits the labels best.
-        calibration_error_at_temperature: the error with it, on the same pairs: it flatters.
+        temperature: what differences are divided by so that this probability fits the labels best, of these pairs or of
+            others.
+        calibration_error_at_temperature: the error with it, on these pairs. A temperature of the same pairs flatters.
     """
 
     pairs: int
@@ -36,14 +37,23 @@ class Agreement:
     calibration_error_at_temperature: float
 
 
-def agreement(chosen: Sequence[Response], rejected: Sequence[Response]) -> Agreement | None:
-    """Return how far scores agree with labels; None where no pair has both scores."""
+def agreement(
+    chosen: Sequence[Response], rejected: Sequence[Response], temperature: float | None = None
+) -> Agreement | None:
+    """Return how far scores agree with labels; None where no pair has both scores.
+
+    Args:
+        chosen: the chosen responses, with scores.
+        rejected: the rejected ones, in the same order.
+        temperature: that of other pairs; None fits it to these.
+    """
     margins = torch.tensor([a - b for a, b in _both(chosen, rejected)], dtype=torch.float64)
     if not len(margins):
         return None
-    right, temperature = (margins.sign() + 1).sum().item() / 2, temperature_of(margins)
-    errors = calibration_error(margins), calibration_error(margins / temperature)
-    return Agreement(len(margins), right / len(margins), wilson(right, len(margins)), errors[0], temperature, errors[1])
+    right = (margins.sign() + 1).sum().item() / 2
+    fitted = temperature_of(margins) if temperature is None else temperature
+    errors = calibration_error(margins), calibration_error(margins / fitted)
+    return Agreement(len(margins), right / len(margins), wilson(right, len(margins)), errors[0], fitted, errors[1])
 
 
 def mean_scores(responses: Responses) -> dict[str, dict[str, Any]]:

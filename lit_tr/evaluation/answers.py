@@ -5,11 +5,12 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from lit_tr.errors import UserError
+from lit_tr.errors import UserError, explained
 
 MOST_VARIABLES = 500
 """Keys in one query; SQLite has a limit."""
@@ -98,35 +99,37 @@ class Counts:
     tokens: int = 0
 
 
+@dataclass(eq=False)
 class Answers:
     """A cache of answers: an SQLite file, or memory. Each answer is on the disk before the next one is waited for.
 
     The key of an answer is the SHA-256 of model, prompt and sampling. Neither questions nor addresses nor keys are in
-    the file.
+    the file, which is opened, or made with its folders, at the first question.
 
     Args:
-        path: the file, made if there is none; None keeps answers in memory.
-
-    Raises:
-        UserError: the file cannot be opened, or is something else.
+        path: the file; None keeps answers in memory.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path, self.lock = path, Lock()
-        try:
-            if path is not None:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(
-                ":memory:" if path is None else path, timeout=60, isolation_level=None, check_same_thread=False
-            )
-            self._base.execute(
+    path: str | Path | None = None
+    lock: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    @cached_property
+    def _base(self) -> sqlite3.Connection:  # used with the lock alone: two bases in memory would be two caches
+        with explained(f"{self.path}: it cannot be opened as a cache of answers", OSError, sqlite3.Error):
+            if self.path is not None:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            base = sqlite3.connect(self.path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False)
+            base.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT NOT NULL, answer TEXT NOT NULL)"
             )
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path}: it cannot be opened as a cache of answers ({error})") from error
+        return base
 
     def known(self, keys: Iterable[str]) -> dict[str, Answer]:
-        """Return the answers that are there, by key."""
+        """Return the answers that are there, by key.
+
+        Raises:
+            UserError: the file cannot be opened, or is something else.
+        """
         wanted = [*dict.fromkeys(keys)]
         found: dict[str, Answer] = {}
         for i in range(0, len(wanted), MOST_VARIABLES):
@@ -136,11 +139,17 @@ class Answers:
                 found |= {key: Answer(**json.loads(answer)) for key, answer in self._base.execute(query, part)}
         return found
 
+    def hold(self, model: str) -> bool:
+        """Return whether a model has answered anything."""
+        query = "SELECT 1 FROM answers WHERE model = ? LIMIT 1"
+        with self.lock:
+            return self._base.execute(query, (model,)).fetchone() is not None
+
     def keep(self, key: str, model: str, answer: Answer) -> None:
         """Write an answer.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or the file cannot be opened.
         """
         row = (key, model, json.dumps(asdict(answer), ensure_ascii=False))
         try:
@@ -157,26 +166,59 @@ class Asker:
     Args:
         model: the language model.
         answers: the cache.
+        complete: take no question without an answer: a score that was not given is not one that says nothing. False
+            leaves out and counts what has none, as `lit-tr judge` does.
+
+    Attributes:
         counts: what was asked so far.
         watch: is told how many more questions are done, each time that some are.
     """
 
     model: LanguageModel
     answers: Answers = field(default_factory=Answers)
-    counts: Counts = field(default_factory=Counts)
-    watch: Callable[[int], object] = lambda more: None
+    complete: bool = True
+    counts: Counts = field(default_factory=Counts, init=False)
+    watch: Callable[[int], object] | None = field(default=None, init=False, repr=False, compare=False)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer | None]:
-        """Return the answer to each question; None where there is none."""
+        """Return the answer to each question; None where there is none.
+
+        If all must have one, a question that is refused for good, such as one too long for a server, has an empty one.
+
+        Raises:
+            UserError: they must, and some have none.
+        """
         keys = [question.key(self.model.name) for question in questions]
         known = self.answers.known(keys)
         missing = {key: one for key, one in zip(keys, questions, strict=True) if key not in known}
+        if self.complete:  # in an order by chance: a prompt that is refused does not come in a row with all its samples
+            missing = dict(sorted(missing.items()))
         self.counts.cached += len({*keys}) - len(missing)
-        self.watch(len(keys) - len(missing))
+        self._done(len(keys) - len(missing))
         self.model.answer([*missing.values()], self._keep)
         known |= self.answers.known(missing)
-        self.counts.failed += sum(key not in known for key in missing)
+        left = {key: one for key, one in missing.items() if key not in known}
+        self.counts.failed += len(left)
+        if self.complete and left:
+            known |= self._kept_refusals(left)
+            self._check(sum(key not in known for key in left), len(questions))
         return [known.get(key) for key in keys]
+
+    def _kept_refusals(self, left: Mapping[str, Question]) -> dict[str, Answer]:
+        """Keep empty answers to the questions that a model which answers others refuses."""
+        refused = getattr(self.model, "refused", ()) if self.answers.hold(self.model.name) else ()
+        found = {key: Answer("") for key, one in left.items() if one in refused}
+        for key, answer in found.items():
+            self.answers.keep(key, self.model.name, answer)
+        return found
+
+    def _check(self, missing: int, asked: int) -> None:
+        if missing:
+            why = getattr(self.model, "last_failure", "") or "it gives none"
+            raise UserError(
+                f"{self.model.name}: {missing} of {asked} questions have no answer ({why}). What is answered is "
+                "kept: the same command asks the rest again and goes on"
+            )
 
     def _keep(self, question: Question, answer: Answer) -> None:
         self.answers.keep(question.key(self.model.name), self.model.name, answer)
@@ -184,4 +226,8 @@ class Asker:
             self.counts.asked += 1
             self.counts.prompt_tokens += answer.prompt_tokens
             self.counts.tokens += answer.tokens
-        self.watch(1)
+        self._done(1)
+
+    def _done(self, more: int) -> None:
+        if self.watch:
+            self.watch(more)

@@ -56,6 +56,7 @@ class Endpoint:
     Attributes:
         notes: what the user should know of the server, such as that it gives no log-probs.
         last_failure: why the last question without a usable answer has none.
+        refused: questions of the last call of `answer` that the server refused, such as those too long for it.
 
     Raises:
         UserError: `openai` is not installed, or there is no key for OpenAI's own address.
@@ -70,6 +71,7 @@ class Endpoint:
     limits: Limits = field(default_factory=Limits)
     notes: list[str] = field(default_factory=list, init=False)
     last_failure: str = field(default="", init=False)
+    refused: list[Question] = field(default_factory=list, init=False, repr=False)
     _untaken: list[str] = field(default_factory=list, init=False, repr=False)
     _failures: int = field(default=0, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
@@ -93,6 +95,7 @@ class Endpoint:
             UserError: the server cannot be reached, refuses the key, or gives no usable answer to many in a row.
         """
         waiting: set[Future[None]] = set()
+        self.refused, self._failures = [], 0
         with ThreadPoolExecutor(self.concurrency) as pool:
             for question in questions:
                 waiting = self._wait_for_room(waiting, question)
@@ -141,6 +144,7 @@ class Endpoint:
         except APIStatusError as error:
             if error.status_code not in REFUSED:
                 raise UserError(self._explained(error)) from None
+            self.refused.append(question)
             self._count_failure(f"it refuses questions: {self._clean(error.message)}")
             return None
         self._failures = 0

@@ -66,11 +66,14 @@ class Ensemble(Fitted):
     def fit(self, candidates: Sequence[Candidate]) -> "Ensemble":
         """Standardise from now on by a sample, by which members are fitted, too, that can be.
 
+        Those that were given a file of their own, `fitted`, keep its statistics.
+
         Raises:
             UserError: a member scores nothing of it.
         """
         for member in self._fittable:
-            member.fit(candidates)
+            if not getattr(member, "fitted", None):
+                member.fit(candidates)
         raw = self._raw(candidates)
         for name, row in zip(self._names, raw, strict=True):
             if np.isnan(row).all():

@@ -10,6 +10,7 @@ import torch
 
 from lit_tr.errors import UserError, explained
 from lit_tr.rewards.models import by_length, load_tokenizer, loaded
+from lit_tr.rewards.pooling import Pooling, pooling_of
 
 WORD = r"\w+"
 
@@ -71,18 +72,19 @@ class TfIdf:
 
 
 @dataclass
-class MeanPooled:
-    """Means of the last hidden states of a model of transformers over the tokens of a text.
+class Pooled:
+    """Vectors of the last hidden states of a model of transformers: their mean over the tokens of a text.
 
-    Of a text that is too long the beginning is left out.
+    One of sentence-transformers pools as its files say, by mean, maximum, first or last token, normalized or not. Of a
+    text that is too long the beginning is left out.
 
     Args:
-        path: a folder or hub id, also one of sentence-transformers whose model pools by the mean.
+        path: a folder or hub id.
         device: where it runs; None takes a GPU if there is one.
         batch_size: texts that are computed at once.
 
     Raises:
-        UserError: the model cannot be loaded.
+        UserError: the model cannot be loaded, or has modules that are not computed, such as Dense.
     """
 
     path: str
@@ -115,7 +117,7 @@ class MeanPooled:
         mask = encoded["attention_mask"][..., None]
         with torch.no_grad():
             hidden = self.model(**encoded).last_hidden_state.float()
-        return ((hidden * mask).sum(1) / mask.sum(1)).double().cpu().numpy()
+        return self.pooling(hidden, mask).double().cpu().numpy()
 
     @property
     def _longest(self) -> int | None:
@@ -130,6 +132,11 @@ class MeanPooled:
         return tokenizer
 
     @cached_property
+    def pooling(self) -> Pooling:
+        """How hidden states become vectors."""
+        return pooling_of(self.path)
+
+    @cached_property
     def model(self) -> Any:
         """The model, in evaluation mode."""
         from transformers import AutoModel
@@ -139,7 +146,7 @@ class MeanPooled:
 
 def encoder_of(path: str | None, device: str | None, batch_size: int) -> Encoder:
     """Return the encoder of a folder or hub id, and without one TF-IDF."""
-    return TfIdf() if path is None else MeanPooled(path, device, batch_size)
+    return TfIdf() if path is None else Pooled(path, device, batch_size)
 
 
 def similarities(encoder: Encoder, pairs: Sequence[tuple[str, str]], cosine: bool) -> list[float]:

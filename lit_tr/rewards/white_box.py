@@ -42,6 +42,9 @@ def never(candidate: Candidate) -> bool:
 class WhiteBox(Fitted):
     """The white-box reward of Kim and Seo 2024 (arXiv 2402.03469), by the code of its authors.
 
+    The code is `reward_model.py` of https://github.com/naver-ai/rethinking-proxy-reward. But for its template one thing
+    differs: the prompt of a chat is its last message here, and there all turns of the user, joined.
+
     An open-ended response gets `length * relevance * repetition`, a closed-ended one `scaled relevance * repetition`:
 
     - length incentive: tokens / 100. A token is a run of letters and digits, or one of other signs;
@@ -64,7 +67,7 @@ class WhiteBox(Fitted):
         copying: exponent of one more factor, the share of trigrams that are not in the prompt; 0 leaves it out.
         is_closed: says of a response whether its row is closed-ended: `by_kind`, by the column `kind` or `qtype`;
             `has_answer`; `never`; or a function of your own.
-        encoder: folder or hub id of the model whose mean-pooled embeddings are compared; facebook/contriever is the
+        encoder: folder or hub id of the model whose embeddings are compared, see `Pooled`; facebook/contriever is the
             published one. None takes TF-IDF of the texts that are scored.
         cosine: compare by the cosine in the place of the dot product; of TF-IDF they are the same.
         longest: so many tokens at most count for the length incentive.

@@ -151,12 +151,12 @@ def test_new_prompts_and_a_judge_that_fails_the_same_command_goes_on(write, caps
     with Server(rated) as server:
         main(["iterate", "--config", config(server, "whole")])
         asked = len(server.requests)
-        server.failures = [None] * (asked // 2) + [(400, {}, "no")]
+        server.failures = [None] * (asked // 2) + [b"<html>"] * 3
         said = fails(capsys, "iterate", "--config", config(server, "out"))
         assert "1 of " in said
         assert "the same command asks the rest again and goes on" in said
         main(["iterate", "--config", "out.yaml"])
-        assert len(server.requests) == 2 * asked + 1
+        assert len(server.requests) == 2 * asked + 3
     assert figures("out") == figures("whole")
     [counts] = [json.loads(path.read_text()) for path in Path("out").glob("round_1/pairs.json")]
     assert counts["unscored"] > 0

@@ -1,6 +1,7 @@
 """`lit-tr score` as a user runs it, on the embedded data."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -78,6 +79,42 @@ def test_what_explains_the_labels_and_pairs_to_train_on(tmp_path, capsys):
     assert (one.chosen, other.chosen) == (rows[0]["chosen"], rows[0]["rejected"])
     assert one.system == f"Write a response that is rated {round(rows[0]['score_chosen'], 2):g}."
     assert Conversion(UserWeights({"length": (1, 1), "score": (-1, 1)}))(rows[0])
+
+
+def worth(prompt, response):
+    """A number in the response."""
+    return float(response)
+
+
+def pairs_of(name, margins):
+    rows = [{"prompt": f"{i}?", "chosen": f"{one}", "rejected": "0"} for i, one in enumerate(margins)]
+    Path(name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def test_the_temperature_of_other_pairs_and_how_far_the_reward_agrees_with_both(capsys):
+    pairs_of("in.jsonl", [2, 2, 2, -2])
+    pairs_of("out.jsonl", [3, -3])
+    found = score("out.jsonl", "--calibrate_on", "in.jsonl", "--reward", "tests.commands.test_score.worth")
+    ours, other = found["agreement"], found["calibrated_on"]
+    assert (ours["pairs"], ours["agreement"], other["pairs"], other["agreement"]) == (2, 0.5, 4, 0.75)
+    assert other["source"] == "in.jsonl"
+    assert ours["temperature"] == other["temperature"] == pytest.approx(2 / math.log(3), rel=1e-3)
+    by_hand = 1 / (1 + math.exp(-3 * math.log(3) / 2)) - 0.5  # both as sure, and half of them right
+    assert ours["calibration_error_at_temperature"] == pytest.approx(by_hand, abs=1e-3)
+    shown = capsys.readouterr().out
+    assert "prefers the chosen response in 50.0 [" in shown
+    assert "- and in 75.0 [" in shown
+    assert "of the 4 pairs of in.jsonl" in shown
+    assert f"the temperature 1.82, fitted to those pairs, {by_hand:.3f}" in shown
+    assert len(Path("scores/pairs.jsonl").read_text().splitlines()) == 2
+
+
+def test_preferences_alone_are_calibrated_on_preferences_alone(policies, capsys):
+    pairs_of("in.jsonl", [2, -2])
+    asked = ["--reward", "tests.commands.test_score.length", "--calibrate_on"]
+    for file, other in ((policies[0], "in.jsonl"), ("in.jsonl", policies[0])):
+        said = fails(capsys, "score", file, *asked, other)
+        assert f"--calibrate_on {other}: preferences are calibrated on preferences" in said
 
 
 def test_policies_beside_each_other(policies, capsys):

@@ -26,6 +26,15 @@ def test_agreement_counts_ties_half_and_leaves_out_what_has_no_score():
     assert agreement(some([None]), some([1.0])) is None
 
 
+def test_a_temperature_of_other_pairs_is_taken_as_it_is():
+    others = agreement(some([2.0, 2.0, 2.0, 0.0]), some([0.0, 0.0, 0.0, 2.0]))  # sigmoid(2 / T) = 3/4
+    found = agreement(some([3.0, 0.0]), some([0.0, 3.0]), others.temperature)
+    assert found.temperature == others.temperature == pytest.approx(2 / math.log(3), rel=1e-3)
+    confidence = 1 / (1 + math.exp(-3 / others.temperature))
+    assert found.calibration_error_at_temperature == pytest.approx(confidence - 0.5, abs=1e-6)
+    assert found.calibration_error == pytest.approx(1 / (1 + math.exp(-3)) - 0.5, abs=1e-6)
+
+
 def test_means_have_errors_over_prompts():
     found = mean_scores(
         Responses({"a": some([1.0, 3.0, 6.0, 6.0, None], "ppqqr"), "b": some([None]), "c": some([5.0])})

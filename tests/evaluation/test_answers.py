@@ -62,14 +62,23 @@ def test_any_thread_may_keep():
 
 def test_what_is_no_cache_is_named(tmp_path):
     (tmp_path / "a").write_text("this is a text, and it is long enough to be looked at" * 20)
-    with pytest.raises(UserError, match="cannot be opened as a cache"):
-        Answers(tmp_path / "a")
-    with pytest.raises(UserError, match="cannot be opened as a cache"):
-        Answers(tmp_path)
+    for path in (tmp_path / "a", tmp_path, tmp_path / "a" / "b"):
+        with pytest.raises(UserError, match=rf"^{path}: it cannot be opened as a cache of answers \("):
+            Answers(path).known(["k"])
+        with pytest.raises(UserError, match="cannot be opened as a cache"):
+            Answers(path).keep("k", "m", Answer(""))
+
+
+def test_a_cache_is_made_at_its_first_use(tmp_path):
+    answers = Answers(tmp_path / "new" / "a.sqlite3")
+    assert [*tmp_path.iterdir()] == []
+    assert answers.known(["k"]) == {}
+    assert (tmp_path / "new" / "a.sqlite3").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     answers = Answers(tmp_path / "a")
+    answers.keep("j", "m", Answer(""))
     with sqlite3.connect(tmp_path / "a") as other:
         other.execute("DROP TABLE answers")
     with pytest.raises(UserError, match="an answer cannot be written"):
@@ -78,7 +87,8 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 def test_equal_questions_are_asked_once_and_counted():
     told, model = [], Echo(silent=("silent",))
-    asker = Asker(model, watch=told.append)
+    asker = Asker(model, complete=False)
+    asker.watch = told.append
     silent = Question((("user", "silent"),))
     said = asker.ask([HELLO, silent, HELLO])
     assert [one and one.text for one in said] == ["Hello", None, "Hello"]
@@ -88,3 +98,20 @@ def test_equal_questions_are_asked_once_and_counted():
     asker.ask([HELLO, silent])
     assert model.asked == [HELLO, silent, silent]
     assert (counts.asked, counts.cached, counts.failed) == (1, 1, 2)
+
+
+def test_all_must_be_answered_but_what_a_model_that_answers_others_refuses():
+    silent = Question((("user", "silent"),))
+    asker = Asker(Echo(silent=("silent",)))
+    with pytest.raises(
+        UserError, match=r"echo: 1 of 2 questions have no answer \(it gives none\)\. What is answered is k"
+    ):
+        asker.ask([HELLO, silent])
+    assert (asker.counts.asked, asker.counts.failed) == (1, 1)
+    asker.model.refused, asker.model.last_failure = [silent], "it is too long"
+    with pytest.raises(UserError, match=r"1 of 1 questions have no answer \(it is too long\)"):
+        Asker(asker.model).ask([silent])  # it may refuse all
+    assert asker.ask([silent]) == [Answer("")]
+    asked = len(asker.model.asked)
+    assert asker.ask([silent, HELLO]) == [Answer(""), Answer("Hello", {"A": -0.5}, 7, 1)]
+    assert (len(asker.model.asked), asker.counts.failed) == (asked, 2)

@@ -25,7 +25,8 @@ def _key(monkeypatch):
 
 
 def judge(server, cache=None, judge_options=None, **options):
-    return LLMJudge(Asker(Endpoint("judge-1", server.url, **options), Answers(cache)), **(judge_options or {}))
+    asker = Asker(Endpoint("judge-1", server.url, **options), Answers(cache), complete=False)
+    return LLMJudge(asker, **(judge_options or {}))
 
 
 def test_both_orders_are_read_from_log_probs():

@@ -6,8 +6,8 @@ import pytest
 from lit_tr.data import Objects
 from lit_tr.errors import UserError
 from lit_tr.evaluation.responses import Response, append
-from lit_tr.evaluation.scored import Responses, open_responses, preferences, scored
-from lit_tr.rewards import Candidate, FunctionScorer, Gold
+from lit_tr.evaluation.scored import Responses, open_responses, preferences, scored, scored_together
+from lit_tr.rewards import Candidate, Ensemble, FunctionScorer, Gold
 
 ASK = "Describe a cold river."
 PAIR = {"prompt": ASK, "chosen": " It is icy.", "rejected": " It is hot."}
@@ -84,3 +84,16 @@ def test_scores_and_features_are_kept_and_what_is_no_number_is_left_out():
     assert "score" not in second.line()
     with pytest.raises(UserError, match="silent: it gives no score to any of the 2 responses"):
         scored(given, FunctionScorer(lambda prompt, response: math.nan, "silent"))
+
+
+def test_several_are_scored_in_one_call_and_told_apart():
+    members = [FunctionScorer(lambda prompt, response: float(response), str(i)) for i in range(2)]
+    parts = [
+        Responses({name: [Response(str(i), ASK, str(value)) for i, value in enumerate(those)] for name, those in of})
+        for of in ([("chosen", (4, 2)), ("rejected", (0, 0))], [("chosen", (8,)), ("rejected", (-2,))])
+    ]
+    found = scored_together(parts, Ensemble(members))
+    spread = math.sqrt((2**2 + 0 + 2**2 + 2**2 + 6**2 + 4**2) / 6)  # of 4, 2, 0, 0, 8, -2, whose mean is 2
+    assert [[*one.by_policy] for one in found] == [["chosen", "rejected"]] * 2
+    values = [[one.score * spread + 2 for one in part.all] for part in found]
+    assert values == [pytest.approx([4, 2, 0, 0]), pytest.approx([8, -2])]

@@ -70,6 +70,22 @@ def test_members_are_fitted_and_saved_too(tmp_path):
     assert second.members[0].score(words[:1]) == pytest.approx(WhiteBox().score(words)[:1])
 
 
+def test_a_member_keeps_the_statistics_that_it_was_given(tmp_path):
+    words = [Candidate("a cold river", text) for text in ("the river is cold", "a river", "the castle is hot")]
+    fitted = str(tmp_path / "fitted.json")
+    WhiteBox().fit(words[:2]).save(fitted)
+    given = WhiteBox(fitted=fitted)
+    before, state = given.score(words), given.state()
+    inner = Ensemble([WhiteBox(), LONG]).fit(words[:2])
+    inner.save(tmp_path / "inner.json")
+    nested = Ensemble([WhiteBox(), LONG], fitted=str(tmp_path / "inner.json"))
+    own = WhiteBox()
+    Ensemble([given, nested, own]).fit(words)
+    assert (given.state(), nested.state()) == (state, inner.state())
+    assert given.score(words) == before != WhiteBox().fit(words).score(words)
+    assert own.state() == WhiteBox().fit(words).state()
+
+
 def test_members_are_told():
     [first, *_] = Ensemble([LONG, EARLY]).explain(RESPONSES)
     assert first == pytest.approx({"score": by_hand()[:, 0].mean(), "long": by_hand()[0, 0], "early": by_hand()[1, 0]})

@@ -5,7 +5,7 @@ import pytest
 from lit_tr.embedded import TINY
 from lit_tr.errors import UserError
 from lit_tr.rewards import Candidate, Relevance
-from lit_tr.rewards.similarity import MeanPooled, TfIdf, similarities
+from lit_tr.rewards.similarity import Pooled, TfIdf, similarities
 
 SOME = [Candidate("a cold river", "It is icy.", "icy"), Candidate("a hot ship", "It is hot.", "warm")]
 
@@ -16,7 +16,7 @@ def test_it_is_the_cosine_to_the_answer_or_to_the_prompt():
     assert Relevance().score(SOME) == pytest.approx(similarities(TfIdf(), answers, True))
     assert Relevance("prompt").score(SOME) == pytest.approx(similarities(TfIdf(), prompts, True))
     by_model = Relevance("prompt", TINY, "cpu").score(SOME)
-    assert by_model == pytest.approx(similarities(MeanPooled(TINY, "cpu"), prompts, True), rel=1e-5)
+    assert by_model == pytest.approx(similarities(Pooled(TINY, "cpu"), prompts, True), rel=1e-5)
     same = [Candidate("What?", "It is icy.", "It is icy.")]
     assert Relevance(encoder=TINY, device="cpu").score(same) == pytest.approx([1.0])
 

@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from lit_tr.embedded import TINY
 from lit_tr.errors import UserError
-from lit_tr.rewards.similarity import MeanPooled, TfIdf, similarities
+from lit_tr.rewards.similarity import Pooled, TfIdf, similarities
 
 PAIRS = [("a cold river", "The river is cold."), ("a cold river", "HOT"), ("a hot ship", "a hot hot river")]
 
@@ -48,7 +48,7 @@ def pooled(folder, text):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_embeddings_are_the_means_of_the_last_states(llama_dir, batch_size):
-    encoder = MeanPooled(llama_dir, "cpu", batch_size)
+    encoder = Pooled(llama_dir, "cpu", batch_size)
     vectors = [[pooled(llama_dir, text) for text in pair] for pair in PAIRS]
     dots = [a @ b for a, b in vectors]
     assert similarities(encoder, PAIRS, cosine=False) == pytest.approx(dots, rel=1e-4)
@@ -57,13 +57,13 @@ def test_embeddings_are_the_means_of_the_last_states(llama_dir, batch_size):
 
 
 def test_an_empty_text_is_near_to_nothing():
-    for encoder in (MeanPooled(TINY, "cpu"), TfIdf()):
+    for encoder in (Pooled(TINY, "cpu"), TfIdf()):
         for cosine in (False, True):
             assert similarities(encoder, [("a river", ""), ("a river", "a river")], cosine)[0] == 0.0
 
 
 def test_of_a_text_that_is_too_long_the_end_counts():
-    encoder = MeanPooled(TINY, "cpu")
+    encoder = Pooled(TINY, "cpu")
     longest = encoder.model.config.max_position_embeddings
     words = ["river "] * longest + ["icy "] * longest
     end = encoder.tokenizer("".join(words))["input_ids"][-longest:]
@@ -74,14 +74,14 @@ def test_of_a_text_that_is_too_long_the_end_counts():
 
 def test_statistics_of_another_encoder_are_refused():
     with pytest.raises(UserError, match="encoder a: the statistics are of b"):
-        MeanPooled("a").restore(MeanPooled("b").state())
+        Pooled("a").restore(Pooled("b").state())
 
 
 def test_what_cannot_be_compared_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no words in prompts and responses"):
         similarities(TfIdf(), [("...", "")], True)
     with pytest.raises(UserError, match=f"{tmp_path}: no tokenizer can be loaded from here"):
-        similarities(MeanPooled(str(tmp_path)), PAIRS, True)
+        similarities(Pooled(str(tmp_path)), PAIRS, True)
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     with pytest.raises(UserError, match=r"needs scikit-learn: pip install 'lit-tr\[evaluation\]'; or give encoder"):
         TfIdf()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lit_tr.embedded import TINY
 from lit_tr.errors import UserError
 from lit_tr.rewards import Candidate, WhiteBox
-from lit_tr.rewards.similarity import MeanPooled, TfIdf, similarities
+from lit_tr.rewards.similarity import Pooled, TfIdf, similarities
 from lit_tr.rewards.white_box import by_kind, has_answer, never, wordpunct
 
 ASK = "Describe a cold river."
@@ -32,11 +32,11 @@ def test_an_open_ended_response_gets_length_times_relevance_times_repetition():
 
 def test_a_closed_ended_one_gets_its_scaled_relevance_to_the_answer_times_repetition():
     [found] = WhiteBox(encoder=TINY, device="cpu").explain([CLOSED])
-    relevance = between(ANSWER, ICY, encoder=MeanPooled(TINY, "cpu"))
+    relevance = between(ANSWER, ICY, encoder=Pooled(TINY, "cpu"))
     assert found["relevance"] == pytest.approx(relevance, rel=1e-5)
     assert found["score"] == pytest.approx(relevance / 3.5 * 5.12 * 5 / 8, rel=1e-5)
     assert found["closed"] == 1
-    bounded = between(ANSWER, ICY, encoder=MeanPooled(TINY, "cpu"), cosine=True)
+    bounded = between(ANSWER, ICY, encoder=Pooled(TINY, "cpu"), cosine=True)
     for options, top in (({}, 1.0), ({"top": 0.5}, 0.5)):
         scorer = WhiteBox(encoder=TINY, device="cpu", cosine=True, max_tokens=200, **options)
         assert scorer.score([CLOSED]) == pytest.approx([bounded / top * 2.00 * 5 / 8], rel=1e-5)

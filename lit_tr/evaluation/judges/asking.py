@@ -1,34 +1,14 @@
 """What rewards share that ask a language model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from lit_tr.errors import UserError
-from lit_tr.evaluation.answers import Answer, Answers, Asker, LanguageModel, Question
+from lit_tr.evaluation.answers import Answers, Asker, LanguageModel
 from lit_tr.evaluation.endpoint import Endpoint
 from lit_tr.evaluation.judges.local import LocalModel
-
-
-class CompleteAsker(Asker):
-    """An `Asker` that takes no question without an answer: a score that was not given is not one that says nothing."""
-
-    def ask(self, questions: Sequence[Question]) -> list[Answer | None]:
-        """Return the answer to each question.
-
-        Raises:
-            UserError: some have none.
-        """
-        answers = super().ask(questions)
-        if missing := answers.count(None):
-            why = getattr(self.model, "last_failure", "") or "it gives none"
-            raise UserError(
-                f"{self.model.name}: {missing} of {len(answers)} questions have no answer ({why}). What is answered is "
-                "kept: the same command asks the rest again and goes on"
-            )
-        return answers
 
 
 @dataclass
@@ -77,7 +57,7 @@ class LanguageReward:
     @cached_property
     def asker(self) -> Asker:
         """What asks the model, and keeps its answers."""
-        return CompleteAsker(self._model, Answers(self.cache))
+        return Asker(self._model, Answers(self.cache))
 
     @cached_property
     def _model(self) -> LanguageModel:

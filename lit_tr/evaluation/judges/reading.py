@@ -21,20 +21,22 @@ def preference(answer: Answer | None) -> float | None:
     if answer is None:
         return None
     if answer.first is not None:
-        a, b = masses(answer.first, ("A", "B"))
-        return a / (a + b) if a + b >= LEAST_MASS else None
+        found = shares(answer.first, ("A", "B"))
+        return found[0] if found else None
     return CHOICES.get(verdict(answer.text) or "")
 
 
 def rating(answer: Answer | None, lowest: int, highest: int) -> float:
-    """Return a rating: of one token the mean over the digits' probabilities; NaN where the answer does not say."""
+    """Return a rating: of one token the mean over the digits' probabilities; NaN where the answer does not say.
+
+    Probabilities are read as by `preference`: the digits need at least `LEAST_MASS` together.
+    """
     if answer is None:
         return math.nan
     digits = [str(value) for value in range(lowest, highest + 1)]
     if answer.first is not None and highest < 10:
-        found = masses(answer.first, digits)
-        total = sum(found)
-        return sum(int(digit) * mass for digit, mass in zip(digits, found, strict=True)) / total if total else math.nan
+        found = shares(answer.first, digits)
+        return sum(int(digit) * share for digit, share in zip(digits, found, strict=True)) if found else math.nan
     try:
         value = float(verdict(answer.text) or "")
     except ValueError:
@@ -42,9 +44,14 @@ def rating(answer: Answer | None, lowest: int, highest: int) -> float:
     return value if lowest <= value <= highest else math.nan
 
 
-def masses(first: Mapping[str, float], labels: Sequence[str]) -> list[float]:
-    """Return the probability of each label as first token, with or without white space round it."""
-    return [sum(math.exp(value) for token, value in first.items() if token.strip() == label) for label in labels]
+def shares(first: Mapping[str, float], labels: Sequence[str]) -> list[float] | None:
+    """Return the probabilities of labels as first token, with or without white space, divided by their sum.
+
+    None where the sum is below `LEAST_MASS`.
+    """
+    found = [sum(math.exp(value) for token, value in first.items() if token.strip() == label) for label in labels]
+    total = sum(found)
+    return [mass / total for mass in found] if total >= LEAST_MASS else None
 
 
 def verdict(text: str) -> str | None:

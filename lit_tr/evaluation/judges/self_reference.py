@@ -16,7 +16,8 @@ class SelfReference(LanguageReward):
     """The probability that a response is better than the judge's own answer to the prompt.
 
     The judge sees both in both orders, and the mean of the two counts: a judge that always prefers what stands first
-    gives 1/2 to all. A response of which one order cannot be read has no score.
+    gives 1/2 to all. A response of which one order cannot be read has no score, nor one to a prompt that the judge has
+    no answer to, such as one too long for it.
 
     Args:
         path: as for `LanguageReward`, and so on up to `key_variable`.
@@ -51,13 +52,17 @@ class SelfReference(LanguageReward):
         """
         judge = LLMJudge(self.asker, self.criterion, self.prompt, max_tokens=self.max_tokens)
         answers = self.asker.ask([Question(_messages(one), self.answer_tokens, log_probs=False) for one in candidates])
-        pairs = [
-            Pair(one.prompt, one.response, answer.text, reference_answer=one.reference_answer)
-            for one, answer in zip(candidates, answers, strict=True)
-            if answer is not None
-        ]
-        preferences = [verdict.preference for verdict in judge.compare(pairs)]
-        return [math.nan if one is None else one for one in preferences]
+        pairs = {
+            number: Pair(one.prompt, one.response, answer.text, reference_answer=one.reference_answer)
+            for number, (one, answer) in enumerate(zip(candidates, answers, strict=True))
+            if answer and answer.text
+        }
+        preferences = {
+            number: verdict.preference
+            for number, verdict in zip(pairs, judge.compare([*pairs.values()]), strict=True)
+            if verdict.preference is not None
+        }
+        return [preferences.get(number, math.nan) for number in range(len(candidates))]
 
 
 def _messages(one: Candidate) -> tuple[tuple[str, str], ...]:

@@ -1,10 +1,12 @@
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import yaml
 
-from lit_tr.commands import main
+from lit_tr.commands import iterate, main
 from lit_tr.errors import UserError
 from lit_tr.evaluation.answers import Answer, Answers, Asker
 from lit_tr.evaluation.judges import LLMScorer, Principles
@@ -71,6 +73,13 @@ def test_what_cannot_be_read_is_no_score_unless_it_has_no_weight(file):
     assert math.isnan(found["long"])
 
 
+def test_a_rating_that_was_not_given_is_an_error_and_not_a_score_that_cannot_be_read(file):
+    model = Model()
+    model.answer = lambda questions, keep: None
+    with pytest.raises(UserError, match="model: 2 of 2 questions have no answer"):
+        Principles(file, LLMScorer(Asker(model))).score(CANDIDATES)
+
+
 def test_lines_are_principles_and_their_names(tmp_path):
     path = tmp_path / "rules.txt"
     path.write_text("# how to answer\n\nBe brief.\n  Be kind: it helps.\nBe brief.\n")
@@ -132,3 +141,27 @@ def test_a_server_judges_by_a_file_of_options(file, tmp_path, monkeypatch):
         main(["score", "pairs.jsonl", "--config", "reward.yaml", "--reward.weights", "{loud: 3.0}"])
         assert server.asked.total() == 4  # other weights ask nothing
     assert json.loads((tmp_path / "scores/scores.json").read_text())["policies"]["chosen"]["mean"] == (9 + 3 * 1) / 4
+
+
+GUIDE = Path(__file__).parents[3] / "docs/guides/rewards.md"
+CACHES = ["answers.sqlite3", "{output}/new/answers.sqlite3", None]
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_rounds_read_what_the_guide_shows_write_it_down_and_read_it_again(tmp_path, monkeypatch, cache):
+    monkeypatch.chdir(tmp_path)
+    texts = re.findall(r"```text\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    Path("principles.yaml").write_text(next(text for text in texts if text.startswith("honest: ")))
+    [reward] = (yaml.safe_load(text)["reward"] for text in texts if "judges.Principles" in text)
+    asker = reward["init_args"]["judge"]["init_args"]["asker"]
+    if cache:
+        asker["answers"]["init_args"]["path"] = cache
+    else:
+        del asker["answers"]
+    rows, made = {"class_path": "lit_tr.embedded.SyntheticPairs"}, iterate.parser()
+    given = made.parse_object({"fit": "dpo", "prompts": rows, "held_out": rows, "reward": reward})
+    plain = json.loads(made.dump(given, skip_none=False, format="json"))
+    found = made.instantiate(made.parse_object(plain)).reward
+    assert found.weights == {"brief": 0.5}
+    assert (found.judge.asker.answers.path, found.judge.asker.model.path) == (cache, "FOLDER")
+    assert [one.name for one in tmp_path.rglob("*")] == ["principles.yaml"]  # nothing is opened before it is used

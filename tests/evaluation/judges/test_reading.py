@@ -71,3 +71,19 @@ def test_ratings_of_one_token_are_means():
     assert rating(answer, 1, 9) == pytest.approx((7 * 0.5 + 9 * 0.25) / 0.75)
     assert rating(answer, 1, 10) == 7.0  # 10 is no token: the text counts
     assert math.isnan(rating(Answer("x", {"x": 0.0}), 1, 9))
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"9": 1e-6, "The": 0.9}, None),
+        ({"9": 0.004, "1": 0.005, "The": 0.9}, None),
+        ({"9": 0.004, "1": 0.008, "The": 0.9}, (9 * 0.004 + 0.008) / 0.012),
+        ({"9": 0.006, "_9": 0.006, "The": 0.9}, 9.0),
+    ],
+)
+def test_ratings_of_one_token_need_the_mass_that_preferences_need(shares, expected):
+    found = rating(tokens(**shares), 1, 9)
+    assert found == pytest.approx(expected) if expected else math.isnan(found)
+    as_letters = {name.replace("9", "A").replace("1", "B"): share for name, share in shares.items()}
+    assert (preference(tokens(**as_letters)) is None) == (expected is None)

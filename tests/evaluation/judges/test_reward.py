@@ -98,7 +98,7 @@ def test_a_judge_that_dies_gives_no_score_and_the_same_call_goes_on(server, tmp_
     cache, file = str(tmp_path / "answers.sqlite3"), tmp_path / "scores.jsonl"
     rows = [Response("0", PROMPT, text, sample) for sample, text in enumerate(ANSWERS)]
     judge = reward(server, cache=cache)
-    server.failures = [None, None, (400, {}, "no")]
+    server.failures = [None, None, *[b"<html>"] * 3]
     with pytest.raises(UserError, match="m: 1 of 4 questions have no answer .* the same command asks the rest again"):
         complete_scores(file, rows, judge)
     assert not file.exists()
@@ -132,6 +132,59 @@ def killed(*args):
 judge.asker.answers.keep = killed
 judge.score([Candidate("Name a river.", text) for text in ("The Rhine.", "It is the Rhine, in Europe.")])
 """
+
+
+def long_prompts_are_refused(server):
+    """Let a server refuse for good what speaks of Europe, as if that were too long, and count it."""
+    reply, refused = server.reply, []
+
+    def answered(request, prompt, failure):
+        if "in Europe" not in prompt:
+            return reply(request, prompt, failure)
+        refused.append(prompt)
+        return reply(request, prompt, (400, {}, "this is too long"))
+
+    server.reply = answered
+    return refused
+
+
+def test_a_question_that_is_refused_for_good_is_no_score_and_is_not_asked_again(server, tmp_path):
+    refused, cache = long_prompts_are_refused(server), str(tmp_path / "answers.sqlite3")
+    long = [f"It is the Rhine, in Europe {i}." for i in range(3)]  # 9 refusals, and those in a row are at most 3
+    judge = reward(server, cache=cache)
+    found = judge.explain(candidates([*long, "The Rhine."]))
+    assert [math.isnan(one["score"]) for one in found] == [True, True, True, False]
+    assert [one["unread"] for one in found] == [3, 3, 3, 0]
+    assert (judge.asker.counts.asked, judge.asker.counts.failed, len(refused)) == (3, 9, 9)
+    again = reward(server, cache=cache)
+    assert math.isnan(again.score(candidates(long))[0])
+    assert len(refused) == 9
+    assert math.isnan(again.score(candidates(["in Europe"]))[0])  # alone, but it has answered others
+    assert math.isnan(reward(server, cache=cache).score(candidates(["in Europe again"]))[0])
+
+
+def test_many_samples_of_a_prompt_that_is_too_long_leave_the_others_their_scores(server):
+    refused = long_prompts_are_refused(server)
+    texts = [f"in Europe {i}" for i in range(16)] + [f"The Rhine. {i}" for i in range(48)]
+    found = reward(server, judgements=1).score(candidates(texts))
+    assert [math.isnan(one) for one in found] == [True] * 16 + [False] * 48
+    assert len(refused) == 16
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [((400, {}, "no"), "it refuses questions"), (401, "Set the key"), (429, "status 429"), ("die", "no answer from")],
+    ids=str,
+)
+def test_a_server_that_refuses_all_or_is_down_ends_the_command_and_nothing_is_kept(server, failure, said):
+    server.failures = [failure] * 99
+    judge = reward(server, judgements=1)
+    judge.asker.model.retries = 0
+    vars(judge.asker.model).pop("_client")
+    with pytest.raises(UserError, match=said):
+        judge.score(candidates())
+    server.failures = []
+    assert judge.score(candidates())[:2] == [3.0, 4.0]
 
 
 @pytest.mark.slow  # a process of its own

@@ -2,9 +2,8 @@ import math
 
 import pytest
 
-from lit_tr.evaluation.answers import Answer
+from lit_tr.evaluation.answers import Answer, Asker
 from lit_tr.evaluation.judges import SelfReference
-from lit_tr.evaluation.judges.asking import CompleteAsker
 from lit_tr.rewards import Candidate
 from tests.evaluation.judges.server import shown
 from tests.evaluation.judges.test_llm import Rule
@@ -16,7 +15,7 @@ def judge(verdict):
     """Return a judge whose own answer is `OWN`, and what it was asked; `verdict` compares what it is shown."""
     made = SelfReference(model="m", url="http://h/v1")
     model = Rule(lambda prompt: verdict(*shown(prompt)) if "<answer A>" in prompt else Answer(OWN))
-    made.asker = CompleteAsker(model)
+    made.asker = Asker(model)
     return made, model
 
 
@@ -31,10 +30,9 @@ def test_responses_are_compared_with_its_own_answer_in_both_orders():
     own, *compared = model.asked
     assert own.messages == (("user", "Name a river."),)
     assert (own.max_tokens, own.temperature) == (512, 0.0)
-    assert [shown(one.messages[-1][1]) for one in compared] == [
-        *([text, OWN] for text in texts),
-        *([OWN, text] for text in texts),
-    ]
+    assert sorted(shown(one.messages[-1][1]) for one in compared) == sorted(
+        [*([text, OWN] for text in texts), *([OWN, text] for text in texts)]
+    )
 
 
 def test_a_judge_that_prefers_what_stands_first_is_at_one_half():
@@ -52,3 +50,11 @@ def test_a_chat_is_answered_as_a_chat():
     chat = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi"}]
     assert made.score([Candidate(chat, "Hello!")]) == pytest.approx([0.0])
     assert model.asked[0].messages == (("system", "Be short."), ("user", "Hi"))
+
+
+def test_without_an_answer_of_its_own_there_is_no_score():
+    made, model = judge(longer)
+    says, model.says = model.says, lambda prompt: Answer("") if prompt == "Too long" else says(prompt)
+    asked = [Candidate(prompt, "The Rhine is a long river.") for prompt in ("Too long", "Name a river.")]
+    assert [math.isnan(score) for score in made.score(asked)] == [True, False]
+    assert sum("<answer A>" in one.messages[-1][1] for one in model.asked) == 2
