@@ -6,8 +6,8 @@ for flipped: their precision and recall. A policy is trained on all pairs, and o
 for as many steps. Accuracy is that of the implicit reward on held-out pairs, whose labels are right. With
 `--reward_models` it is `CollaborativeReward` and reward models in their place, which learn more slowly.
 
-usage: python tests/benchmarks/collaborative_reward.py [--seeds 1 2 3] [--noise 0.2 0.4] [--pairs 2048] [--epochs 3]
-       python tests/benchmarks/collaborative_reward.py --reward_models --pairs 4096 --epochs 6 --learning_rate 0.003
+usage: python tests/benchmarks/collaborative_reward.py [--seeds 1 2 3] [--noise 0.2 0.4] [--pairs 2048] [--epochs 6]
+       python tests/benchmarks/collaborative_reward.py --reward_models --pairs 4096 --learning_rate 0.001
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.4])
     parser.add_argument("--pairs", type=int, default=2048)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--held_out", type=int, default=1000)
     parser.add_argument("--least_margin", type=float, default=2.0)

@@ -24,7 +24,7 @@ class LanguageReward:
         device: where a model of `path` runs; None takes a GPU if there is one.
         dtype: precision of its weights; `auto` is that of the files. In 16 bits rounding lets a drawn answer depend on
             what it shares a batch with.
-        quantize: `nf4` puts the base of an adapter of `path` into 4 bits.
+        quantize: `nf4` puts the model of `path`, or the base of an adapter, into 4 bits.
         batch_size: questions that it computes at once.
         concurrency: questions that a server is asked at once.
         key_variable: name of the environment variable that holds the key of the server.

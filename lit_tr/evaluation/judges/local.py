@@ -34,7 +34,7 @@ class LocalModel:
         device: where it runs; None takes a GPU if there is one.
         dtype: precision of the weights; `auto` is that of the files.
         batch_size: questions that are computed at once.
-        quantize: `nf4` puts the base of an adapter into 4 bits.
+        quantize: `nf4` puts the model, or the base of an adapter, into 4 bits.
     """
 
     path: str
