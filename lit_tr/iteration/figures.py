@@ -77,9 +77,11 @@ def of_candidates(known: Sequence[Response], pairs: Pairs) -> Figures:
     """Return the figures of the candidates of a round and of its pairs."""
     scores = [one.score for one in known if one.score is not None]
     sure = fmean(one.confidence for one in pairs.found)
+    unread = sum(one.features.get("unread", 0) for one in known if one.features)
     return {
         "candidates": len(known),
         "mean_score": fmean(scores),
+        **({"unread": unread} if unread else {}),
         **pairs.counts,
         "confidence": sure,
         "longer_chosen": fmean(len(one.chosen) > len(one.rejected) for one in pairs.found),
@@ -100,6 +102,8 @@ def said(figures: Figures) -> str:
     parts = [f"{figures['pairs']} pairs of {figures['prompts']} prompts" + (f" ({left} left out)" if left else "")]
     if figures["unscored"]:
         parts.append(f"{figures['unscored']} of {figures['candidates']} candidates have no score")
+    if "unread" in figures:
+        parts.append(f"{figures['unread']:.0f} judgements cannot be read")
     if figures["confidence"] < 1:
         parts.append(f"mean confidence {figures['confidence']:.2f}")
     parts.append(f"the chosen response is longer in {figures['longer_chosen']:.0%}")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lit_tr.errors import UserError
@@ -95,5 +97,7 @@ def test_what_is_said_of_candidates_and_pairs():
         "2 pairs of 3 prompts (1 tied left out), 1 of 7 candidates have no score, the chosen response is longer in 50%"
     )
     assert "mean confidence 0.75" in said(found | {"confidence": 0.75})
+    judged = [replace(one, features={"unread": number % 2}) for number, one in enumerate(known)]
+    assert ", 3 judgements cannot be read, " in said(of_candidates(judged, pairs))
     nothing = MaxMin()([*candidates("c", 0.0, 0.0), *candidates("d", None)])
     assert "candidates of 2 prompts (1 tied, 1 without two scored candidates that differ)" in no_pairs(1, nothing, "x")
