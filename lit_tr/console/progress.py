@@ -32,7 +32,8 @@ class RunProgress(ProgressBar):
     `log-ratio` is that of the policy to its reference, `to initial` that to the initial policy, both in nats per
     response. A terminal gets a live display. Where there is none (a pipe, a job's log, a notebook), or where `NO_COLOR`
     or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one.
-    Updates of the reference that are rarer than logged steps get a line each.
+    Updates of the reference that are rarer than logged steps get a line each; of others a line says how many there were
+    since the last one.
 
     Args:
         every_seconds: most seconds between two lines where there is no terminal.
@@ -66,7 +67,7 @@ class RunProgress(ProgressBar):
         """Start the clock and the display."""
         self._pace, self._rates, self._figures = Pace(trainer), dict[str, float](), dict[str, str]()
         self._first, self._shown_at = trainer.global_step, time.monotonic()
-        self._updates = self._counted()
+        self._told = self._counted()
         self._status = ""
         if self._enabled and is_live(self._console):
             self._live = Live(console=self._console, get_renderable=self._display, refresh_per_second=4)
@@ -80,7 +81,8 @@ class RunProgress(ProgressBar):
         overdue = time.monotonic() - self._shown_at > self.every_seconds
         if self._enabled and (logged or overdue or trainer.global_step == self._first + 1):
             self._refresh(pl_module)
-        self._mark_updates()
+        if self._are_rare() and self._new_updates():
+            self._line(f"step {trainer.global_step}  reference updated ({self._told} so far)")
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -119,22 +121,26 @@ class RunProgress(ProgressBar):
         self._rates, self._figures = module.speed.rates(module.device), self._named("train")
         self._shown_at = time.monotonic()
         if self._live is None:
-            self._line("  ".join([self._where(), *self._figures.values(), self._speed(), self._left()]))
+            new = 0 if self._are_rare() else self._new_updates()
+            updates = [f"{new} update{'s' * (new > 1)}"] if new else []
+            self._line("  ".join([self._where(), *self._figures.values(), *updates, self._speed(), self._left()]))
 
     def _line(self, text: str) -> None:
         self._shown_at = time.monotonic()
         self.print(Text(text))
 
-    def _mark_updates(self) -> None:
-        """Print a line for an update of the reference where updates are rare; the display counts all of them."""
-        before, self._updates = self._updates, self._counted()
-        logged: Any = self.trainer
-        rare = all(one.every_n_steps >= logged.log_every_n_steps for one in updates_of(self.trainer))
-        if self._updates > before and rare:
-            self._line(f"step {self.trainer.global_step}  reference updated ({self._updates} so far)")
+    def _are_rare(self) -> bool:
+        """Whether updates of the reference are so rare that each gets a line."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return all(one.every_n_steps >= every for one in updates_of(self.trainer))
 
     def _counted(self) -> int:
         return sum(one.updates for one in updates_of(self.trainer))
+
+    def _new_updates(self) -> int:
+        """Return the number of updates that no line has told, which one now does."""
+        before, self._told = self._told, self._counted()
+        return self._told - before
 
     def _named(self, stage: str) -> dict[str, str]:
         """Return the last logged metrics of a stage, as they are shown."""
@@ -170,6 +176,6 @@ class RunProgress(ProgressBar):
         bar = Bar(total=total, completed=step, pulse=total is None)
         top.add_row(self._where(), bar, f"{as_time(self._pace.elapsed)}  {self._left()}")
         figures = Text("  ".join(self._figures.values()), style="bold")
-        updates = f"  {self._updates} reference updates" if updates_of(self.trainer) else ""
+        updates = f"  {self._counted()} reference updates" if updates_of(self.trainer) else ""
         lines: list[Any] = [top, figures, Text(self._speed() + updates, style="dim")]
         return Group(*lines, *([Text(self._status, style="dim")] if self._status else []))

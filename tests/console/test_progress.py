@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
-from lit_tr import PreferenceDataModule, PreferenceModule
+from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.commands.main import main
 from lit_tr.console import RunProgress
 from lit_tr.console.terminal import is_live
@@ -83,6 +83,27 @@ def test_speeds_leave_validations_out(llama_dir, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.count("validation  loss") == 2
     assert re.findall(r"([\d.]+) pairs/s", said) == ["2.0"] * 4
+
+
+class Often(SoftReferenceUpdate):
+    """Updates at steps 1, 2, 3 and 5."""
+
+    def is_due(self, trainer, pl_module, batch):
+        return trainer.global_step in (1, 2, 3, 5)
+
+
+def fit(folder, callbacks, size=32, **options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=callbacks, **quiet, **options)
+    data = PreferenceDataModule(folder, SyntheticPairs(size), batch_size=4)
+    trainer.fit(PreferenceModule(folder, CopyReference(), DPO()), data)
+
+
+def test_lines_count_the_updates_that_get_none_of_their_own(llama_dir, capsys):
+    fit(llama_dir, [Often(), RunProgress()], max_steps=6, log_every_n_steps=3)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line[:6] for line in lines] == ["step 1", "step 3", "step 6"]
+    assert [re.findall(r"  (\d updates?)  lr", line) for line in lines] == [["1 update"], ["2 updates"], ["1 update"]]
 
 
 @pytest.mark.parametrize(
