@@ -31,9 +31,9 @@ class RunProgress(ProgressBar):
 
     `log-ratio` is that of the policy to its reference, `to initial` that to the initial policy, both in nats per
     response. A terminal gets a live display. Where there is none (a pipe, a job's log, a notebook), or where `NO_COLOR`
-    or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one.
-    Updates of the reference that are rarer than logged steps get a line each; of others a line says how many there were
-    since the last one.
+    or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one, within
+    a step too. Updates of the reference that are rarer than logged steps get a line each; of others a line says how many
+    there were since the last one.
 
     Args:
         every_seconds: most seconds between two lines where there is no terminal.
@@ -76,10 +76,11 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Show what is due."""
         if not ends_step(trainer):
+            self._say(f"step {trainer.global_step + 1}, batch {self._batch_of_step()}  {self._left()}")
             return
+        self._status = ""
         logged = trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0
-        overdue = time.monotonic() - self._shown_at > self.every_seconds
-        if self._enabled and (logged or overdue or trainer.global_step == self._first + 1):
+        if self._enabled and (logged or self._is_overdue() or trainer.global_step == self._first + 1):
             self._refresh(pl_module)
         if self._are_rare() and self._new_updates():
             self._line(f"step {trainer.global_step}  reference updated ({self._told} so far)")
@@ -88,10 +89,8 @@ class RunProgress(ProgressBar):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Show how far a validation is."""
-        self._status = f"validation, batch {batch_idx + 1} of {sum(trainer.num_val_batches)}"
-        overdue = not self._live and trainer.training and time.monotonic() - self._shown_at > self.every_seconds
-        if overdue:
-            self._line(self._status)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._say(f"validation, batch {batch_idx + 1} of {sum(trainer.num_val_batches)}")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Show the means of a validation within training."""
@@ -128,6 +127,21 @@ class RunProgress(ProgressBar):
     def _line(self, text: str) -> None:
         self._shown_at = time.monotonic()
         self.print(Text(text))
+
+    def _is_overdue(self) -> bool:
+        return time.monotonic() - self._shown_at > self.every_seconds
+
+    def _say(self, status: str) -> None:
+        """Show what a step or a validation is at: in the display, or in a line if none came for long."""
+        self._status = status
+        if self._live is None and self._is_overdue():
+            self._line(status)
+
+    def _batch_of_step(self) -> str:
+        """Return which batch of an optimizer step was the last one; the last step of an epoch may have fewer."""
+        trainer: Any = self.trainer
+        ready, each = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.accumulate_grad_batches
+        return f"{ready % each} of {min(each, trainer.num_training_batches - ready + ready % each)}"
 
     def _are_rare(self) -> bool:
         """Whether updates of the reference are so rare that each gets a line."""

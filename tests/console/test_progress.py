@@ -106,6 +106,12 @@ def test_lines_count_the_updates_that_get_none_of_their_own(llama_dir, capsys):
     assert [re.findall(r"  (\d updates?)  lr", line) for line in lines] == [["1 update"], ["2 updates"], ["1 update"]]
 
 
+def test_a_long_step_says_how_far_it_is(llama_dir, capsys):
+    fit(llama_dir, [RunProgress(every_seconds=0)], size=20, max_epochs=1, accumulate_grad_batches=3)
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert lines == ["step 1, batch 1 of 3", "step 1, batch 2 of 3", "step 1/2", "step 2, batch 1 of 2", "step 2/2"]
+
+
 @pytest.mark.parametrize(
     ("terminal", "environment", "live"),
     [
