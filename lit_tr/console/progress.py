@@ -1,7 +1,8 @@
-"""What a run shows while it trains: a live display in a terminal, plain lines elsewhere."""
+"""What a run shows while it trains or evaluates: a live display in a terminal, plain lines elsewhere."""
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
+from lit_tr.console.counted import CountedProgress
 from lit_tr.console.pace import Pace, as_time, last_step, peak_memory
 from lit_tr.console.terminal import console, is_live
 from lit_tr.progress import ends_step
@@ -31,9 +33,9 @@ class RunProgress(ProgressBar):
 
     `log-ratio` is that of the policy to its reference, `to initial` that to the initial policy, both in nats per
     response. A terminal gets a live display. Where there is none (a pipe, a job's log, a notebook), or where `NO_COLOR`
-    or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one, within
-    a step too. Updates of the reference that are rarer than logged steps get a line each; of others a line says how many
-    there were since the last one.
+    or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one,
+    within a step too. Updates of the reference that are rarer than logged steps get a line each; of others a line says
+    how many there were since the last one. Where nothing is trained it counts batches.
 
     Args:
         every_seconds: most seconds between two lines where there is no terminal.
@@ -44,6 +46,7 @@ class RunProgress(ProgressBar):
         self.every_seconds = every_seconds
         self._enabled = True
         self._live: Live | None = None
+        self._batches: CountedProgress | None = None
 
     def disable(self) -> None:
         """Show nothing from now on."""
@@ -85,6 +88,19 @@ class RunProgress(ProgressBar):
         if self._are_rare() and self._new_updates():
             self._line(f"step {trainer.global_step}  reference updated ({self._told} so far)")
 
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Count the batches of a validation without training."""
+        if trainer.state.fn != "fit":
+            self._count("validate", trainer.num_val_batches)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Count the batches."""
+        self._count("test", trainer.num_test_batches)
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """Count the batches."""
+        self._count("predict", trainer.num_predict_batches)
+
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -92,11 +108,33 @@ class RunProgress(ProgressBar):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._say(f"validation, batch {batch_idx + 1} of {sum(trainer.num_val_batches)}")
 
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count a batch."""
+        self._add()
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count a batch."""
+        self._add()
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count a batch."""
+        self._add()
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Show the means of a validation within training."""
         self._status = ""
+        if trainer.state.fn != "fit":
+            self._stop()
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._line(f"step {trainer.global_step}  validation  {'  '.join(self._named('val').values())}")
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """End the display."""
+        self._stop()
+
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        """End the display."""
+        self._stop()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """End the display."""
@@ -110,7 +148,20 @@ class RunProgress(ProgressBar):
         """End the display."""
         self._stop()
 
+    def _count(self, verb: str, batches: Sequence[float]) -> None:
+        """Begin to show how many of the batches are done."""
+        if self._enabled:
+            self._batches = CountedProgress(verb, sum(batches), what="batches", every_seconds=self.every_seconds)
+            self._batches.__enter__()
+
+    def _add(self) -> None:
+        if self._batches is not None:
+            self._batches.add(1)
+
     def _stop(self) -> None:
+        if self._batches is not None:
+            self._batches.__exit__(None, None, None)
+            self._batches = None
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -112,6 +112,17 @@ def test_a_long_step_says_how_far_it_is(llama_dir, capsys):
     assert lines == ["step 1, batch 1 of 3", "step 1, batch 2 of 3", "step 1/2", "step 2, batch 1 of 2", "step 2/2"]
 
 
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_evaluations_count_their_batches(llama_dir, capsys, verb):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[RunProgress(every_seconds=0)], **quiet)
+    rows = SyntheticPairs(12)
+    data = PreferenceDataModule(llama_dir, rows, val=rows, test=rows, batch_size=4)
+    getattr(trainer, verb)(PreferenceModule(llama_dir, CopyReference(), DPO()), data)
+    lines = [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines() if line.startswith(f"{verb}  ")]
+    assert lines == [[verb, f"{number}/3 batches"] for number in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("terminal", "environment", "live"),
     [
