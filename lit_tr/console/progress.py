@@ -33,9 +33,9 @@ class RunProgress(ProgressBar):
 
     `log-ratio` is that of the policy to its reference, `to initial` that to the initial policy, both in nats per
     response. A terminal gets a live display. Where there is none (a pipe, a job's log, a notebook), or where `NO_COLOR`
-    or `TERM=dumb` is set, it prints a line at each logged step, and when `every_seconds` have passed without one,
-    within a step too. Updates of the reference that are rarer than logged steps get a line each; of others a line says
-    how many there were since the last one. Where nothing is trained it counts batches.
+    or `TERM=dumb` is set, it prints a line at the first, the last and each logged step, and when `every_seconds` have
+    passed without one, within a step too. Updates of the reference that are rarer than logged steps get a line each; of
+    others a line says how many there were since the last one. Where nothing is trained it counts batches.
 
     Args:
         every_seconds: most seconds between two lines where there is no terminal.
@@ -69,7 +69,8 @@ class RunProgress(ProgressBar):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock and the display."""
         self._pace, self._rates, self._figures = Pace(trainer), dict[str, float](), dict[str, str]()
-        self._first, self._shown_at = trainer.global_step, time.monotonic()
+        self._first = self._shown = trainer.global_step
+        self._shown_at = time.monotonic()
         self._told = self._counted()
         self._status = ""
         if self._enabled and is_live(self._console):
@@ -83,7 +84,8 @@ class RunProgress(ProgressBar):
             return
         self._status = ""
         logged = trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0
-        if self._enabled and (logged or self._is_overdue() or trainer.global_step == self._first + 1):
+        first_or_last = trainer.global_step in (self._first + 1, last_step(trainer))
+        if self._enabled and (logged or first_or_last or self._is_overdue()):
             self._refresh(pl_module)
         if self._are_rare() and self._new_updates():
             self._line(f"step {trainer.global_step}  reference updated ({self._told} so far)")
@@ -137,7 +139,9 @@ class RunProgress(ProgressBar):
         self._stop()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """End the display."""
+        """Show the last step, whatever made it the last one, and end the display."""
+        if self._enabled and self._shown < trainer.global_step:
+            self._refresh(pl_module)
         self._stop()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -169,7 +173,7 @@ class RunProgress(ProgressBar):
     def _refresh(self, module: Any) -> None:
         """Take the figures of now, and print them where there is no display."""
         self._rates, self._figures = module.speed.rates(module.device), self._named("train")
-        self._shown_at = time.monotonic()
+        self._shown, self._shown_at = self.trainer.global_step, time.monotonic()
         if self._live is None:
             new = 0 if self._are_rare() else self._new_updates()
             updates = [f"{new} update{'s' * (new > 1)}"] if new else []

@@ -85,6 +85,13 @@ def test_speeds_leave_validations_out(llama_dir, monkeypatch, capsys):
     assert re.findall(r"([\d.]+) pairs/s", said) == ["2.0"] * 4
 
 
+class Stop(Callback):
+    """Stops after step 3."""
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.global_step == 3
+
+
 class Often(SoftReferenceUpdate):
     """Updates at steps 1, 2, 3 and 5."""
 
@@ -110,6 +117,19 @@ def test_a_long_step_says_how_far_it_is(llama_dir, capsys):
     fit(llama_dir, [RunProgress(every_seconds=0)], size=20, max_epochs=1, accumulate_grad_batches=3)
     lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert lines == ["step 1, batch 1 of 3", "step 1, batch 2 of 3", "step 1/2", "step 2, batch 1 of 2", "step 2/2"]
+
+
+def test_the_last_step_gets_a_line_with_its_figures(llama_dir, capsys):
+    fit(llama_dir, [RunProgress()], max_steps=4)
+    first, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("step "))
+    assert re.match(r"step 1/4  lr", first)
+    assert re.match(r"step 4/4  loss [\d.]+  accuracy", last)
+
+
+def test_a_step_that_is_the_last_one_unforeseen_gets_a_line(llama_dir, capsys):
+    fit(llama_dir, [RunProgress(), Stop()], max_steps=6)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line[:8] for line in lines] == ["step 1/6", "step 3/6"]
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
