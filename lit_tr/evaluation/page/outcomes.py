@@ -7,7 +7,7 @@ from lit_tr.evaluation.best_of_n import BestOfN
 from lit_tr.evaluation.curves import PALETTE
 from lit_tr.evaluation.page.found import Comparison, Row
 from lit_tr.evaluation.page.groups import Group, Point
-from lit_tr.evaluation.page.pictures import LINES, Picture, Styles, legend, new_axes
+from lit_tr.evaluation.page.pictures import LINES, OTHERS, Picture, Styles, legend, new_axes
 from lit_tr.evaluation.seeds import Mean
 
 HATCHES = ("", "///", "...", "xxx")
@@ -91,7 +91,8 @@ def _steered(axes: Any, steered: Mapping[str, Sequence[Steered]]) -> Iterator[An
         sides = [[_root(one.kl) for one in path], [one.score for one in path]]
         values = [[one.value for one in side] for side in sides]
         across, up = ([[one.value - one.low for one in side], [one.high - one.value for one in side]] for side in sides)
-        yield axes.errorbar(*values, up, across, label=f"{name}, steered", color=PALETTE[-1 - number % len(PALETTE)],
+        color = OTHERS[-1 - number % len(OTHERS)]["color"]
+        yield axes.errorbar(*values, up, across, label=f"{name}, steered", color=color,
                             marker="P", linestyle=LINES[1], linewidth=1.1, capsize=2.5)  # fmt: skip
         for one, *place in zip(path, *values, strict=True):
             axes.annotate(f"{one.strength:g}", place, (5, -9), textcoords="offset points", fontsize=7)
