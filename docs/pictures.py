@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lit_tr.evaluation.page.pictures import KIND_STYLES
 from lit_tr.losses import DPO, Scores
 from lit_tr.reference.averaging import distance, soft_update
 
@@ -24,7 +25,7 @@ FROZEN, SOFT, HARD, ADAPTIVE = KINDS = (
     f"hard: every {EVERY} steps",
     f"adaptive: max_kl {MAX_KL}, every 4 steps",
 )
-STYLES = (("black", "-"), ("0.35", "--"), ("0.55", "-."), ("black", ":"))
+LINES = ("-", "--", "-.", ":")
 
 
 class Policy(nn.Module):
@@ -117,9 +118,10 @@ def draw_figures(runs: dict[str, list[dict[str, float]]]) -> Figure:
     figure = Figure(figsize=(10, 8), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True)
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
-        for (kind, points), (color, style) in zip(runs.items(), STYLES, strict=True):
+        for (kind, points), line in zip(runs.items(), LINES, strict=True):
+            color = KIND_STYLES[kind.partition(":")[0]]["color"]
             steps = [point["step"] for point in points]
-            axes.plot(steps, [point[key] for point in points], color=color, linestyle=style, label=kind, linewidth=1.6)
+            axes.plot(steps, [point[key] for point in points], color=color, linestyle=line, label=kind, linewidth=1.6)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
     panels[-1].set_xlabel("optimizer step")

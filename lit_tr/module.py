@@ -28,9 +28,6 @@ from lit_tr.scoring import Scorer
 from lit_tr.speed import Speed
 from lit_tr.step_mean import StepMean
 
-SHOWN_BY: dict[type, type] = {RichModelSummary: RunSummary, RichProgressBar: RunProgress}
-"""What shows a run in the place of a Trainer's defaults."""
-
 
 class PreferenceModule(ReferenceHolder):
     """Trains a policy on preferences while a reference holds it near, and moves where a callback moves it.
@@ -85,10 +82,13 @@ class PreferenceModule(ReferenceHolder):
         `enable_model_summary` and `enable_progress_bar` turn them off, and a progress bar of another class stays.
         """
         checks.check_trainer(self.trainer)
-        defaults = [one for one in self.trainer.callbacks if type(one) in SHOWN_BY]  # type: ignore[attr-defined]
-        for one in defaults:
-            self.trainer.callbacks.remove(one)  # type: ignore[attr-defined]
-        return [SHOWN_BY[type(one)]() for one in defaults]
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        defaults = {type(one): one for one in callbacks if type(one) in (RichModelSummary, RichProgressBar)}
+        for one in defaults.values():
+            callbacks.remove(one)
+        if RichModelSummary in defaults and RunSummary not in map(type, callbacks):
+            callbacks.insert(0, RunSummary())  # before what other callbacks print at the start
+        return [RunProgress()] if RichProgressBar in defaults else []
 
     def setup(self, stage: str) -> None:
         """Check what goes with the reference before weights are loaded, and draw the training batches by steps."""

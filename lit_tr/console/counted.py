@@ -22,7 +22,7 @@ class CountedProgress:
 
     Args:
         label: what is done.
-        total: how many there are.
+        total: how many there are; infinite if that is not known.
         done: how many were done before.
         what: what they are, in the plural.
         every_seconds: least seconds between two lines where there is no terminal.
@@ -32,7 +32,7 @@ class CountedProgress:
     def __init__(
         self,
         label: str,
-        total: int,
+        total: float,
         done: int = 0,
         what: str = "responses",
         every_seconds: float = 30.0,

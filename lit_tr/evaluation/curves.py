@@ -17,7 +17,7 @@ CURVES = {
 AT_START = {"rewards/margins": 0.0, "rewards/accuracies": 0.5, "log_ratios": 0.0, "initial/log_ratios": 0.0}
 """Values before the first step, when the policy is its own reference."""
 PALETTE = ("#1f78b4", "#d95f02", "#222222", "#66a61e", "#cc79a7", "#7570b3", "#e6ab02", "#8c564b")
-"""The colours of all pictures."""
+"""Colours, in the order that they are taken in."""
 MARKERS = "os^DvPX*"
 """A marker for each colour, so that pictures can be read in grey."""
 COLORS = {"train": PALETTE[0], "val": PALETTE[1]}

@@ -15,12 +15,10 @@ from statistics import mean, stdev
 from frontier import METHODS, cell, evaluations, run
 from matplotlib.figure import Figure
 
+from lit_tr.evaluation.page.pictures import KIND_STYLES
+
 NAMES = {"frozen": "DPO (frozen)", "soft": "TR-DPO (soft, alpha 0.6, tau 32)", "hard": "TR-DPO (hard, tau 64)"}
-STYLES = {
-    "frozen": {"color": "#444444", "marker": "o", "linestyle": "--"},
-    "soft": {"color": "#d95f02", "marker": "s"},
-    "hard": {"color": "#1b9e77", "marker": "^"},
-}
+STYLES = {**KIND_STYLES, "frozen": {**KIND_STYLES["frozen"], "linestyle": "--"}}
 FIGURES = {"score": "gold reward", "kl": "KL to the initial policy", "length": "response tokens"}
 PER_RESPONSE = "KL to the initial policy (nats per response)"
 

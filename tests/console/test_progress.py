@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
-from lit_tr import PreferenceDataModule, PreferenceModule
+from lit_tr import PreferenceDataModule, PreferenceModule, SoftReferenceUpdate
 from lit_tr.commands.main import main
 from lit_tr.console import RunProgress
 from lit_tr.console.terminal import is_live
@@ -83,6 +83,64 @@ def test_speeds_leave_validations_out(llama_dir, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.count("validation  loss") == 2
     assert re.findall(r"([\d.]+) pairs/s", said) == ["2.0"] * 4
+
+
+class Stop(Callback):
+    """Stops after step 3."""
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.global_step == 3
+
+
+class Often(SoftReferenceUpdate):
+    """Updates at steps 1, 2, 3 and 5."""
+
+    def is_due(self, trainer, pl_module, batch):
+        return trainer.global_step in (1, 2, 3, 5)
+
+
+def fit(folder, callbacks, size=32, **options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=callbacks, **quiet, **options)
+    data = PreferenceDataModule(folder, SyntheticPairs(size), batch_size=4)
+    trainer.fit(PreferenceModule(folder, CopyReference(), DPO()), data)
+
+
+def test_lines_count_the_updates_that_get_none_of_their_own(llama_dir, capsys):
+    fit(llama_dir, [Often(), RunProgress()], max_steps=6, log_every_n_steps=3)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line[:6] for line in lines] == ["step 1", "step 3", "step 6"]
+    assert [re.findall(r"  (\d updates?)  lr", line) for line in lines] == [["1 update"], ["2 updates"], ["1 update"]]
+
+
+def test_a_long_step_says_how_far_it_is(llama_dir, capsys):
+    fit(llama_dir, [RunProgress(every_seconds=0)], size=20, max_epochs=1, accumulate_grad_batches=3)
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert lines == ["step 1, batch 1 of 3", "step 1, batch 2 of 3", "step 1/2", "step 2, batch 1 of 2", "step 2/2"]
+
+
+def test_the_last_step_gets_a_line_with_its_figures(llama_dir, capsys):
+    fit(llama_dir, [RunProgress()], max_steps=4)
+    first, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("step "))
+    assert re.match(r"step 1/4  lr", first)
+    assert re.match(r"step 4/4  loss [\d.]+  accuracy", last)
+
+
+def test_a_step_that_is_the_last_one_unforeseen_gets_a_line(llama_dir, capsys):
+    fit(llama_dir, [RunProgress(), Stop()], max_steps=6)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line[:8] for line in lines] == ["step 1/6", "step 3/6"]
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_evaluations_count_their_batches(llama_dir, capsys, verb):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[RunProgress(every_seconds=0)], **quiet)
+    rows = SyntheticPairs(12)
+    data = PreferenceDataModule(llama_dir, rows, val=rows, test=rows, batch_size=4)
+    getattr(trainer, verb)(PreferenceModule(llama_dir, CopyReference(), DPO()), data)
+    lines = [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines() if line.startswith(f"{verb}  ")]
+    assert lines == [[verb, f"{number}/3 batches"] for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,12 @@ def test_training_is_the_same_with_and_without_it(tmp_path, lora):
     assert len(losses(tmp_path / "with")) == 4
 
 
+def test_the_start_of_the_run_is_said_before_it(tmp_path, capsys):
+    fit(tmp_path, [monitor()], steps=1, enable_model_summary=True)
+    said = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said.index("policy") < said.index("folder") < said.index("step 0")
+
+
 def test_it_writes_logs_and_says_what_it_measures(tmp_path, capsys):
     trainer = fit(tmp_path, [monitor(2)])
     found = lines(tmp_path)

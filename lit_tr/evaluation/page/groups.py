@@ -23,11 +23,13 @@ class Group:
         method: loss, reference and its update: one colour in all pictures.
         setting: beta, as text; empty if the loss has none.
         runs: the runs.
+        kind: `frozen`, `soft`, `hard`, `adaptive` or another kind of reference update; empty if there is no reference.
     """
 
     method: str
     setting: str
     runs: Sequence[Run]
+    kind: str = ""
 
     @property
     def label(self) -> str:
@@ -58,7 +60,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         key = json.dumps(dict(_settings(run.config)), sort_keys=True) if run.config else str(run.folder)
         found.setdefault(key, []).append(run)
-    groups = [Group(*_described(some[0]), some) for some in found.values()]
+    groups = [Group(*_described(some[0]), some, _kind(some[0])) for some in found.values()]
     return sorted(_told_apart(groups), key=lambda group: (group.method, _number(group.setting)))
 
 
@@ -84,11 +86,16 @@ def _described(run: Run) -> tuple[str, str]:
     loss, beta = _name(model["loss"]), _arguments(model["loss"]).get("beta")
     setting = "" if beta is None else f"beta {beta:g}"
     if not (update := run.config.get("update")):
-        return f"{loss}, frozen reference" if model.get("reference") else loss, setting
-    kind = _name(update).removesuffix("ReferenceUpdate").lower()
+        return f"{loss}, frozen reference" if _kind(run) else loss, setting
     named = {"alpha": "alpha", "last_alpha": "to", "max_kl": "max_kl", "every_n_steps": "every"}
     given = [f"{text} {value:g}" for name, text in named.items() if (value := _arguments(update).get(name))]
-    return f"TR-{loss}, {kind} ({', '.join(given)})", setting
+    return f"TR-{loss}, {_kind(run)} ({', '.join(given)})", setting
+
+
+def _kind(run: Run) -> str:
+    if update := run.config.get("update"):
+        return _name(update).removesuffix("ReferenceUpdate").lower()
+    return "frozen" if _arguments(run.config.get("model")).get("reference") else ""
 
 
 def _name(part: Any) -> str:

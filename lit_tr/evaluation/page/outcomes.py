@@ -7,11 +7,13 @@ from lit_tr.evaluation.best_of_n import BestOfN
 from lit_tr.evaluation.curves import PALETTE
 from lit_tr.evaluation.page.found import Comparison, Row
 from lit_tr.evaluation.page.groups import Group, Point
-from lit_tr.evaluation.page.pictures import LINES, Picture, Styles, legend, new_axes
+from lit_tr.evaluation.page.pictures import LINES, OTHERS, Picture, Styles, legend, new_axes
 from lit_tr.evaluation.seeds import Mean
 
 HATCHES = ("", "///", "...", "xxx")
 """Hatches of bars, so that they can be told in grey."""
+PLACES = (((-5, 6), "right"), ((5, -12), "left"), ((-5, -12), "right"), ((5, 6), "left"))
+"""Where the numbers of a line stand beside its points, in printer's points, so that those of other lines do not."""
 LABELS = {"score": "score (mean over prompts)", "win_rate": "win rate against the initial policy (share)"}
 
 
@@ -54,7 +56,8 @@ def frontier(
     axes.set(xlabel="√KL to the initial policy (√nats per response)", ylabel=LABELS[quality], xlim=(0, None))
     legend(figure, [*styles.handles(), *lines])
     line = (
-        " Numbers are strengths of steering, 0 the initial policy, 1 the trained one; bars are intervals over prompts."
+        " Numbers are strengths of steering, 1 the trained policy, at the start of a line 0; bars are intervals over "
+        "prompts."
         if steered
         else ""
     )
@@ -87,14 +90,21 @@ def _path(axes: Any, found: Sequence[Point], style: dict[str, Any]) -> None:
 
 def _steered(axes: Any, steered: Mapping[str, Sequence[Steered]]) -> Iterator[Any]:
     """Draw steered policies, with their strengths, and yield the entries of a legend."""
+    from matplotlib.patheffects import withStroke
+
+    halo = withStroke(linewidth=2, foreground="white")
     for number, (name, path) in enumerate(steered.items()):
         sides = [[_root(one.kl) for one in path], [one.score for one in path]]
         values = [[one.value for one in side] for side in sides]
         across, up = ([[one.value - one.low for one in side], [one.high - one.value for one in side]] for side in sides)
-        yield axes.errorbar(*values, up, across, label=f"{name}, steered", color=PALETTE[-1 - number % len(PALETTE)],
+        style = OTHERS[-1 - number % len(OTHERS)]
+        yield axes.errorbar(*values, up, across, label=f"{name}, steered", color=style["color"],
                             marker="P", linestyle=LINES[1], linewidth=1.1, capsize=2.5)  # fmt: skip
+        offset, side = PLACES[number % len(PLACES)]
         for one, *place in zip(path, *values, strict=True):
-            axes.annotate(f"{one.strength:g}", place, (5, -9), textcoords="offset points", fontsize=7)
+            if one.strength:
+                axes.annotate(f"{one.strength:g}", place, offset, textcoords="offset points", fontsize=7, ha=side,
+                              path_effects=[halo], zorder=5)  # fmt: skip
 
 
 def _root(one: Mean) -> Mean:

@@ -5,6 +5,8 @@ from itertools import groupby
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from lit_tr.evaluation.curves import AT_START, CURVES, MOST_MARKS, draw, handles, mark, points, smoothed
 from lit_tr.evaluation.page.found import Run
 from lit_tr.evaluation.page.groups import Group
@@ -60,9 +62,10 @@ def _curve(axes: Any, name: str, group: Group, style: dict[str, Any]) -> None:
         return
     curve = _means(point for one in curves for point in one)
     updates = _updates(group.runs[0])
-    places = [max((i for i, step in enumerate(curve) if step <= update), default=0) for update in updates]
-    shown = places if len(places) <= MOST_MARKS else []
-    axes.plot([*curve], [*curve.values()], **style, markevery=shown, markersize=4.5, linewidth=1.4, alpha=0.85)
+    axes.plot([*curve], [*curve.values()], **{**style, "marker": ""}, linewidth=1.4, alpha=0.85)
+    if len(updates) <= MOST_MARKS:
+        heights = np.interp(updates, [*curve], [*curve.values()])
+        axes.plot(updates, heights, **{**style, "linestyle": "none"}, markersize=4.5, alpha=0.85)
 
 
 def _jumps(axes: Any, name: str, groups: Sequence[Group], styles: Styles) -> Iterable[Any]:

@@ -22,6 +22,7 @@ def test_runs_that_differ_by_seeds_and_places_are_one_group():
         ("TR-DPO, soft (alpha 0.6, every 2), beta 0.1", 2),
         ("TR-DPO, soft (alpha 0.6, every 2), beta 1", 1),
     ]
+    assert [group.kind for group in groups] == ["frozen", "hard", "soft", "soft"]
 
 
 def test_what_else_differs_is_told():
