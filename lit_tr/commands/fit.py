@@ -17,7 +17,7 @@ from lit_tr.commands.help import page
 from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.commands.mistakes import say, unwritable
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
-from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, run_loggers, say_end
+from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, remove_empty, run_loggers, say_end
 from lit_tr.commands.slurm import is_queued_again, job_folder
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
@@ -68,6 +68,7 @@ class LitTRCLI(LightningCLI):
         defaults = {"save_config_callback": SaveConfig, "save_config_kwargs": {"overwrite": True}}
         options = {"auto_configure_optimizers": False, **defaults, **options, "subclass_mode_model": True}
         self._follow_config = False
+        self._made: str | None = None
         super().__init__(*(classes or (PreferenceModule, PreferenceDataModule)), **options)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -133,6 +134,8 @@ class LitTRCLI(LightningCLI):
                 raise UserError(text) from error
             raise
         finally:
+            if self._made and not complete and self.trainer.is_global_zero:
+                remove_empty(self._made)
             if subcommand == "fit":
                 say_end(self.trainer, time.monotonic() - started, complete)
 
@@ -144,6 +147,7 @@ class LitTRCLI(LightningCLI):
             chosen = self.config[verb] if verb else self.config
             others = [chosen.logger] if isinstance(chosen.logger, str) else chosen.logger or []
             config["logger"] = run_loggers(config["default_root_dir"], chosen.name, others)
+            self._made = config["logger"][0].log_dir
         given = [callback for callback in callbacks if callback is not None]  # `update: null`
         listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_checkpointing"] is not False and not any(isinstance(one, Checkpoint) for one in listed):

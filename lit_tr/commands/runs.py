@@ -3,6 +3,7 @@
 import csv
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def _unused(root: Path, name: str | None) -> str:
     named = f"{started}_{name}" if name else started
     numbers = chain([""], (f"_{number}" for number in count(2)))
     return next(named + number for number in numbers if not (root / (named + number)).exists())
+
+
+def remove_empty(folder: str) -> None:
+    """Remove the folder of a run that failed before anything was written to it."""
+    with suppress(OSError):  # it holds something, or was never made
+        Path(folder).rmdir()
 
 
 class RunCheckpoint(ModelCheckpoint):

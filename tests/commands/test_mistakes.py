@@ -62,6 +62,14 @@ def test_a_row_is_named_on_the_command_line(config, capsys, write_rows):
     assert f"{path}, row 1: chosen and rejected are equal" in error
 
 
+@pytest.mark.parametrize("option", ["--data.train=none.jsonl", "--model.reference=AdapterReference"])
+def test_a_start_that_fails_leaves_no_folder(config, tmp_path, capsys, option):
+    kept = tmp_path / "run" / "2026-01-01_00-00-00"  # of another start
+    kept.mkdir(parents=True)
+    fails(capsys, "fit", f"--config={config}", option)
+    assert [*(tmp_path / "run").iterdir()] == [kept]
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A small disk of its own; a function sets its size."""
