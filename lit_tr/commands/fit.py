@@ -1,7 +1,6 @@
 """`lit-tr fit`, `validate`, `test`, `predict`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
 import json
-import re
 import time
 from argparse import ArgumentError
 from pathlib import Path
@@ -16,6 +15,7 @@ from lit_tr.commands.configs import with_shipped
 from lit_tr.commands.help import page
 from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.commands.mistakes import say, unwritable
+from lit_tr.commands.parsing import option_names
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
 from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, remove_empty, run_loggers, say_end
 from lit_tr.commands.slurm import is_queued_again, job_folder
@@ -91,7 +91,7 @@ class LitTRCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            error.options = re.findall(r"--[\w.]+", page("fit", RUN_OPTIONS))  # type: ignore[attr-defined]
+            error.options = option_names(page("fit", RUN_OPTIONS))  # type: ignore[attr-defined]
             raise
 
     def _parse_ckpt_path(self) -> None:
