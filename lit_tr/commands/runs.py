@@ -1,6 +1,7 @@
 """The folder of a run, its curves over a resume, and what is said at its end."""
 
 import csv
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -115,13 +116,17 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
     if checkpoint := _newest(trainer):
         said["checkpoint"] = checkpoint
     lines(said)
+    commands = []
+    if checkpoint and trainer.global_step < last and (folder / CONFIG).exists():
+        commands.append(["fit", "--config", str(folder / CONFIG), "--ckpt_path", checkpoint])
     if checkpoint:
-        config = folder / CONFIG
+        commands.append(["export", "--checkpoint", checkpoint, "--output", str(folder / "exported")])
+    if (folder / METRICS).exists():
+        commands.append(["report", str(folder)])
+    if commands:
         print("\nTo go on, to use the policy elsewhere, or to look at the run:")
-        if config.exists():
-            print(f"  lit-tr fit --config {config} --ckpt_path {checkpoint}")
-        print(f"  lit-tr export --checkpoint {checkpoint} --output {folder / 'exported'}")
-        print(f"  lit-tr report {folder}")
+    for command in commands:
+        print(f"  {shlex.join(['lit-tr', *command])}")
 
 
 def _figures(values: Any) -> str:
