@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 
 from lit_tr.commands.configs import with_shipped
 from lit_tr.commands.help import page
@@ -28,14 +29,14 @@ from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.updates import ReferenceUpdate
 
 NAME = "name of the run, which its folder bears beside the time"
-LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv"
+LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv, as csv alone"
 ON_CONFLICT = (
     "what to do if the configuration differs from the checkpoint of --ckpt_path: `error` stops with a list, `config` "
     "goes on with the configuration's values, `checkpoint` with the checkpoint's"
 )
 
 
-Tracker = Literal["tensorboard", "wandb", "mlflow"]
+Tracker = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
 
 class SaveConfig(SaveConfigCallback):
@@ -50,7 +51,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the configuration as hyper-parameters, where a logger shows them."""
-        for logger in trainer.loggers[1:]:
+        for logger in (one for one in trainer.loggers if not isinstance(one, CSVLogger)):
             logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_none=False, format="json")))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         root: folder of the runs.
         name: name of the run, if it has one.
         others: some of `tensorboard`, `wandb` and `mlflow`, which write into the same folder; wandb to its server, too.
+            `csv` is what there is already.
     """
     csv_logger = CSVLogger(root or RUNS, name="", version=_unused(Path(root or RUNS), name))
     folder, project = csv_logger.log_dir, Path(root or RUNS).resolve().name
@@ -38,7 +39,7 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         "wandb": lambda: WandbLogger(name=name, save_dir=folder, project=project),
         "mlflow": lambda: MLFlowLogger(project, run_name=name, save_dir=f"{folder}/mlruns"),
     }
-    return [csv_logger, *(make[one]() for one in others)]
+    return [csv_logger, *(make[one]() for one in others if one != "csv")]
 
 
 def _unused(root: Path, name: str | None) -> str:
