@@ -1,6 +1,9 @@
 """`lit-tr configs`: the configurations that ship with lit_tr, which `--config NAME` finds too."""
 
 import re
+import shutil
+import textwrap
+from itertools import takewhile
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
@@ -24,8 +27,9 @@ def run(args: list[str]) -> None:
     else:
         files = _files()
         width = max(map(len, files)) + 2
+        columns = max(shutil.get_terminal_size(fallback=(1000, 24)).columns, width + 20)  # a line each in a pipe
         for name, file in files.items():
-            print(f"{name:<{width}}{file.read_text().splitlines()[0].lstrip('# ')}")
+            print(textwrap.fill(f"{name:<{width}}{_about(file)}", columns, subsequent_indent=" " * width))
 
 
 def shipped(name: str) -> Path:
@@ -61,6 +65,13 @@ def _check_syntax(file: Path) -> None:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"--config: {file}{line}: {error.problem} {error.context or ''}".rstrip()) from error
+
+
+def _about(file: Path) -> str:
+    """Return the first sentence of a configuration's head."""
+    head = takewhile(lambda line: line.startswith("# "), file.read_text().splitlines())
+    text = " ".join(line.removeprefix("# ").strip() for line in head if not line.startswith("#   "))
+    return re.split(r"(?<=\.)\s+", text)[0]
 
 
 def _files() -> dict[str, Path]:
