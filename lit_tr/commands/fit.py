@@ -29,7 +29,7 @@ from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.updates import ReferenceUpdate
 
 NAME = "name of the run, which its folder bears beside the time"
-LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv, as csv alone"
+LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv (csv)"
 ON_CONFLICT = (
     "what to do if the configuration differs from the checkpoint of --ckpt_path: `error` stops with a list, `config` "
     "goes on with the configuration's values, `checkpoint` with the checkpoint's"

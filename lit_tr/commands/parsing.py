@@ -141,16 +141,13 @@ def _given(text: str) -> str:
 
 def _missing(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
     names = [re.sub(r"^(fit|validate|test|predict)\.", "", one.strip()) for one in found[1].split(",")]
-    if not option and {"model", "data.train"} <= {*names}:
+    if not option and "model" in names:
         return (
             "give a configuration: --config FILE, or --config NAME of one that ships with lit_tr, such as quickstart\n"
             "  `lit-tr configs` lists them"
         )
     if not option and names == ["data.train"]:
-        return (
-            "--data.train must be given: a file of preferences, or with --config NAME one of data/hh and others\n"
-            "  `lit-tr configs` lists them"
-        )
+        return "--data.train must be given: a file of preferences\n  `lit-tr data formats` lists its formats"
     return f"{option + ': ' if option else ''}{', '.join(names)} must be given"
 
 

@@ -125,7 +125,7 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
     if (folder / METRICS).exists():
         commands.append(["report", str(folder)])
     if commands:
-        print("\nTo go on, to use the policy elsewhere, or to look at the run:")
+        print("\nWhat comes next:")
     for command in commands:
         print(f"  {shlex.join(['lit-tr', *command])}")
 
