@@ -89,7 +89,8 @@ def _no_class(option: str, found: re.Match[str], text: str, options: list[str]) 
     kind = _expected(text[: found.start()])
     names = sorted({one.__name__ for one in _subclasses(kind)}) if kind else []
     head = f"{option}: there is no {found[1]}" + (f" among {kind.__name__}" if kind else "")
-    near = nearest(found[1].rpartition(".")[2], names)
+    module, _, name = found[1].rpartition(".")
+    near = nearest(name, names or [one for one in dir(locate(module)) if one[0].isupper()] if module else names)
     return f"{head}{near}\n  a class of your own is named by its import path, such as mine.Name"
 
 
