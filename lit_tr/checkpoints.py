@@ -8,9 +8,9 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_tr.errors import UserError
+from lit_tr.warned import warn
 
 CLOCK_DIFFERENCE = 1.0
 """Seconds by which the clocks of machines that write one checkpoint may differ."""
@@ -22,7 +22,7 @@ def complete_checkpoints(root: Path) -> Iterator[Path]:
         if is_complete(path):
             yield path
         else:
-            rank_zero_warn(f"{path} was cut short when it was written; skipped for an older checkpoint")
+            warn(f"{path} was cut short when it was written; skipped for an older checkpoint")
 
 
 def is_complete(path: Path) -> bool:

@@ -4,7 +4,6 @@ from typing import Any
 
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lit_tr.errors import UserError
@@ -13,6 +12,7 @@ from lit_tr.policy.adapters import has_adapter
 from lit_tr.policy.loading import CAST_PRECISIONS
 from lit_tr.reference import Reference
 from lit_tr.reference.base import updates_of
+from lit_tr.warned import warn
 
 
 def check_arguments(reference: Any, loss: Any) -> None:
@@ -68,7 +68,7 @@ def check_precision(policy: nn.Module, precision: Any) -> None:
                 f"{mixed}, or load the policy in {cast}"
             )
     if has_adapter(policy):
-        rank_zero_warn(
+        warn(
             f"trainer.precision {precision} holds adapters in {cast}, where small steps are lost: {mixed} keeps them "
             "in float32 on a base of any precision"
         )
@@ -81,9 +81,7 @@ def say_what_does_not_move(module: Any) -> None:
         return
     kind, updates = type(reference).__name__, updates_of(trainer)
     if not updates:
-        rank_zero_warn(f"{kind} will not move, for no callback updates it: add one, or take FrozenReference")
+        warn(f"{kind} will not move, for no callback updates it: add one, or take FrozenReference")
     first = min((c.next_update(0) for c in updates), default=0)
     if 0 < trainer.max_steps < first:
-        rank_zero_warn(
-            f"{kind} will not move: its first update follows step {first}, and max_steps is {trainer.max_steps}"
-        )
+        warn(f"{kind} will not move: its first update follows step {first}, and max_steps is {trainer.max_steps}")

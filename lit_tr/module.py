@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -27,6 +26,7 @@ from lit_tr.reference import FrozenReference, Reference
 from lit_tr.scoring import Scorer
 from lit_tr.speed import Speed
 from lit_tr.step_mean import StepMean
+from lit_tr.warned import warn
 
 
 class PreferenceModule(ReferenceHolder):
@@ -210,7 +210,7 @@ class PreferenceModule(ReferenceHolder):
             self.speed.reset(self.device)
         self._in_step = not progress.ends_step(self.trainer)
         if said := fallbacks():
-            rank_zero_warn(said)
+            warn(said)
 
     def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Add a batch to the means of an evaluation; callbacks get the values of each example, by name."""

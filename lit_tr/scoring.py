@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lit_tr.data.batches import PackedBatch, PairBatch
@@ -14,6 +13,7 @@ from lit_tr.metrics import preference_metrics
 from lit_tr.policy.logprobs import scoring, sum_by_response, token_log_probs, token_log_probs_and_kl
 from lit_tr.policy.probe import why_not_packed, why_not_split
 from lit_tr.reference import Reference
+from lit_tr.warned import warn
 
 
 class Scorer:
@@ -169,5 +169,5 @@ class Scorer:
             reason = why_not_packed(policy, self.longest)
             self._takes_packs = reason is None
             if reason:
-                rank_zero_warn(f"batches are padded, which takes more time and memory: {reason}")
+                warn(f"batches are padded, which takes more time and memory: {reason}")
         return self._takes_packs

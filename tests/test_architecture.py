@@ -12,6 +12,7 @@ from lit_tr import reference
 ROOT = Path(__file__).parents[1] / "lit_tr"
 KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "errors": set(),
+    "warned": set(),
     "lazy": set(),
     "hparams": {"errors"},
     "progress": set(),
@@ -29,20 +30,20 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     },
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
-    "checkpoints": {"errors"},
+    "checkpoints": {"errors", "warned"},
     "restored": {"checkpoints", "hparams", "losses", "policy", "reference.base", "errors"},
-    "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors"},
-    "checks": {"reference", "policy", "losses", "errors"},
+    "scoring": {"reference", "policy", "data.batches", "losses", "metrics", "errors", "warned"},
+    "checks": {"reference", "policy", "losses", "errors", "warned"},
     "holder": {"reference", "policy"},
     "resume": {"holder", "policy", "progress", "errors"},
     "updates": {"updates", "reference.averaging", "reference.precision", "errors"},
     "module": {
         *("console", "reference", "policy", "data.batches", "losses", "metrics", "errors"),
-        *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean"),
+        *("checks", "holder", "hparams", "loading", "progress", "resume", "scoring", "speed", "step_mean", "warned"),
     },
     "rewards": {
         *("rewards", "lazy", "data.example", "data.batches", "embedded.model", "embedded.task", "errors"),
-        *("losses", "metrics", "module", "policy", "reference"),  # what trains a reward model
+        *("losses", "metrics", "module", "policy", "reference", "warned"),  # what trains a reward model
     },
     "evaluation": {
         *("evaluation", "rewards", "policy", "data", "losses", "metrics", "updates", "errors"),

@@ -1,7 +1,6 @@
 """`lit-tr fit`, `validate`, `test`, `predict`: the LightningCLI of PreferenceModule and PreferenceDataModule."""
 
 import json
-import re
 import time
 from argparse import ArgumentError
 from pathlib import Path
@@ -11,13 +10,15 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 
 from lit_tr.commands.configs import with_shipped
 from lit_tr.commands.help import page
 from lit_tr.commands.interrupt import GracefulInterrupt
 from lit_tr.commands.mistakes import say, unwritable
+from lit_tr.commands.parsing import option_names
 from lit_tr.commands.resume import ConfiguredOptimizer, resumed
-from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, run_loggers, say_end
+from lit_tr.commands.runs import RUNS, RunCheckpoint, WholeCurves, remove_empty, run_loggers, say_end
 from lit_tr.commands.slurm import is_queued_again, job_folder
 from lit_tr.data.datamodule import PreferenceDataModule
 from lit_tr.errors import UserError
@@ -28,14 +29,14 @@ from lit_tr.policy.loading import PretrainedPolicy
 from lit_tr.updates import ReferenceUpdate
 
 NAME = "name of the run, which its folder bears beside the time"
-LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv"
+LOGGER = "tensorboard, wandb or mlflow, or a list of them: log there as well as to the run's metrics.csv (csv)"
 ON_CONFLICT = (
     "what to do if the configuration differs from the checkpoint of --ckpt_path: `error` stops with a list, `config` "
     "goes on with the configuration's values, `checkpoint` with the checkpoint's"
 )
 
 
-Tracker = Literal["tensorboard", "wandb", "mlflow"]
+Tracker = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
 
 class SaveConfig(SaveConfigCallback):
@@ -50,7 +51,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the configuration as hyper-parameters, where a logger shows them."""
-        for logger in trainer.loggers[1:]:
+        for logger in (one for one in trainer.loggers if not isinstance(one, CSVLogger)):
             logger.log_hyperparams(json.loads(self.parser.dump(self.config, skip_none=False, format="json")))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -68,6 +69,7 @@ class LitTRCLI(LightningCLI):
         defaults = {"save_config_callback": SaveConfig, "save_config_kwargs": {"overwrite": True}}
         options = {"auto_configure_optimizers": False, **defaults, **options, "subclass_mode_model": True}
         self._follow_config = False
+        self._made: str | None = None
         super().__init__(*(classes or (PreferenceModule, PreferenceDataModule)), **options)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -90,7 +92,7 @@ class LitTRCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            error.options = re.findall(r"--[\w.]+", page("fit", RUN_OPTIONS))  # type: ignore[attr-defined]
+            error.options = option_names(page("fit", RUN_OPTIONS))  # type: ignore[attr-defined]
             raise
 
     def _parse_ckpt_path(self) -> None:
@@ -133,6 +135,8 @@ class LitTRCLI(LightningCLI):
                 raise UserError(text) from error
             raise
         finally:
+            if self._made and not complete and self.trainer.is_global_zero:
+                remove_empty(self._made)
             if subcommand == "fit":
                 say_end(self.trainer, time.monotonic() - started, complete)
 
@@ -144,6 +148,7 @@ class LitTRCLI(LightningCLI):
             chosen = self.config[verb] if verb else self.config
             others = [chosen.logger] if isinstance(chosen.logger, str) else chosen.logger or []
             config["logger"] = run_loggers(config["default_root_dir"], chosen.name, others)
+            self._made = config["logger"][0].log_dir
         given = [callback for callback in callbacks if callback is not None]  # `update: null`
         listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_checkpointing"] is not False and not any(isinstance(one, Checkpoint) for one in listed):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lit_tr.commands.judges import Chosen, add_judges, chosen
+from lit_tr.commands.parsing import PlainParser
 from lit_tr.console.terminal import console, is_live
 from lit_tr.errors import UserError
 from lit_tr.evaluation.alpaca_eval import published
@@ -123,7 +124,7 @@ def _progress(judges: Chosen) -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = PlainParser(
         prog="lit-tr judge",
         description=DESCRIPTION,
         epilog=EPILOG,

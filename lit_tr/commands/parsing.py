@@ -1,5 +1,6 @@
 """Messages for options that a parser refuses: what is wrong, the nearest names, and the names that there are."""
 
+import argparse
 import inspect
 import re
 import sys
@@ -7,7 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pydoc import locate
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -21,12 +22,27 @@ MOST_NAMES = 24
 """Names that are listed; of more the nearest ones alone are given."""
 
 
+class PlainParser(argparse.ArgumentParser):
+    """argparse's, whose errors know the options too, and are raised: `lit-tr` prints them in one message."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an error."""
+        error = ArgumentError(None, message)
+        error.options = option_names(self.format_help())  # type: ignore[attr-defined]
+        raise error
+
+
+def option_names(page: str) -> list[str]:
+    """Return the options that a page of help has an entry of."""
+    return re.findall(r"^  (?:-\w, )?(--[\w.-]+)", page, re.MULTILINE)
+
+
 def parsed(parser: ArgumentParser, args: list[str]) -> Namespace:
     """Return the options of a verb; an error knows which ones there are, so that its message can name the nearest."""
     try:
         return parser.parse_args(args)
     except ArgumentError as error:
-        error.options = re.findall(r"--[\w.]+", parser.format_help())  # type: ignore[attr-defined]
+        error.options = option_names(parser.format_help())  # type: ignore[attr-defined]
         raise
 
 
@@ -55,8 +71,11 @@ def _reasons(text: str) -> str:
 
 def _unknown(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
     """Say that there is no such option, of the verb or of a class."""
-    name = found[1].lstrip("-").partition("=")[0]
-    paths = re.findall(CLASS_PATH, text)
+    name = ".".join(filter(None, found.groups())).lstrip("-").partition("=")[0]
+    paths = re.findall(CLASS_PATH, text[: found.end()] + text[found.end() :].partition("\n")[0])
+    if "arguments: " in found[0] and not found[1].startswith("-"):
+        config = f"; a configuration is given by --config {found[1]}" if "--config" in options else ""
+        return f"{found[1]} belongs to no option{config}"
     if not paths:
         return f"there is no option --{name}{nearest(f'--{name}', options)}"
     kind: Any = locate(paths[-1])
@@ -67,10 +86,12 @@ def _unknown(option: str, found: re.Match[str], text: str, options: list[str]) -
 
 def _no_class(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
     """Say that there is no such class."""
-    kind = _expected(text)
+    kind = _expected(text[: found.start()])
     names = sorted({one.__name__ for one in _subclasses(kind)}) if kind else []
     head = f"{option}: there is no {found[1]}" + (f" among {kind.__name__}" if kind else "")
-    return f"{head}{nearest(found[1], names)}\n  a class of your own is named by its import path, such as mine.Name"
+    module, _, name = found[1].rpartition(".")
+    near = nearest(name, names or [one for one in dir(locate(module)) if one[0].isupper()] if module else names)
+    return f"{head}{near}\n  a class of your own is named by its import path, such as mine.Name"
 
 
 def _expected(text: str) -> Any:
@@ -120,12 +141,15 @@ def _given(text: str) -> str:
 
 
 def _missing(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
-    if {"fit.model", "fit.data.train"} & {one.strip() for one in found[1].split(",")}:
+    names = [re.sub(r"^(fit|validate|test|predict)\.", "", one.strip()) for one in found[1].split(",")]
+    if not option and "model" in names:
         return (
             "give a configuration: --config FILE, or --config NAME of one that ships with lit_tr, such as quickstart\n"
             "  `lit-tr configs` lists them"
         )
-    return f"{option + ': ' if option else ''}{found[1]} must be given"
+    if not option and names == ["data.train"]:
+        return "--data.train must be given: a file of preferences\n  `lit-tr data formats` lists its formats"
+    return f"{option + ': ' if option else ''}{', '.join(names)} must be given"
 
 
 def _not_installed(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
@@ -144,6 +168,9 @@ SAID = {
     r"Requirement '([^']+)' not met": _not_installed,
     r"unrecognized arguments: (\S+)": _unknown,
     r"Option '([^']+)' is not accepted": _unknown,
+    r"Subcommand '\w+' does not accept option '([^']+)'": _unknown,
+    r"Group '([\w.]+)' does not accept option '([^']+)'": _unknown,
+    r"Problem with given class_path '([\w.]+)':\s+(?:module '[^']+' has no attribute|No module named)": _no_class,
     r"Expected a dot import path string: (\S+)": _no_class,
     r"Expected a typing\.Literal": _one_of,
     r"the following arguments are required: ([^\n]+?)(?:\. Got value|\n|$)": _missing,

@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from lit_tr.commands.fit import configured
+from lit_tr.commands.parsing import PlainParser, option_names
 from lit_tr.planning.answers import Asked, answer
 from lit_tr.planning.configured import planned_run
 from lit_tr.planning.plan import parse_bytes
@@ -15,10 +16,15 @@ from lit_tr.planning.report import progress, report
 
 def run(args: list[str]) -> None:
     """Print the plan of a run."""
-    options, others = _parser().parse_known_args(args)
+    own = _parser()
+    options, others = own.parse_known_args(args)
     network = Network(options.link, options.network, options.node)
     given = options.memory and parse_bytes(options.memory)
-    cli = configured(others)
+    try:
+        cli = configured(others)
+    except argparse.ArgumentError as error:
+        error.options = [*getattr(error, "options", ()), *option_names(own.format_help())]  # type: ignore[attr-defined]
+        raise
     trainer, log_initial = cli.config.trainer, cli.config.model.init_args.get("log_initial")
     memory, device = (given, None) if given or trainer.accelerator == "cpu" else _device()
     asked = Asked(memory, options.devices, options.flops, options.rows, network, device)
@@ -37,7 +43,7 @@ def _device() -> tuple[int | None, str | None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    own = argparse.ArgumentParser(
+    own = PlainParser(
         prog="lit-tr plan",
         description="Estimate memory and time of `lit-tr fit` with the same options; no weights are read.",
         epilog="All other options are those of `lit-tr fit`.",

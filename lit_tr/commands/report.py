@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from lit_tr.commands.parsing import PlainParser
 from lit_tr.errors import UserError
 from lit_tr.evaluation.page import find, judge_of, with_scores, write_page
 
@@ -26,7 +27,7 @@ def run(args: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    own = argparse.ArgumentParser(
+    own = PlainParser(
         prog="lit-tr report",
         description="Write one HTML page about runs: quality against distance, win rates, curves, responses. "
         "It needs no network; a PNG of each picture lies beside it.",

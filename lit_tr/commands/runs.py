@@ -1,8 +1,10 @@
 """The folder of a run, its curves over a resume, and what is said at its end."""
 
 import csv
+import shlex
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         root: folder of the runs.
         name: name of the run, if it has one.
         others: some of `tensorboard`, `wandb` and `mlflow`, which write into the same folder; wandb to its server, too.
+            `csv` is what there is already.
     """
     csv_logger = CSVLogger(root or RUNS, name="", version=_unused(Path(root or RUNS), name))
     folder, project = csv_logger.log_dir, Path(root or RUNS).resolve().name
@@ -36,7 +39,7 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         "wandb": lambda: WandbLogger(name=name, save_dir=folder, project=project),
         "mlflow": lambda: MLFlowLogger(project, run_name=name, save_dir=f"{folder}/mlruns"),
     }
-    return [csv_logger, *(make[one]() for one in others)]
+    return [csv_logger, *(make[one]() for one in others if one != "csv")]
 
 
 def _unused(root: Path, name: str | None) -> str:
@@ -45,6 +48,12 @@ def _unused(root: Path, name: str | None) -> str:
     named = f"{started}_{name}" if name else started
     numbers = chain([""], (f"_{number}" for number in count(2)))
     return next(named + number for number in numbers if not (root / (named + number)).exists())
+
+
+def remove_empty(folder: str) -> None:
+    """Remove the folder of a run that failed before anything was written to it."""
+    with suppress(OSError):  # it holds something, or was never made
+        Path(folder).rmdir()
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -108,13 +117,17 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
     if checkpoint := _newest(trainer):
         said["checkpoint"] = checkpoint
     lines(said)
+    commands = []
+    if checkpoint and trainer.global_step < last and (folder / CONFIG).exists():
+        commands.append(["fit", "--config", str(folder / CONFIG), "--ckpt_path", checkpoint])
     if checkpoint:
-        config = folder / CONFIG
-        print("\nTo go on, to use the policy elsewhere, or to look at the run:")
-        if config.exists():
-            print(f"  lit-tr fit --config {config} --ckpt_path {checkpoint}")
-        print(f"  lit-tr export --checkpoint {checkpoint} --output {folder / 'exported'}")
-        print(f"  lit-tr report {folder}")
+        commands.append(["export", "--checkpoint", checkpoint, "--output", str(folder / "exported")])
+    if (folder / METRICS).exists():
+        commands.append(["report", str(folder)])
+    if commands:
+        print("\nWhat comes next:")
+    for command in commands:
+        print(f"  {shlex.join(['lit-tr', *command])}")
 
 
 def _figures(values: Any) -> str:

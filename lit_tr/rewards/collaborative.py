@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch
@@ -21,6 +21,7 @@ from lit_tr.policy.logprobs import scoring
 from lit_tr.policy.sharding import of_ranks
 from lit_tr.reference import Reference
 from lit_tr.rewards.training import RewardModule
+from lit_tr.warned import warn
 
 FLIPPED = "flipped.jsonl"
 """File of the pairs that are taken for flipped, in the run's folder."""
@@ -90,7 +91,7 @@ class Collaboration(PreferenceModule):
         """Say once where batches are too small to leave out a pair."""
         super().on_train_batch_end(outputs, batch, batch_idx)
         if not self._has_started and self._count(1 - self.noise, len(batch)) == len(batch) and self.noise:
-            rank_zero_warn(
+            warn(
                 f"{type(self).__name__}: a batch of {len(batch)} pairs leaves out none with noise {self.noise:g}: give "
                 f"data.batch_size {math.ceil(1 / self.noise)} or more"
             )

@@ -20,11 +20,21 @@ METHODS = {"methods/nf4": ("nf4", True, "AdapterReference"), "methods/lora": (No
 METHODS["methods/full"] = (None, False, "CopyReference")
 
 
-def test_all_that_ship_are_listed_with_what_they_are(capsys):
+def test_all_that_ship_are_listed_with_what_they_are(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     main(["configs"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     assert all(len(line.split()) > 3 for line in lines)
+    assert all(line.endswith(".") and "The same" not in line for line in lines)
+
+
+def test_a_list_keeps_within_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["configs"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line[0] != " "] == NAMES
 
 
 def test_one_is_shown_as_it_stands(capsys):

@@ -592,7 +592,7 @@ def near(model, tokenizer, rows):
         (["lit_tr.evaluation.JudgedScore"], "--average.metric: judge must be given"),
         (
             ["lit_tr.evaluation.JudgedScore", "--average.metric.judge=math.none"],
-            "--average.metric.judge: module 'math' has no attribute 'none'",
+            "--average.metric.judge: there is no math.none among Scorer",
         ),
         (
             ["math.sqrt", "--average.group=2"],

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import Logger
 
 from lit_tr.commands import LitTRCLI, main
+from lit_tr.commands.configs import with_shipped
 from lit_tr.commands.fit import configured
+from lit_tr.commands.runs import run_loggers
 from lit_tr.module import PreferenceModule
 from tests.runs import folder, metrics
 
@@ -33,8 +37,8 @@ def commanded(path):
     """The --config options of the command in a config's head, which is the last of them."""
     command, *_ = re.findall("^#   lit-tr fit (.*)", path.read_text(), re.MULTILINE)
     options = command.split()
-    assert options[-1] == f"configs/{path.name}"
-    return [option.replace("configs/", f"{path.parent}/") for option in options]
+    assert options[-1] == path.stem
+    return with_shipped(options)
 
 
 def test_overlays_say_what_they_are_named_after(monkeypatch):
@@ -228,3 +232,29 @@ def test_a_schedule_that_goes_by_a_metric_names_it(config):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     made = cli.model.lr_scheduler(optimizer)
     assert (made.monitor, made.patience) == ("val/loss", 3)
+
+
+class Tracker(Logger):
+    """Keeps what it is given."""
+
+    name, version, save_dir = "tracker", "0", "tracked"
+    given = None
+
+    def log_hyperparams(self, params):
+        Tracker.given = params
+
+    def log_metrics(self, metrics, step):
+        """Keep none."""
+
+
+def test_a_logger_alone_gets_the_configuration(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", f"--config={config}", "--trainer.max_steps=1", f"--trainer.logger={__name__}.Tracker"])
+    assert Tracker.given["model"]["init_args"]["loss"]["init_args"]["beta"] == 0.1
+
+
+def test_csv_is_the_logger_that_is_there_already(tmp_path):
+    first, *others = run_loggers(str(tmp_path), None, ["csv"])
+    assert isinstance(first, CSVLogger)
+    assert others == []
+    assert configured(["--config=quickstart", "--logger=csv"]).config.logger == "csv"

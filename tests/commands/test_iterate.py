@@ -168,7 +168,7 @@ MISTAKES = [
     (["--fit", "{model: {policy: {path: P}, los: 1}}"], "fit: model.los: PreferenceModule has no argument"),
     (
         ["--fit", "{trainer: {max_step: 4}, model: {policy: {path: P}}}"],
-        "fit: Group 'trainer' does not accept option",
+        "fit: there is no option --trainer.max_step",
     ),
     (["--fit", "{data: {batch_size: 4}}"], "fit: it has no model.policy"),
     (["--fit", "nothing"], "nothing"),

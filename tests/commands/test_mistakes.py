@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from lit_tr.checkpoints import complete_checkpoints
-from lit_tr.commands import main
+from lit_tr.commands import main, score
+from lit_tr.commands.fit import RUN_OPTIONS
+from lit_tr.commands.help import page
 from lit_tr.commands.mistakes import message, unwritable
+from lit_tr.commands.parsing import option_names
 from lit_tr.errors import UserError
 from tests.runs import fails, losses
 
@@ -60,6 +63,14 @@ def test_a_row_is_named_on_the_command_line(config, capsys, write_rows):
     )
     error = fails(capsys, "fit", f"--config={config}", "--data.train=lit_tr.data.Rows", f"--data.train.path={path}")
     assert f"{path}, row 1: chosen and rejected are equal" in error
+
+
+@pytest.mark.parametrize("option", ["--data.train=none.jsonl", "--model.reference=AdapterReference"])
+def test_a_start_that_fails_leaves_no_folder(config, tmp_path, capsys, option):
+    kept = tmp_path / "run" / "2026-01-01_00-00-00"  # of another start
+    kept.mkdir(parents=True)
+    fails(capsys, "fit", f"--config={config}", option)
+    assert [*(tmp_path / "run").iterdir()] == [kept]
 
 
 @pytest.fixture
@@ -181,6 +192,7 @@ MISTAKES = {  # options beside --config, and what is said of them
     "--trainer.callbacks+=EarlyStop": "--trainer.callbacks: there is no EarlyStop among Callback\n  did you mean",
     "--logger=wandb": "pip install 'wandb",
     "--nothing=1": "there is no option --nothing",
+    "quickstart": "quickstart belongs to no option; a configuration is given by --config quickstart",
     "--ckpt_path=none.ckpt": "--ckpt_path: there is no checkpoint none.ckpt",
 }
 
@@ -192,6 +204,55 @@ def test_a_mistake_gets_a_few_lines_with_what_to_do(config, capsys, option, said
     assert said in error
     assert len(error.splitlines()) <= 5
     assert not any(word in error for word in ("usage", "Traceback", "Union", "Namespace"))
+
+
+IN_A_FILE = {  # what a file holds, and what is said of it
+    "trainer: {max_epoch: 1}": "there is no option --trainer.max_epoch\n  did you mean --trainer.max_epochs",
+    "data: {batchsize: 4}": "there is no option --data.batchsize\n  did you mean --data.batch_size",
+    "model: {loss: {class_path: lit_tr.losses.DPOO}}": "there is no lit_tr.losses.DPOO among Loss\n  did you mean DPO",
+    "model: {loss: {class_path: lit_tr.loses.DPO}}": "there is no lit_tr.loses.DPO among Loss\n  did you mean DPO",
+    "model: {policy: {quantise: nf4}}": "PretrainedPolicy has no argument 'quantise'\n  did you mean quantize?",
+    "model: {loss: {\n  a": "overlay.yaml, line 2: expected ",
+}
+
+
+@pytest.mark.parametrize("verb", ["fit", "plan"])
+@pytest.mark.parametrize(("content", "said"), IN_A_FILE.items())
+def test_a_mistake_in_a_file_gets_the_same(config, tmp_path, capsys, verb, content, said):
+    path = tmp_path / "overlay.yaml"
+    path.write_text(content)
+    assert said in fails(capsys, verb, f"--config={config}", f"--config={path}")
+
+
+def test_an_option_is_missed_in_the_class_that_was_meant(tmp_path, capsys):
+    path = tmp_path / "alone.yaml"
+    path.write_text("model: {policy: {path: P, quantise: nf4}, loss: DPO}\ndata: {train: x.jsonl}")
+    assert "PretrainedPolicy has no argument 'quantise'" in fails(capsys, "fit", f"--config={path}")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["plan", "--config=quickstart", "--memry=1"], "there is no option --memry\n  did you mean --memory"),
+        (["judge", "a", "b", "--reward-modl=x"], "there is no option --reward-modl\n  did you mean --reward-model"),
+        (["report", "runs", "--outptu=x"], "there is no option --outptu\n  did you mean --output"),
+        (["configs", "--hlep"], "there is no option --hlep\n  did you mean --help"),
+        (["score", "--rewrd=x"], "there is no option --rewrd\n  did you mean --reward or --reward.help?"),
+        (["report"], "RUN must be given"),
+        (["validate"], "give a configuration: --config FILE"),
+        (["fit", "--config=base/tr_dpo", "--config=models/smollm2_1.7b"], "--data.train must be given: a file"),
+    ],
+)
+def test_verbs_say_in_one_message_what_is_missing_or_not_there(args, said, capsys):
+    error = fails(capsys, *args)
+    assert error.startswith(f"lit-tr: {said}")
+    assert "usage" not in error
+
+
+def test_words_of_a_help_that_are_no_options_are_not_offered():
+    offered = {*option_names(page("fit", RUN_OPTIONS)), *option_names(score.parser().format_help())}
+    assert {"--name", "--model.loss.divergence", "--reward", "--output"} <= offered
+    assert not {"--option", "--reward.NAME"} & offered
 
 
 def test_no_configuration_and_one_that_is_not_there(capsys):

@@ -190,7 +190,7 @@ def nothing(prompt, response):
         (SYNTHETIC, "reward must be given"),
         (
             [*SYNTHETIC, "--reward", "lit_tr.rewards.WhitBox"],
-            "--reward: module 'lit_tr.rewards' has no attribute 'WhitB",
+            "--reward: there is no lit_tr.rewards.WhitBox among Scorer\n  did you mean WhiteBox",
         ),
         ([*SYNTHETIC, "--reward", WHITE, "--reward.lenth", "1"], "did you mean length"),
         ([*SYNTHETIC, "--reward", WHITE, "--reward.length", "-1"], "lit-tr: WhiteBox: length is an exponent"),

@@ -4,10 +4,12 @@ import io
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+import yaml
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
@@ -47,20 +49,35 @@ def test_a_pipe_gets_the_start_a_line_at_each_logged_step_and_the_end(options, c
     assert "step 4  reference updated (1 so far)" in lines
     assert sum(line.startswith("step 4  validation  loss") for line in lines) == 1
     assert any(line.startswith("finished") and "at step 6, after" in line for line in lines)
-    assert sum(line.startswith("  lit-tr ") for line in lines) == 3
+    assert sum(line.startswith("  lit-tr ") for line in lines) == 2
     assert lines[3].endswith("(model.log_initial false leaves the last out)")
     assert said.err == ""
 
 
-def test_the_commands_that_are_printed_run(options, capsys):
-    main(["fit", *options])
-    printed = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  lit-tr")]
-    goes_on, *others = sorted(printed, key=lambda words: words[0] != "fit")
-    assert {words[0] for words in others} == {"export", "report"}
-    main([*goes_on, "--trainer.max_steps=8"])
-    assert "from step 6 on" in capsys.readouterr().out
+def commands(text):
+    """The commands that a run has printed, as words."""
+    return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("  lit-tr ")]
+
+
+def test_the_commands_that_are_printed_run_also_in_a_folder_with_a_space(options, tmp_path, capsys):
+    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "stopping_threshold": 100}}
+    (tmp_path / "stop.yaml").write_text(yaml.dump({"trainer": {"callbacks": [stop]}}))
+    root = f"--trainer.default_root_dir={tmp_path / 'my runs'}"
+    main(["fit", *options, f"--config={tmp_path / 'stop.yaml'}", root])
+    goes_on, *others = commands(capsys.readouterr().out)
+    main(goes_on)
+    said = capsys.readouterr().out
+    assert "from step 4 on" in said
+    assert [words[0] for words in commands(said)] == ["export", "report"]  # for it is at its end
+    assert [words[0] for words in others] == ["export", "report"]
     for words in others:
         main(words)
+
+
+def test_a_run_without_a_logged_row_has_no_report(options, capsys):
+    quiet = ["--trainer.max_steps=1", "--trainer.val_check_interval=null", "--trainer.log_every_n_steps=100"]
+    main(["fit", *options, *quiet, "--data.val=null"])
+    assert "report" not in [words[0] for words in commands(capsys.readouterr().out)]
 
 
 def test_speeds_leave_validations_out(llama_dir, monkeypatch, capsys):
