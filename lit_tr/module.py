@@ -94,6 +94,7 @@ class PreferenceModule(ReferenceHolder):
         """Check what goes with the reference before weights are loaded, and draw the training batches by steps."""
         self.scorer.longest = getattr(self.trainer.datamodule, "max_length", None)  # type: ignore[attr-defined]
         for held in self.held:
+            held.check_policy(self.source.has_adapter)
             held.setup(self.trainer, self)
         if stage == TrainerFn.FITTING:
             checks.say_what_does_not_move(self)

@@ -23,7 +23,7 @@ from lit_tr.errors import UserError
 from lit_tr.losses import DPO, IPO, KTO, SFT
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.policy.adapters import adapter_parameters
-from lit_tr.reference import AdapterReference, CopyReference, FrozenReference
+from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, WindowReference
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 QLORA = {"lora": LoRA(r=4, dropout=0.1), "quantize": "nf4"}
@@ -435,6 +435,23 @@ def test_predict_tells_the_reward_of_each_token(llama_dir, packed, reference, lo
 def test_mistakes_are_named_before_a_step(llama_dir, model, options, message):
     with pytest.raises(UserError, match=message):
         fit(module(llama_dir, **model), llama_dir, num_sanity_val_steps=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "update", "message"),
+    [
+        ({"reference": AdapterReference()}, None, "AdapterReference needs a policy with an adapter"),
+        ({"reference": CopyReference(), **QLORA}, None, "CopyReference would copy the whole base of an adapter"),
+        ({"reference": WindowReference(), **QLORA}, HardReferenceUpdate(1), "WindowReference saves a second model"),
+        ({"reference": CopyReference(dtype="nf4")}, SoftReferenceUpdate(), "takes only hard updates of all layers"),
+    ],
+)
+def test_a_reference_and_a_policy_that_do_not_go_together_are_named_before_weights_are_loaded(
+    llama_dir, monkeypatch, model, update, message
+):
+    monkeypatch.setattr(PretrainedPolicy, "load", lambda *args, **options: pytest.fail("weights are loaded"))
+    with pytest.raises(UserError, match=message):
+        fit(module(llama_dir, **model), llama_dir, callbacks=[update] if update else [])
 
 
 def test_a_strategy_that_hides_weights_is_refused(llama_dir, monkeypatch):

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from lit_tr.embedded.model import resolve
 from lit_tr.errors import UserError, explained
+from lit_tr.policy.adapters import has_adapter
 from lit_tr.policy.compiled import options
 from lit_tr.policy.layers import is_layer
 from lit_tr.policy.quantization import keep_layout, make_nf4, nf4
@@ -83,6 +84,11 @@ class PretrainedPolicy:
             raise UserError("PretrainedPolicy: give lora for a new adapter or adapter to start from one, not both")
         if self.quantize and not (self.lora or self.adapter):
             raise UserError("PretrainedPolicy: 4-bit weights cannot be trained; give lora or adapter with quantize")
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the policy has an adapter."""
+        return bool(self.lora or self.adapter)
 
     def load(self, device: torch.device | str = "cpu", in_shards: bool = False) -> nn.Module:
         """Return the policy, in training mode, on a device.
@@ -198,6 +204,11 @@ class GivenPolicy:
     """
 
     model: nn.Module
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the policy has an adapter."""
+        return has_adapter(self.model)
 
     def load(self, device: torch.device | str = "cpu", in_shards: bool = False) -> nn.Module:
         """Return the model, in training mode, on a device; one without trained parameters is a `UserError`."""

@@ -72,12 +72,16 @@ class AdapterReference(Reference):
                 "weights"
             )
 
-    def prepare(self, policy: nn.Module) -> None:
-        """Become a copy of the policy, which must train a plain LoRA adapter."""
-        if not has_adapter(policy):
+    def check_policy(self, has_adapter: bool) -> None:
+        """Raise a `UserError` if there is no adapter."""
+        if not has_adapter:
             raise UserError(
                 "AdapterReference needs a policy with an adapter: set model.policy.lora, or take CopyReference"
             )
+
+    def prepare(self, policy: nn.Module) -> None:
+        """Become a copy of the policy, which must train a plain LoRA adapter."""
+        self.check_policy(has_adapter(policy))
         growth = 1 if self.average == "factors" else 2
         dtype = getattr(torch, self.dtype) if self.dtype else None
         add_adapter_copy(policy, self.adapter, rank=self.rank, growth=growth, dtype=dtype)

@@ -59,6 +59,9 @@ class Reference(ABC):
     def setup(self, trainer: Any, module: Any) -> None:
         """Check that it works with a trainer, its callbacks and a module; no weights are loaded yet."""
 
+    def check_policy(self, has_adapter: bool) -> None:
+        """Check that it works with a policy that has an adapter, or has none; before weights are loaded, too."""
+
     @abstractmethod
     def prepare(self, policy: nn.Module) -> None:
         """Become a copy of the policy."""

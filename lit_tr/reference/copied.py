@@ -58,10 +58,14 @@ class CopyReference(Reference):
         self.model: nn.Module
         self.averaged = AVERAGES[average](average_device)
 
+    def check_policy(self, has_adapter: bool) -> None:
+        """Raise a `UserError` if there is an adapter."""
+        if has_adapter:
+            raise UserError("CopyReference would copy the whole base of an adapter: take AdapterReference")
+
     def prepare(self, policy: nn.Module) -> None:
         """Become a copy of a policy without an adapter."""
-        if has_adapter(policy):
-            raise UserError("CopyReference would copy the whole base of an adapter: take AdapterReference")
+        self.check_policy(has_adapter(policy))
         dtype = None if self.hard_only else getattr(torch, self.dtype or "", None)
         self.model = frozen_copy(policy, quantized_copy if self.hard_only else deepcopy).to(self.device, dtype)
 

@@ -47,7 +47,11 @@ class WindowReference(Reference):
 
     def prepare(self, policy: nn.Module) -> None:
         """Check that the policy trains no adapter."""
-        if has_adapter(policy):
+        self.check_policy(has_adapter(policy))
+
+    def check_policy(self, has_adapter: bool) -> None:
+        """Raise a `UserError` if there is an adapter."""
+        if has_adapter:
             raise UserError(
                 "WindowReference saves a second model, and with an adapter there is none: take AdapterReference, whose "
                 "second adapter costs next to nothing"

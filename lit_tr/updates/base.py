@@ -127,11 +127,6 @@ class ReferenceUpdate(Callback, ABC):
         self._check(reference, pl_module)
         if is_module := isinstance(reference, nn.Module):
             check_models(policy, reference)
-        elif reference.hard_only and not self.hard:
-            raise UserError(
-                f"{type(reference).__name__}, as it is configured, takes only hard updates of all layers: take "
-                "HardReferenceUpdate without layers, or another reference"
-            )
         moved = [name for name, param in parameters(policy).items() if is_module or param.requires_grad]
         for pattern in self.layers:
             if not any(re.search(pattern, name) for name in moved):
@@ -207,6 +202,11 @@ class ReferenceUpdate(Callback, ABC):
             raise UserError(f"{own}: {where} is neither a torch module nor a reference of lit_tr")
         if not reference.moves:
             raise UserError(f"{kind} does not move: leave {own} out, or take another one")
+        if reference.hard_only and not self.hard:
+            raise UserError(
+                f"{kind}, as it is configured, takes only hard updates of all layers: take HardReferenceUpdate without "
+                "layers, or another reference"
+            )
         if self.buffers != "copy":
             raise UserError(f"{own}: buffers is for a module that follows, and {where} is a {kind}: leave it out")
 
