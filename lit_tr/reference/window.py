@@ -140,8 +140,7 @@ def hard_update(trainer: Any) -> Any:
     """Return the one callback that moves the reference by hard updates at certain steps, or raise a `UserError`."""
     updates = updates_of(trainer)
     if len(updates) != 1 or not (updates[0].hard and updates[0].scheduled):
-        names = [type(one).__name__ + " with layers" * bool(one.layers) for one in updates]
-        given = " and ".join(names) or "no update of the reference"
+        given = " and ".join(type(one).__name__ for one in updates) or "no update of the reference"
         raise UserError(f"WindowReference goes with one HardReferenceUpdate, not with {given}: else take CopyReference")
     for obstacle, present in {
         "16-mixed precision, which skips steps: take bf16-mixed": getattr(trainer.precision_plugin, "scaler", None),

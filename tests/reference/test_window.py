@@ -288,10 +288,10 @@ SCALED = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     ("callbacks", "options", "message"),
     [
         ([], {}, "not with no update of the reference: else take CopyReference"),
-        ([SoftReferenceUpdate()], {}, "goes with one HardReferenceUpdate, not with SoftReferenceUpdate"),
-        ([HARD(2), SoftReferenceUpdate()], {}, "not with HardReferenceUpdate and SoftReferenceUpdate"),
+        ([SoftReferenceUpdate()], {}, "only hard updates of all layers: take HardReferenceUpdate without layers"),
+        ([HARD(2), SoftReferenceUpdate()], {}, "WindowReference, as it is configured, takes only hard updates of all"),
         ([AdaptiveReferenceUpdate(0.1)], {}, "goes with one HardReferenceUpdate, not with AdaptiveReferenceUpdate"),
-        ([HARD(2, layers={"mlp": 0.0})], {}, "not with HardReferenceUpdate with layers: else take CopyReference"),
+        ([HARD(2, layers={"mlp": 0.0})], {}, "take HardReferenceUpdate without layers, or another reference"),
         ([HARD(2)], {"policy": {"lora": LoRA(r=4)}}, "whose second adapter costs next to nothing"),
         ([HARD(2), GradientAccumulationScheduler({0: 2})], {}, "not go with GradientAccumulationScheduler"),
         ([HARD(2)], {"reload_dataloaders_every_n_epochs": 1}, "not go with reload_dataloaders_every_n_epochs"),
