@@ -26,7 +26,7 @@ OLD = "pooling_mode_"
 class Pooling(NamedTuple):
     """How hidden states become a vector.
 
-    Args:
+    Attributes:
         mode: `mean` of the tokens, their `max` in each dimension, `cls`, the first, or `lasttoken`.
         normalized: divide by its length.
     """

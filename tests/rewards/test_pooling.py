@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel
 
+from lit_tr.embedded import TINY, resolve
 from lit_tr.errors import UserError
 from lit_tr.rewards import Candidate, Relevance
 from lit_tr.rewards.pooling import MODES, Pooling, pooling_of
@@ -21,6 +22,11 @@ FLAGS = {
     "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
     "weightedmean": "pooling_mode_weightedmean_tokens",
 }
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(resolve(TINY))  # that of all tests may have tokens that this encoder has not
 
 
 @pytest.fixture(scope="module")
