@@ -10,6 +10,7 @@ import pytest
 
 from lit_tr.commands import main
 from lit_tr.commands.main import VERBS
+from lit_tr.reference.base import updates_of
 from tests.runs import metrics
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -26,7 +27,7 @@ def test_rows_and_models_in_memory(block, llama_dir, tmp_path, monkeypatch):
     trainer = found["module"].trainer
     assert trainer.global_step == 4
     assert len(found["data"].examples["train"]) == len(found["rows"])
-    update = trainer.callbacks[0]
+    [update] = updates_of(trainer)
     assert update.updates == 2
 
 
