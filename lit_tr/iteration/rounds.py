@@ -264,8 +264,6 @@ class Rounds:
         policy, sampling = self._policy(self.chain.measured, number), replace(self.sampling, samples=1)
         prompts = self._read(self.held_out, policy, self.evaluated)
         file = ResponseFile(self.chain.round(number) / "held_out.jsonl", policy, prompts, sampling)
-        responses, parts = (
-            self._responses(f"round {number}: held-out responses", file),
-            self.parts(self.chain.names(number)),
-        )
-        return HeldOut(self.chain, self.rewards, self._scored).figures(number, responses, parts.rewards)
+        responses = self._responses(f"round {number}: held-out responses", file)
+        rewards = self.parts(self.chain.names(number)).rewards
+        return HeldOut(self.chain, self.rewards, self._scored).figures(number, responses, rewards)
