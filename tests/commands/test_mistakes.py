@@ -28,7 +28,7 @@ from tests.runs import fails, losses
         (["--model.reference=lit_tr.reference.AdapterReference"], "AdapterReference needs a policy with an adapter"),
         (
             ["--model.reference=lit_tr.reference.WindowReference"],
-            "one HardReferenceUpdate, not with SoftReferenceUpdate",
+            "takes only hard updates of all layers: take HardReferenceUpdate",
         ),
         (
             ["--model.reference=WindowReference", "--update=null"],
