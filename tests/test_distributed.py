@@ -141,7 +141,7 @@ on_the_head = LoRA(r=4, targets=["q_proj", "lm_head"])
 RUNS = {
     "full": ({}, CopyReference, "32-true", True),
     "full, padded": ({"gradient_checkpointing": True}, CopyReference, "32-true", False),
-    "full, bf16-mixed": ({}, CopyReference, "bf16-mixed", True),
+    "full, bf16-mixed": ({"gradient_checkpointing": "selective"}, CopyReference, "bf16-mixed", True),
     "lora": ({"lora": on_the_head}, AdapterReference, "32-true", True),
     "nf4 lora": ({"lora": LoRA(r=4), "quantize": "nf4"}, AdapterReference, "32-true", True),
 }

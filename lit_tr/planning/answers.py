@@ -64,9 +64,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Kept:
-    """With or without gradient checkpointing: peak in bytes, FLOPs of a step on a device, hours if asked for."""
+    """By gradient checkpointing: peak in bytes, FLOPs of a step on a device, hours if asked for."""
 
-    checkpointing: bool
+    checkpointing: bool | str
     peak: int
     flops: float
     hours: float | None
@@ -145,7 +145,7 @@ def answer(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, say
     def timed(step: Step, devices: int) -> Scaled:
         return _timed(plan, data, trainer, rows, step, asked, devices)
 
-    def kept(on: bool, peak: Step, step: Step) -> Kept:
+    def kept(on: bool | str, peak: Step, step: Step) -> Kept:
         most = max(plan.at_peak(configured, peak).total, next(iter(loading.values())))
         flops = (step.flops + step.forward * _scored(run, trainer)) * run.accumulate
         return Kept(on, most, flops, _hours(count, timed(step, run.devices)) if asked.flops else None)

@@ -12,6 +12,8 @@ from rich.text import Text
 from lit_tr.planning.answers import SAMPLE, Answers, Kept, Say
 from lit_tr.planning.plan import Memory
 
+SWITCHED = {True: "on", False: "off"}
+
 
 @contextmanager
 def progress() -> Iterator[Say]:
@@ -45,7 +47,7 @@ def _answer(found: Answers) -> dict[str, str]:
         said["largest pack"] = most
     said["time"] = _time(found)
     for kept in found.choices:
-        said[f"checkpointing {'on' if kept.checkpointing else 'off'}"] = _kept(kept, memory)
+        said[f"checkpointing {SWITCHED.get(kept.checkpointing, kept.checkpointing)}"] = _kept(kept, memory)
     return said
 
 

@@ -1,13 +1,14 @@
 """TR-DPO steps of lit_tr and of TRL side by side: time, peak memory, and model FLOP/s beside the machine's own.
 
 usage: python tests/benchmarks/against_trl.py --model DIR --data FILE [--pairs 4] [--steps 8] [--repeats 3] [--lora]
-           [--quantize] [--compile] [--alone] [--device cuda] [--dtype float32] [--lengths 512 1024 2048 4096 8192]
+           [--quantize] [--compile] [--selective] [--alone] [--device cuda] [--dtype float32]
+           [--lengths 512 1024 2048 4096 8192]
 
 Each run is a process of its own, lit_tr and TRL in turn, on the same pairs in the same order: HH rows that fit in 512
 tokens, bfloat16 (--dtype float32 where a CPU multiplies no bfloat16), fused AdamW, clipping, a soft update of the
 reference each step. The first two steps of a run are left out. With --lora, TRL's reference is the frozen base, for it
 refuses a moving one there; lit_tr's moves. --quantize does so on an NF4 base. --compile compiles lit_tr's layers.
---alone leaves TRL out. Memory is the peak of what is resident, on CUDA of what is allocated there. random_model.py
+With --selective, lit_tr's layers keep matrix products and attention alone. --alone leaves TRL out. Memory is the peak of what is resident, on CUDA of what is allocated there. random_model.py
 makes a model of any size to measure.
 
 At the end, lit_tr's peak memory in two steps of one pack that is filled with pairs up to each of some lengths.
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--quantize", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--selective", action="store_true")
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -175,7 +177,7 @@ def matmul_rate(device: str, dtype: str, times: int = 10) -> float:
 
 def run(args: argparse.Namespace, name: str, pairs: Path) -> dict:
     command = [sys.executable, __file__, f"--model={args.model}", f"--data={pairs}", f"--pairs={args.pairs}"]
-    flags = [f"--{flag}" for flag in ("lora", "quantize", "compile") if getattr(args, flag)]
+    flags = [f"--{flag}" for flag in ("lora", "quantize", "compile", "selective") if getattr(args, flag)]
     options = [f"--steps={args.steps}", f"--worker={name}", f"--device={args.device}", f"--dtype={args.dtype}", *flags]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     output = process.stdout.read()
@@ -240,6 +242,7 @@ def with_lit_tr(args: argparse.Namespace) -> list[float]:
             quantize="nf4" if args.quantize else None,
             lora=LoRA() if args.lora else None,
             compile=args.compile,
+            gradient_checkpointing="selective" if args.selective else False,
         ),
         AdapterReference() if args.lora else CopyReference("plain"),  # plain bfloat16 sums, as TRL makes them
         DPO(beta=BETA),

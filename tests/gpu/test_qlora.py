@@ -72,7 +72,7 @@ def adapters(module):
     return {name: param.detach().cpu() for name, param in module.policy.named_parameters() if "lora_" in name}
 
 
-@pytest.mark.parametrize("checkpointing", [True, False], ids=["checkpointing", "activations_kept"])
+@pytest.mark.parametrize("checkpointing", [True, "selective", False], ids=["all", "selective", "none"])
 def test_a_resumed_run_ends_in_the_same_bits(checkpointing, llama_dir, tmp_path, device, record):
     saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     whole, losses = fit(llama_dir, device, saved, gradient_checkpointing=checkpointing)

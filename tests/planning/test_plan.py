@@ -137,6 +137,18 @@ def test_checkpointing_takes_less_memory_and_more_time(bare):
     assert again.flops > plain.flops
 
 
+def test_selective_checkpointing_takes_less_memory_and_no_more_products(tmp_path):
+    LlamaConfig(hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4).save_pretrained(
+        tmp_path
+    )
+    batch = Collator()(Lengths(40, 40).examples(16))
+    plain, selective, whole = (
+        plan_of(str(tmp_path), gradient_checkpointing=on).step(batch) for on in (False, "selective", True)
+    )
+    assert whole.peak < selective.peak < plain.peak
+    assert selective.flops == plain.flops < whole.flops
+
+
 @pytest.mark.parametrize("options", [{}, {"lora": LoRA(r=4), "quantize": "nf4"}])
 def test_the_largest_pack_fits_and_a_larger_one_does_not(bare, options):
     plan = plan_of(bare, **options)
