@@ -12,7 +12,7 @@ from rich.text import Text
 from lit_tr.planning.answers import SAMPLE, Answers, Kept, Say
 from lit_tr.planning.plan import Memory
 
-SWITCHED = {True: "on", False: "off"}
+SWITCHED: dict[bool | str, str] = {True: "on", False: "off", "selective": "selective"}
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def _answer(found: Answers) -> dict[str, str]:
         said["largest pack"] = most
     said["time"] = _time(found)
     for kept in found.choices:
-        said[f"checkpointing {SWITCHED.get(kept.checkpointing, kept.checkpointing)}"] = _kept(kept, memory)
+        said[f"checkpointing {SWITCHED[kept.checkpointing]}"] = _kept(kept, memory)
     return said
 
 

@@ -16,7 +16,7 @@ def selective() -> tuple[Any, Any]:
     outputs of matrix products and of attention are kept; norms, activation functions, rotations and copies are computed
     again.
     """
-    return create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
+    return create_selective_checkpoint_contexts(_policy)
 
 
 def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

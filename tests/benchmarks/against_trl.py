@@ -8,8 +8,8 @@ Each run is a process of its own, lit_tr and TRL in turn, on the same pairs in t
 tokens, bfloat16 (--dtype float32 where a CPU multiplies no bfloat16), fused AdamW, clipping, a soft update of the
 reference each step. The first two steps of a run are left out. With --lora, TRL's reference is the frozen base, for it
 refuses a moving one there; lit_tr's moves. --quantize does so on an NF4 base. --compile compiles lit_tr's layers.
-With --selective, lit_tr's layers keep matrix products and attention alone. --alone leaves TRL out. Memory is the peak of what is resident, on CUDA of what is allocated there. random_model.py
-makes a model of any size to measure.
+With --selective, lit_tr's layers keep matrix products and attention alone. --alone leaves TRL out. Memory is the peak
+of what is resident, on CUDA of what is allocated there. random_model.py makes a model of any size to measure.
 
 At the end, lit_tr's peak memory in two steps of one pack that is filled with pairs up to each of some lengths.
 """
