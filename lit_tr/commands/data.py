@@ -15,6 +15,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from lit_tr.commands.configs import with_shipped
+from lit_tr.commands.parsing import parsed
 from lit_tr.data import PreferenceDataModule
 from lit_tr.data.cache import TokenCache
 from lit_tr.data.datamodule import Data
@@ -53,7 +55,7 @@ def run(args: list[str]) -> None:
 
 def inspect(args: list[str]) -> None:
     """Print what would be trained on, and draw the lengths."""
-    options = parser().parse_args(args)
+    options = parsed(parser(), with_shipped(args))
     if getattr(rank_zero_only, "rank", 0) != 0:
         return
     data, console = data_module(options), Console()
@@ -83,7 +85,7 @@ def parser() -> ArgumentParser:
     )
     made.add_argument("--examples", type=NonNegativeInt, default=3, help="how many examples to show")
     made.add_argument("--output", type=str, help="folder of the pictures; by default trainer.default_root_dir")
-    made.add_argument("--config", action=ActionConfigFile, help="options as YAML, those of `fit`")
+    made.add_argument("--config", action=ActionConfigFile, help="options of `fit` as YAML, or a shipped configuration")
     made.add_function_arguments(_data, "data", fail_untyped=False)
     made.add_subclass_arguments(PreferenceModule, "model", required=False, instantiate=False, help=SUPPRESS)
     for name in [

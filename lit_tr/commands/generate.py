@@ -8,6 +8,7 @@ from typing import Any, Literal
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
+from lit_tr.commands.configs import with_shipped
 from lit_tr.commands.mistakes import say
 from lit_tr.commands.parsing import parsed
 from lit_tr.console.counted import CountedProgress
@@ -49,7 +50,7 @@ Format = Literal["alpaca_eval", "arena_hard", "arena_hard_v01"]
 def run(args: list[str]) -> None:
     """Generate as the options say."""
     made = parser()
-    given = parsed(made, args)
+    given = parsed(made, with_shipped(args))
     options = made.instantiate(given)
     sampling = Sampling(**{name: given[name] for name in vars(Sampling())})
     policies = _policies(options)

@@ -90,8 +90,14 @@ def _no_class(option: str, found: re.Match[str], text: str, options: list[str]) 
     names = sorted({one.__name__ for one in _subclasses(kind)}) if kind else []
     head = f"{option}: there is no {found[1]}" + (f" among {kind.__name__}" if kind else "")
     module, _, name = found[1].rpartition(".")
-    near = nearest(name, names or [one for one in dir(locate(module)) if one[0].isupper()] if module else names)
+    near = nearest(name, names or ([one for one in _members(module) if one[0].isupper()] if module else []))
     return f"{head}{near}\n  a class of your own is named by its import path, such as mine.Name"
+
+
+def _members(module: str) -> list[str]:
+    """Return the functions, classes and modules of a module, without importing those that it imports when asked."""
+    held = {one: inspect.getattr_static(locate(module), one, type) for one in dir(locate(module)) if one[0] != "_"}
+    return [name for name, one in held.items() if callable(one) or inspect.ismodule(one)]
 
 
 def _expected(text: str) -> Any:
@@ -127,7 +133,9 @@ def _one_of(option: str, found: re.Match[str], text: str, options: list[str]) ->
 
 def _no_function(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
     """Say that there is no such function."""
-    return f"{option}: {found[1]}\n  a function or class of your own is named by its import path, such as mine.name"
+    near = nearest(found[3], _members(found[2]), f"{found[2]}.") if found[2] else ""
+    own = "a function or class of your own is named by its import path, such as mine.name"
+    return f"{option}: {found[1]}{near}\n  {own}"
 
 
 def _of_type(option: str, found: re.Match[str], text: str, options: list[str]) -> str:
@@ -156,10 +164,10 @@ def _not_installed(option: str, found: re.Match[str], text: str, options: list[s
     return f"{option + ': ' if option else ''}it needs a package that is not installed: pip install '{found[1]}'"
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """Return lines with the nearest of some names, and with all of them if they are few."""
+def nearest(name: str, names: list[str], prefix: str = "") -> str:
+    """Return lines with the nearest of some names, after a prefix, and with all of them if they are few."""
     names = list(dict.fromkeys(names))
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    near = [prefix + one for one in get_close_matches(name, names, n=3, cutoff=0.5)]
     said = f"\n  did you mean {' or '.join(near)}?" if near else ""
     return said + (f"\n  there are {', '.join(names)}" if 0 < len(names) <= MOST_NAMES else "")
 
@@ -174,7 +182,7 @@ SAID = {
     r"Expected a dot import path string: (\S+)": _no_class,
     r"Expected a typing\.Literal": _one_of,
     r"the following arguments are required: ([^\n]+?)(?:\. Got value|\n|$)": _missing,
-    r"expects a function or a callable class: ((?:module '|No module named ')[^\n]+?)(?:\. Got value|\n)": _no_function,
+    r"a callable class: (module '([^']+)' has no attribute '(\w+)'|No module named [^\n]+?)(?:\. Got|\n)": _no_function,
     r"Expected a <class '(?!NoneType)": _of_type,
 }
 """What a message is about, by its text, and who puts it into words."""

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from lit_tr.commands.configs import with_shipped
 from lit_tr.commands.mistakes import say
 from lit_tr.commands.parsing import parsed
 from lit_tr.console.terminal import console
@@ -41,7 +42,7 @@ EXPLAIN = """which features of the reward explain the labels of preferences, eac
 def run(args: list[str]) -> None:
     """Score as the options say."""
     made = parser()
-    options = made.instantiate(parsed(made, args))
+    options = made.instantiate(parsed(made, with_shipped(args)))
     sources = [*options.files, *([options.data] if options.data else [])]
     if not sources:
         raise UserError("give files of responses, or of preferences: `lit-tr score FILE --reward NAME`")

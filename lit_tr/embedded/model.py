@@ -1,11 +1,41 @@
 """A language model of about 1M parameters that ships with the package; `lit_tr/embedded/build.py` makes it."""
 
+from functools import cache
 from pathlib import Path
+
+from lit_tr.errors import UserError
 
 TINY = "embedded:tiny"
 """Path of the model and tokenizer that ship with the package."""
+SECONDS = 5.0
+"""How long the hub may take to answer at all."""
 
 
 def resolve(path: str) -> str:
-    """Return the folder of the embedded model for `TINY`, and other paths unchanged."""
-    return str(Path(__file__).parent / "tiny") if path == TINY else path
+    """Return the folder of the embedded model for `TINY`, and other paths unchanged.
+
+    Raises:
+        UserError: it is neither a folder nor in the hub's cache, and the hub does not answer.
+    """
+    if path == TINY:
+        return str(Path(__file__).parent / "tiny")
+    if not Path(path).exists():
+        _check_hub(path)
+    return path
+
+
+@cache
+def _check_hub(path: str) -> None:
+    """Ask the hub once, where its client would try each file for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{path.replace('/', '--')}"
+    if constants.HF_HUB_OFFLINE or cached.exists():
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception as error:  # whatever the client of the network raises
+        raise UserError(
+            f"{path} is no folder and not in the cache, and {constants.ENDPOINT} does not answer: give a folder, or "
+            "check the network and HF_ENDPOINT; HF_HUB_OFFLINE=1 takes what is in the cache without asking"
+        ) from error

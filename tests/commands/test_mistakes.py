@@ -171,6 +171,8 @@ MISTAKES = {  # options beside --config, and what is said of them
     "--model.reference=FrozenRef": "--model.reference: there is no FrozenRef among Reference\n  did you mean FrozenRef",
     "--model.reference=null": "PreferenceModule: DPO needs a reference",
     "--model.optimizer=AdamX": "--model.optimizer: there is no AdamX among Optimizer\n  did you mean Adam",
+    "--model.optimizer=torch.optim.AdamX": "no attribute 'AdamX'\n  did you mean torch.optim.Adam",
+    "--model.optimizer=torch.optimm.Adam": "no attribute 'optimm'\n  did you mean torch.optim ",
     "--model.optimizer.lrr=1": "--model.optimizer.lrr: ",
     "--model.policy.quantise=nf4": "--model.policy.quantise: PretrainedPolicy has no argument 'quantise'\n  did you",
     "--model.policy.quantize=int3": "--model.policy.quantize: there is no 'int3'\n  there are nf4",
@@ -211,6 +213,7 @@ IN_A_FILE = {  # what a file holds, and what is said of it
     "data: {batchsize: 4}": "there is no option --data.batchsize\n  did you mean --data.batch_size",
     "model: {loss: {class_path: lit_tr.losses.DPOO}}": "there is no lit_tr.losses.DPOO among Loss\n  did you mean DPO",
     "model: {loss: {class_path: lit_tr.loses.DPO}}": "there is no lit_tr.loses.DPO among Loss\n  did you mean DPO",
+    "model: {optimizer: {class_path: torch.optim.AdamX}}": "did you mean torch.optim.Adam",
     "model: {policy: {quantise: nf4}}": "PretrainedPolicy has no argument 'quantise'\n  did you mean quantize?",
     "model: {loss: {\n  a": "overlay.yaml, line 2: expected ",
 }
@@ -222,6 +225,13 @@ def test_a_mistake_in_a_file_gets_the_same(config, tmp_path, capsys, verb, conte
     path = tmp_path / "overlay.yaml"
     path.write_text(content)
     assert said in fails(capsys, verb, f"--config={config}", f"--config={path}")
+
+
+@pytest.mark.parametrize("verb", [["score"], ["generate"], ["iterate"], ["data", "inspect"]])
+def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path, capsys, verb):
+    path = tmp_path / "bad.yaml"
+    path.write_text("reward: {\n  a")
+    assert f"--config: {path}, line 2: expected " in fails(capsys, *verb, f"--config={path}")
 
 
 def test_an_option_is_missed_in_the_class_that_was_meant(tmp_path, capsys):
