@@ -14,16 +14,16 @@ from lit_tr.reference.base import updates_of
 from tests.runs import metrics
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "rows = " in block]
+PYTHON, YAML, SHELL = (re.findall(rf"```{one}\n(.*?)```", README, re.DOTALL) for one in ("python", "yaml", "bash"))
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["list_of_dicts"])
-def test_rows_and_models_in_memory(block, llama_dir, tmp_path, monkeypatch):
+def test_python_runs_as_pasted(llama_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(block.splitlines()) <= 15
+    assert len(PYTHON[0].splitlines()) <= 15
     found = {}
-    exec(block.replace(SMALL, llama_dir).replace("Trainer(", 'Trainer(accelerator="cpu", '), found)
+    for block in PYTHON:
+        exec(block.replace(SMALL, llama_dir).replace("Trainer(", 'Trainer(accelerator="cpu", '), found)
     trainer = found["module"].trainer
     assert trainer.global_step == 4
     assert len(found["data"].examples["train"]) == len(found["rows"])
@@ -33,7 +33,7 @@ def test_rows_and_models_in_memory(block, llama_dir, tmp_path, monkeypatch):
 
 def test_the_yaml_runs(llama_dir, write_rows, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (block,) = YAML
     assert len(block.splitlines()) <= 10
     (tmp_path / "mine.yaml").write_text(block.replace(SMALL, llama_dir).replace("pairs.jsonl", write_rows(rows)))
     main(
@@ -49,17 +49,22 @@ def test_the_yaml_runs(llama_dir, write_rows, rows, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_is_it_better_works_as_pasted(tmp_path):
-    """In the README and on its page, behind a quickstart of two steps."""
-    page = (Path(__file__).parents[1] / "docs/guides/report.md").read_text()
-    (block,) = {re.search(r"```bash\n(RUN=.*?)```", text, re.DOTALL)[1] for text in (README, page)}
+def test_the_shell_blocks_run_as_pasted(llama_dir, tmp_path):
+    """One after the other in an empty folder, where lit_tr is installed; the quickstart's run has two steps."""
+    install, quickstart, *others = "".join(SHELL).splitlines()
+    assert install.endswith("pip install .")
     short = "--trainer.max_steps 2 --trainer.callbacks null --trainer.limit_val_batches 1 --data.val.size 8"
+    (tmp_path / "mine.yaml").write_text(YAML[0].replace(SMALL, llama_dir))
+    [fit_mine] = re.findall("lit-tr fit --config mine.yaml", YAML[0])
     shell = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    script = f"set -e\nlit-tr fit --config quickstart {short}\n{block}"
+    script = "\n".join(["set -e", f"{quickstart} {short}", *others, f"{fit_mine} --trainer.accelerator cpu"])
     run = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=shell, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     [report] = tmp_path.glob("runs/quickstart/*/report.html")
     assert all(name in report.read_text() for name in ("trained over initial", "token_rewards"))
+    assert metrics(tmp_path / "runs")
+    page = (Path(__file__).parents[1] / "docs/guides/report.md").read_text()
+    assert SHELL[-1] in page
 
 
 def test_each_file_and_verb_that_is_named_is_there():

@@ -22,7 +22,7 @@ MARKERS = "os^DvPX*"
 """A marker for each colour, so that pictures can be read in grey."""
 COLORS = {"train": PALETTE[0], "val": PALETTE[1]}
 WEIGHT = 0.2
-"""Weight of a new value in the smoothed curve, an exponential moving average."""
+"""Weight of a new value in the smoothed curve, an exponential moving average in which the first one weighs no more."""
 MOST_MARKS = 50
 """Updates of the reference that are marked one by one."""
 
@@ -48,13 +48,12 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
 def draw(axes: Any, rows: Sequence[dict[str, str]], name: str) -> None:
     """Draw a metric of training, raw and smoothed, and of validation."""
-    start = [(0, AT_START[name])] if name in AT_START else []
-    raw, validated = points(rows, f"train/{name}"), points(rows, f"val/{name}")
+    raw, validated = from_start(rows, "train", name), from_start(rows, "val", name)
     if raw:
-        axes.plot(*zip(*start, *raw, strict=True), color=COLORS["train"], alpha=0.3, linewidth=1)
-        axes.plot(*zip(*smoothed([*start, *raw]), strict=True), color=COLORS["train"], linewidth=1.8)
+        axes.plot(*zip(*raw, strict=True), color=COLORS["train"], alpha=0.3, linewidth=1)
+        axes.plot(*zip(*smoothed(raw), strict=True), color=COLORS["train"], linewidth=1.8)
     if validated:
-        axes.plot(*zip(*start, *validated, strict=True), color=COLORS["val"], marker="o", linestyle="--", markersize=5)
+        axes.plot(*zip(*validated, strict=True), color=COLORS["val"], marker="o", linestyle="--", markersize=5)
 
 
 def mark(axes: Any, updates: list[int]) -> None:
@@ -65,15 +64,22 @@ def mark(axes: Any, updates: list[int]) -> None:
 
 
 def points(rows: Sequence[dict[str, str]], name: str) -> list[tuple[int, float]]:
-    """Return optimizer steps, counted from 1, and values of a metric."""
-    return [(int(row["step"]) + 1, float(row[name])) for row in rows if row.get(name)]
+    """Return values of a metric, each with the optimizer steps that were done: in training, those before the batch."""
+    done = 0 if name.startswith("train/") else 1
+    return [(int(row["step"]) + done, float(row[name])) for row in rows if row.get(name)]
+
+
+def from_start(rows: Sequence[dict[str, str]], stage: str, name: str) -> list[tuple[int, float]]:
+    """Return the points of a metric of `train` or `val`, and before them what is known of step 0."""
+    found = points(rows, f"{stage}/{name}")
+    return [(0, AT_START[name]), *found] if found and found[0][0] > 0 and name in AT_START else found
 
 
 def smoothed(raw: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return steps with the exponential moving average of their values."""
-    mean, averaged = raw[0][1], []
-    for step, value in raw:
-        mean += WEIGHT * (value - mean)
+    """Return steps with the exponential moving average of their values, its bias to the first one corrected."""
+    mean, averaged = 0.0, []
+    for count, (step, value) in enumerate(raw, 1):
+        mean += WEIGHT / (1 - (1 - WEIGHT) ** count) * (value - mean)
         averaged.append((step, mean))
     return averaged
 

@@ -91,10 +91,8 @@ def test_commands_name_verbs_files_and_options_that_exist(page):
     for verb, *words in commands(page):
         assert verb in VERBS
         assert verb != "data" or words[0] in data.VERBS
-        configs = [
-            PLACEHOLDERS.get(one, one) for before, one in zip(words, words[1:], strict=False) if before == "--config"
-        ]
-        assert all((ROOT / config).is_file() if config.endswith(".yaml") else shipped(config) for config in configs)
+        configs = [one for before, one in zip(words, words[1:], strict=False) if before == "--config"]
+        assert all(config in PLACEHOLDERS or shipped(config) for config in configs)
         if verb == "export":
             given = {word.removeprefix("--").partition(".")[0] for word in words if word.startswith("--")}
             added = re.findall(r'"--(\w+)"', inspect.getsource(export.parser))
@@ -129,3 +127,11 @@ def test_the_table_of_formats_is_that_of_the_code():
     page = (ROOT / "docs/api/formats.md").read_text()
     shown = re.findall(r"^\| (`.+`) \| \[`(\w+)`\]", page, re.MULTILINE)
     assert shown == [(", ".join(f"`{column}`" for column in one.columns), one.name) for one in FORMATS]
+
+
+def test_each_shipped_loss_is_a_row_of_the_papers_with_the_figures_of_its_guide():
+    guide, papers = ((ROOT / "docs" / page).read_text() for page in ("guides/losses.md", "papers.md"))
+    measured = re.findall(r"^\| `(\w+)` \| ([-\d.]+) ± .*?\| ([\d.]+) ± [\d.]+ \| \d+ \|", guide, re.MULTILINE)
+    shown = re.findall(r"\n\| \*\*.*arxiv.*\| `losses/(\w+)`.* \| ([-\d.]+), ([\d.]+) \| [^|]+ \|", papers)
+    assert {*measured} - {*shown} == {one for one in measured if one[0] == "sft"}  # which is no paper's
+    assert len(shown) == len(measured) - 1 == len([*(ROOT / "configs/losses").glob("*.yaml")]) - 1

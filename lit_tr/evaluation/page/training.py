@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_tr.evaluation.curves import AT_START, CURVES, MOST_MARKS, draw, handles, mark, points, smoothed
+from lit_tr.evaluation.curves import CURVES, MOST_MARKS, draw, from_start, handles, mark, points, smoothed
 from lit_tr.evaluation.page.found import Run
 from lit_tr.evaluation.page.groups import Group
 from lit_tr.evaluation.page.pictures import Picture, Styles, legend, new_axes
@@ -56,8 +56,7 @@ def _several(axes: Any, name: str, groups: Sequence[Group], styles: Styles) -> I
 
 
 def _curve(axes: Any, name: str, group: Group, style: dict[str, Any]) -> None:
-    start = [(0, AT_START[name])] if name in AT_START else []
-    curves = [smoothed([*start, *raw]) for run in group.runs if (raw := points(run.metrics, f"train/{name}"))]
+    curves = [smoothed(raw) for run in group.runs if (raw := from_start(run.metrics, "train", name))]
     if not curves:
         return
     curve = _means(point for one in curves for point in one)

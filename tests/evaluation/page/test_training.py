@@ -18,4 +18,5 @@ def test_updates_are_marked_at_their_own_steps_on_the_curve(tmp_path):
         line for line in picture.figure.axes[0].lines if line.get_linestyle() == "None" and len(line.get_xdata())
     ]
     assert [*marks.get_xdata()] == [6, 13]
-    assert [*marks.get_ydata()] == pytest.approx([0.65, 0.6])  # the mean falls to 0.7 + 0.2 (0.2 - 0.7) at step 11
+    fall = 0.5 / 1.8  # of the mean, up to step 10
+    assert [*marks.get_ydata()] == pytest.approx([0.7 - 0.6 * fall, 0.7 - fall])
