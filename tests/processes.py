@@ -7,7 +7,9 @@ import os
 import runpy
 import socket
 import sys
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -30,17 +32,39 @@ PATIENCE = 240
 """Seconds after which a process that has not done its part is said to hang, on a busy machine too."""
 
 
+class Done(NamedTuple):
+    """How processes ended."""
+
+    codes: list
+    stdout: str
+    stderr: str
+
+
 def lit_tr(*args, environment=None, output=None):
     """Start `lit-tr` with its arguments."""
-    return _start(main, [list(args)], environment, output)
+    return start(main, [*args], environment=environment, output=output)
 
 
 def script(path, *args, environment=None, output=None):
     """Start a script of Python with its arguments."""
-    return _start(_script, [str(path), *map(str, args)], environment, output)
+    return start(_script, str(path), *map(str, args), environment=environment, output=output)
 
 
-def ranks(number):
+def run(folder, text, *args, ranks=1, check=True):
+    """Run a script to its end on several ranks; return the exit codes and what they printed, of all together."""
+    path, outputs = Path(folder) / "script.py", [Path(folder) / f"said.{rank}" for rank in range(ranks)]
+    path.write_text(text)
+    started = [
+        script(path, *args, environment=rank, output=output)
+        for rank, output in zip(of_ranks(ranks), outputs, strict=True)
+    ]
+    codes = ended(*started)
+    out, err = ("".join(Path(f"{output}.{stream}").read_text() for output in outputs) for stream in (1, 2))
+    assert not check or codes == [0] * ranks, err[-3000:]
+    return Done(codes, out, err)
+
+
+def of_ranks(number):
     """The environment of each of several ranks, which start as those of torchrun do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -59,7 +83,8 @@ def ended(*processes, seconds=PATIENCE):
     return codes
 
 
-def _start(work, args, environment, output):
+def start(work, *args, environment=None, output=None):
+    """Start a function, with more variables of its environment, and the beginning of a path for what it prints."""
     given = {**os.environ, **(environment or {})}
     given.pop("PL_GLOBAL_SEED", None)  # of a test before: ranks, and not one process, would begin again from it
     process = FORKED.Process(target=_run, args=(work, args, given, output))
@@ -70,6 +95,7 @@ def _start(work, args, environment, output):
 def _run(work, args, environment, output):
     os.environ.clear()
     os.environ.update(environment)
+    set_start_method(None, force=True)  # workers start as they do by default, not by this server
     torch.set_num_threads(1)
     if output is not None:
         for stream in (1, 2):

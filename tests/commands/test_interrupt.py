@@ -124,7 +124,7 @@ def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(con
     assert steps > 0
     for option in ("--ckpt_path=last", f"--trainer.default_root_dir={tmp_path / 'whole'}"):
         args = ("fit", f"--config={config}", *TWO_RANKS, f"--trainer.max_steps={steps + 3}", option)
-        assert ended(*(processes.lit_tr(*args, environment=rank) for rank in processes.ranks(2))) == [0, 0]
+        assert ended(*(processes.lit_tr(*args, environment=rank) for rank in processes.of_ranks(2))) == [0, 0]
     resumed = folder(tmp_path / "run", 1) / "checkpoints" / "last.ckpt"
     assert same_weights(resumed, next((tmp_path / "whole").rglob("last.ckpt")))
 
