@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 
+from tests.processes import run
+
 pytestmark = pytest.mark.slow
 
 COMMON = """
@@ -168,20 +170,27 @@ torch.save(seen, f"{output}.{ranks}.{trainer.global_rank}")
 )
 
 
-def run(tmp_path, script, *arguments, check=True, **environment):
+def launch(tmp_path, script, *arguments):
+    """Run a script as a user does: Lightning starts the other ranks, and each imports for itself."""
     (tmp_path / "script.py").write_text(script)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PL_GLOBAL_SEED", None)  # of a test before: ranks, and not one process, would begin again from it
     command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert not (check and done.returncode), done.stderr[-3000:]
-    return done
+    assert not done.returncode, done.stderr[-3000:]
 
 
-def test_ranks_train_as_one_process_with_the_same_global_batch(llama_dir, tmp_path):
-    for ranks in (1, 2, 4):
-        run(tmp_path, MATRIX, llama_dir, ranks, tmp_path / "seen")
-    one = torch.load(tmp_path / "seen.1.0")
+@pytest.fixture(scope="module")
+def one(llama_dir, tmp_path_factory):
+    """What one process sees of all kinds of policies and updates."""
+    folder = tmp_path_factory.mktemp("one")
+    run(folder, MATRIX, llama_dir, 1, folder / "seen")
+    return torch.load(folder / "seen.1.0")
+
+
+def test_ranks_train_as_one_process_with_the_same_global_batch(llama_dir, tmp_path, one):
+    launch(tmp_path, MATRIX, llama_dir, 2, tmp_path / "seen")
+    run(tmp_path, MATRIX, llama_dir, 4, tmp_path / "seen", ranks=4)
     for ranks in (2, 4):
         for rank in range(ranks):
             assert_alike(torch.load(tmp_path / f"seen.{ranks}.{rank}"), one)
@@ -189,10 +198,8 @@ def test_ranks_train_as_one_process_with_the_same_global_batch(llama_dir, tmp_pa
     assert any(updates < 10 for updates in adaptive)
 
 
-def test_shards_train_as_one_process(llama_dir, tmp_path):
-    run(tmp_path, MATRIX, llama_dir, 1, tmp_path / "seen")
-    run(tmp_path, MATRIX, llama_dir, 2, tmp_path / "seen", "sharded")
-    one = torch.load(tmp_path / "seen.1.0")
+def test_shards_train_as_one_process(llama_dir, tmp_path, one):
+    launch(tmp_path, MATRIX, llama_dir, 2, tmp_path / "seen", "sharded")
     assert len(one) == 10
     for rank in (0, 1):
         assert_alike(torch.load(tmp_path / f"seen.2.{rank}"), one)
@@ -201,7 +208,7 @@ def test_shards_train_as_one_process(llama_dir, tmp_path):
 @pytest.mark.parametrize("kind", ["sharded", "ddp"])
 def test_reward_models_train_as_one_process(llama_dir, tmp_path, kind):
     for ranks in (1, 2):
-        run(tmp_path, REWARDS, llama_dir, ranks, tmp_path / "out", kind)
+        run(tmp_path, REWARDS, llama_dir, ranks, tmp_path / "out", kind, ranks=ranks)
     one = torch.load(tmp_path / "out_seen.1.0")
     for rank in (0, 1):
         assert_alike(torch.load(tmp_path / f"out_seen.2.{rank}"), one)
@@ -216,7 +223,7 @@ def test_reward_models_train_as_one_process(llama_dir, tmp_path, kind):
 
 def test_divergences_under_shards_are_those_of_one_process(llama_dir, tmp_path):
     for ranks in (1, 2):
-        run(tmp_path, DIVERGENCES, llama_dir, ranks, tmp_path / "seen")
+        run(tmp_path, DIVERGENCES, llama_dir, ranks, tmp_path / "seen", ranks=ranks)
     one, *two = (torch.load(tmp_path / f"seen.{name}") for name in ("1.0", "2.0", "2.1"))
     for kind, expected in one.items():
         assert expected["kl"] > 0.001
@@ -279,13 +286,13 @@ print("trained", trainer.global_step)
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_ranks_that_drift_apart_stop(llama_dir, tmp_path, kind):
-    stopped = run(tmp_path, DRIFT, llama_dir, kind, 1, check=False)
-    assert stopped.returncode != 0
+    stopped = run(tmp_path, DRIFT, llama_dir, kind, 1, ranks=2, check=False)
+    assert all(stopped.codes)
     assert "the ranks have drifted apart: after step 4 the weights of 'policy' on rank 1 are not those on rank 0" in (
         stopped.stderr
     )
     assert "trained" not in stopped.stdout
-    assert "trained 8" in run(tmp_path, DRIFT, llama_dir, kind, 0).stdout  # where they do not compare
+    assert "trained 8" in run(tmp_path, DRIFT, llama_dir, kind, 0, ranks=2).stdout  # where they do not compare
 
 
 RANDOM = (
@@ -311,7 +318,7 @@ for reference in CopyReference(), AdapterReference("factors"):
 
 
 def test_references_are_copies_of_the_policy_of_rank_0_where_ranks_draw_other_weights(llama_dir, tmp_path):
-    run(tmp_path, RANDOM, llama_dir, tmp_path)
+    run(tmp_path, RANDOM, llama_dir, tmp_path, ranks=2)
     for name in "CopyReference.0", "CopyReference.1", "AdapterReference.0", "AdapterReference.1":
         assert (tmp_path / name).read_text() == "2"
 
@@ -362,9 +369,9 @@ def test_a_killed_rank_ends_the_others_and_leaves_a_checkpoint_that_resumes(llam
     assert time.time() - began < 60
     step = torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
     assert step >= 6
-    run(tmp_path, KILLED, llama_dir, tmp_path, tmp_path / "last.ckpt", step + 5)
+    run(tmp_path, KILLED, llama_dir, tmp_path, tmp_path / "last.ckpt", step + 5, ranks=2)
     resumed = json.loads((tmp_path / "losses.json").read_text())
-    run(tmp_path, KILLED, llama_dir, tmp_path, "", step + 5)
+    run(tmp_path, KILLED, llama_dir, tmp_path, "", step + 5, ranks=2)
     assert resumed == json.loads((tmp_path / "losses.json").read_text())[step:]
     assert len(resumed) == 5
 
@@ -446,7 +453,7 @@ for kind in KINDS:
 
 
 def test_shards_go_on_from_a_distributed_checkpoint(llama_dir, tmp_path):
-    run(tmp_path, RESUMED, llama_dir, tmp_path)
+    run(tmp_path, RESUMED, llama_dir, tmp_path, ranks=2)
     for rank in (0, 1):
         lines = [json.loads(line) for line in (tmp_path / f"resumed.{rank}").read_text().splitlines()]
         assert [line[0] for line in lines] == ["full", "bfloat16", "lora", "nf4 lora", "window"]
@@ -497,8 +504,8 @@ if trainer.is_global_zero:
 
 
 def test_shards_are_sent_in_bfloat16_and_held_in_float32(llama_dir, tmp_path):
-    def seen(*args):
-        lines = run(tmp_path, MIXED, llama_dir, *args).stdout.splitlines()
+    def seen(ranks, precision):
+        lines = run(tmp_path, MIXED, llama_dir, ranks, precision, ranks=ranks).stdout.splitlines()
         return json.loads(next(line for line in lines if line.startswith("seen:")).removeprefix("seen:"))
 
     exact, mixed = seen(1, "32-true"), seen(2, "bf16-mixed")
@@ -523,5 +530,5 @@ trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_s
 
 def test_codes_in_shards_are_never_cast(llama_dir, tmp_path):
     refused = run(tmp_path, REFUSED, llama_dir, check=False)
-    assert refused.returncode != 0
+    assert all(refused.codes)
     assert "trainer.precision bf16-true would cast 4-bit codes that are held as torch.float32" in refused.stderr

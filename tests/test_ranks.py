@@ -1,9 +1,6 @@
 """Two real processes with gloo against one."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,6 +12,7 @@ from lit_tr.embedded import TINY, SyntheticPairs
 from lit_tr.losses import KTO, Scores
 from lit_tr.policy import PretrainedPolicy, response_log_probs
 from lit_tr.reference import CopyReference
+from tests.processes import run
 
 BETA = 0.1
 KTO_SCRIPT = """
@@ -122,20 +120,13 @@ Path(sys.argv[2] + f".{trainer.global_rank}").write_text(json.dumps([Recorded.se
 """
 
 
-def run(tmp_path, script, *arguments):
-    (tmp_path / "ranks.py").write_text(script)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "ranks.py"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["DPO", "TDPO1", "TDPO2"])
 def test_a_step_is_the_mean_over_the_pairs_of_all_ranks(llama_dir, tmp_path, loss):
-    run(tmp_path, STEP_SCRIPT, llama_dir, "2", str(tmp_path / "two.pt"), loss)
+    run(tmp_path, STEP_SCRIPT, llama_dir, 2, tmp_path / "two.pt", loss, ranks=2)
     pairs = [int((tmp_path / f"two.pt.{rank}").read_text()) for rank in (0, 1)]
     assert sum(pairs) == 9  # the ranks hold unequal numbers of pairs
-    run(tmp_path, STEP_SCRIPT, llama_dir, "1", str(tmp_path / "one.pt"), loss)
+    run(tmp_path, STEP_SCRIPT, llama_dir, 1, tmp_path / "one.pt", loss)
     two, one = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("two", "one"))
     for name, param in one.items():
         torch.testing.assert_close(two[name], param, rtol=1e-5, atol=1e-6)
@@ -143,7 +134,7 @@ def test_a_step_is_the_mean_over_the_pairs_of_all_ranks(llama_dir, tmp_path, los
 
 @pytest.mark.slow
 def test_an_adaptive_update_comes_at_the_same_step_on_all_ranks(llama_dir, tmp_path):
-    run(tmp_path, ADAPTIVE_SCRIPT, llama_dir, str(tmp_path / "seen"))
+    run(tmp_path, ADAPTIVE_SCRIPT, llama_dir, tmp_path / "seen", ranks=2)
     (first, total), (second, other) = (json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in (0, 1))
     alone = [[kl / places > 0.01 for kl, places, _ in seen] for seen in (first, second)]
     pairs = list(zip(first, second, strict=True))
@@ -156,7 +147,7 @@ def test_an_adaptive_update_comes_at_the_same_step_on_all_ranks(llama_dir, tmp_p
 @pytest.mark.slow
 def test_the_kl_baseline_and_the_means_are_those_of_all_ranks(llama_dir, tokenizer, tmp_path):
     """Rank 0 holds rows 0, 2, 4, 6, rank 1 the others: the loss with the baseline of both, a mean over both."""
-    output = run(tmp_path, KTO_SCRIPT, llama_dir)
+    output = run(tmp_path, KTO_SCRIPT, llama_dir, ranks=2).stdout
     metrics = json.loads(output.splitlines()[-1])
 
     policy, reference = PretrainedPolicy(llama_dir).load(), CopyReference()
@@ -209,7 +200,7 @@ torch.save([module.scorer.statistics, dict(module.policy.named_parameters())], f
 def test_the_reward_shift_of_two_ranks_is_that_of_one_process(tmp_path):
     """8 batches of 4 pairs, of which the last has 2, in steps of two batches each."""
     for ranks in (1, 2):
-        run(tmp_path, BCO_SCRIPT, TINY, str(tmp_path / str(ranks)), str(ranks))
+        run(tmp_path, BCO_SCRIPT, TINY, tmp_path / str(ranks), ranks, ranks=ranks)
     (one, expected), (first, params), (second, _) = (
         torch.load(tmp_path / name, weights_only=True) for name in ("1.0", "2.0", "2.1")
     )
@@ -270,7 +261,7 @@ with open(f"{sys.argv[2]}/alike.{trainer.global_rank}", "w") as file:
 @pytest.mark.slow
 def test_each_rank_has_a_window_of_its_own_and_goes_on_with_it(llama_dir, tmp_path):
     """Of 5 batches an epoch and rank, steps of 2, 2 and 1: step 4 is in the middle of the window of steps 4 to 6."""
-    run(tmp_path, WINDOW_SCRIPT, llama_dir, str(tmp_path))
+    run(tmp_path, WINDOW_SCRIPT, llama_dir, tmp_path, ranks=2)
     assert [(tmp_path / f"alike.{rank}").read_text() for rank in (0, 1)] == ["[True, 5, True]"] * 2
 
 
@@ -335,7 +326,7 @@ def test_ranks_of_a_stream_end_together_and_go_on_exactly(llama_dir, write_rows,
         {"prompt": f"Tell me about river {i}.", "chosen": f" It is {i} icy.", "rejected": f" Hot{long * (i % 2)}"}
         for i in range(15)
     ]
-    run(tmp_path, STREAM_SCRIPT, llama_dir, write_rows(rows), str(tmp_path), workers)
+    run(tmp_path, STREAM_SCRIPT, llama_dir, write_rows(rows), tmp_path, workers, ranks=2)
     seen = [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in (0, 1)]
     for whole, resumed, total, again in seen:
         assert resumed == whole[2:]  # step 1, of two batches, was the last before the stop in the third batch
@@ -360,7 +351,7 @@ from lit_tr.losses import DPO
 from lit_tr.policy import PretrainedPolicy
 from lit_tr.reference import CopyReference
 
-path, folder = sys.argv[1:]
+path, folder, ranks, steps, ckpt_path = sys.argv[1:]
 
 
 def run(ranks, steps, ckpt_path=None):
@@ -377,26 +368,20 @@ def run(ranks, steps, ckpt_path=None):
     return trainer, [module.state_dict(), trainer.current_epoch]
 
 
-before, now = (1, 2) if "up" in folder else (2, 1)
-run(before, 3)
-trainer, resumed = run(now, 9, folder + "/last.ckpt")
-torch.save(resumed, f"{folder}/resumed.{trainer.global_rank}")
+trainer, state = run(int(ranks), int(steps), ckpt_path or None)
+torch.save(state, f"{folder}/state.{trainer.global_rank}")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["up", "down"])
-def test_a_run_goes_on_within_an_epoch_on_another_number_of_ranks_and_workers(tmp_path, way):
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_within_an_epoch_on_another_number_of_ranks_and_workers(tmp_path, before, now):
     """Of 22 pairs in steps of 4, the last step of each epoch has 2: weights are those of one process throughout."""
-    folder = tmp_path / way
-    folder.mkdir()
-    run(tmp_path, RESHARD_SCRIPT, TINY, str(folder))
-    whole = folder / "whole"
-    whole.mkdir()
-    alone = RESHARD_SCRIPT.partition("before, now")[0]
-    run(tmp_path, f"{alone}torch.save(run(1, 9)[1], folder + '/whole')", TINY, str(whole))
-    resumed, epoch = torch.load(folder / "resumed.0")
-    expected, epochs = torch.load(whole / "whole")
+    run(tmp_path, RESHARD_SCRIPT, TINY, tmp_path, before, 3, "", ranks=before)
+    run(tmp_path, RESHARD_SCRIPT, TINY, tmp_path, now, 9, tmp_path / "last.ckpt", ranks=now)
+    resumed, epoch = torch.load(tmp_path / "state.0")
+    run(tmp_path, RESHARD_SCRIPT, TINY, tmp_path, 1, 9, "")
+    expected, epochs = torch.load(tmp_path / "state.0")
     assert epoch == epochs
     for name, value in expected.items():
         torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5, msg=name)

@@ -1,12 +1,7 @@
 """A run that is stopped anywhere, twice, goes on as the one that was not: bit for bit, with all steps trained."""
 
-import json
-import os
 import random
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,8 +22,8 @@ from lit_tr.errors import UserError
 from lit_tr.losses import DPO, KTO
 from lit_tr.policy import LoRA, PretrainedPolicy
 from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, WindowReference
+from tests import processes
 
-ROOT = Path(__file__).parents[1]
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 LORA = {"lora": LoRA(r=4, dropout=0.1)}
 KINDS = {
@@ -294,14 +289,6 @@ def test_a_file_is_loaded_into_shards(llama_dir, tmp_path, kind):
     assert [loss for _, loss in resumed.losses] == pytest.approx([loss for _, loss in whole.losses[4:]], rel=1e-4)
 
 
-KILLED = """
-import json, sys
-from tests.test_resume import run
-path, kind, options, folder, ckpt_path = sys.argv[1:]
-run(path, kind, json.loads(options), __import__("pathlib").Path(folder), ckpt_path=ckpt_path or None)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
@@ -313,15 +300,14 @@ def test_a_run_that_is_killed_twice_goes_on_as_if_it_had_not_been(llama_dir, tmp
     draw, ckpt_path = random.Random(f"{kind} {options}"), ""
     for attempt in ("first", "second"):
         folder = tmp_path / attempt
-        command = [sys.executable, "-W", "ignore", "-c", KILLED, llama_dir, kind, json.dumps(options), str(folder)]
-        process = subprocess.Popen([*command, ckpt_path], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT)
+        process = processes.start(run, llama_dir, kind, options, folder, None, ckpt_path or None)
         deadline = time.time() + 120
-        while not list(folder.glob("*.ckpt")) and process.poll() is None:
+        while not list(folder.glob("*.ckpt")) and process.is_alive():
             assert time.time() < deadline
             time.sleep(0.02)
         time.sleep(draw.random() / 2)
         process.kill()
-        process.wait(60)
+        process.join(60)
         complete = [path for path in folder.glob("*.ckpt") if is_complete(path)]
         ckpt_path = str(max(complete, key=lambda path: path.stat().st_mtime)) if complete else ckpt_path
     threads = torch.get_num_threads()

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
+from tests import processes
+from tests.processes import PATIENCE, ended
 from tests.runs import folder, metrics
 
 pytestmark = pytest.mark.slow
-PATIENCE = 240
-"""Seconds after which a process that has not done its part is said to hang, on a busy machine too."""
 
 
 def wait_for(root, pattern="20*/metrics.csv", seconds=PATIENCE):
@@ -25,42 +25,32 @@ def wait_for(root, pattern="20*/metrics.csv", seconds=PATIENCE):
         time.sleep(0.05)
 
 
-def fit(config, *options):
-    return [sys.executable, "-m", "lit_tr", "fit", f"--config={config}", *options]
-
-
 @pytest.fixture
 def start():
-    """Start processes, which end with the test."""
+    """Start processes of `lit-tr fit`, which end with the test."""
     started = []
 
-    def run(command, **variables):
-        started.append(subprocess.Popen(command, env=environment(**variables)))
+    def run(config, *options, **variables):
+        started.append(processes.lit_tr("fit", f"--config={config}", *options, environment=variables))
         return started[-1]
 
     yield run
     for process in started:
         process.kill()
-        process.wait()
-
-
-def environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(start, config, tmp_path, number, code):
-    command = fit(config, "--trainer.accumulate_grad_batches=3")
-    process = start([*command, "--trainer.max_steps=100000"])
+    process = start(config, "--trainer.accumulate_grad_batches=3", "--trainer.max_steps=100000")
     wait_for(tmp_path / "run")
-    process.send_signal(number)
-    assert process.wait(PATIENCE) == code
+    os.kill(process.pid, number)
+    assert ended(process) == [code]
     checkpoint = torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)
     steps = checkpoint["global_step"]
     assert steps > 0
-    more = f"--trainer.max_steps={steps + 2}"
-    subprocess.run([*command, more, "--ckpt_path=last"], check=True, env=environment())
-    subprocess.run([*command, more, f"--trainer.default_root_dir={tmp_path / 'whole'}"], check=True, env=environment())
+    more = (config, "--trainer.accumulate_grad_batches=3", f"--trainer.max_steps={steps + 2}")
+    both = start(*more, "--ckpt_path=last"), start(*more, f"--trainer.default_root_dir={tmp_path / 'whole'}")
+    assert ended(*both) == [0, 0]
     resumed, whole = metrics(tmp_path / "run", 1), metrics(tmp_path / "whole")
     assert int(resumed[-1]["step"]) == steps + 1
     ours, theirs = (
@@ -72,40 +62,39 @@ def test_a_signal_leaves_a_checkpoint_of_a_whole_step_that_resumes_exactly(start
 def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(start, config, tmp_path):
     content = yaml.safe_load(Path(config).read_text())
     saved = {"save_last": True, "every_n_train_steps": 7, "dirpath": str(tmp_path / "killed")}
-    content["trainer"] |= {
-        "max_steps": 300,
-        "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saved}],
-    }
+    callbacks = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saved}]
+    content["trainer"] |= {"max_steps": 100000, "callbacks": callbacks}
     content["model"]["policy"]["lora"] = {"r": 4, "dropout": 0.1}
     content["model"]["reference"] = "lit_tr.reference.AdapterReference"
     Path(config).write_text(yaml.dump(content))
-    command = fit(config)
-    process = start(command)
+    process = start(config)
     wait_for(tmp_path / "killed", "last.ckpt")
     time.sleep(0.5)
     process.kill()
-    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert ended(process) == [-signal.SIGKILL]
     path = tmp_path / "killed" / "last.ckpt"
-    assert 0 < torch.load(path, weights_only=True)["global_step"] < 300
-    subprocess.run([*command, f"--ckpt_path={path}"], check=True, env=environment())
+    steps = torch.load(path, weights_only=True)["global_step"]
+    assert steps > 0
+    more = f"--trainer.max_steps={steps + 20}"
+    assert ended(start(config, more, f"--ckpt_path={path}")) == [0]
     resumed = torch.load(path, weights_only=True)
     saved["dirpath"] = str(tmp_path / "whole")
     Path(config).write_text(yaml.dump(content))
-    subprocess.run(command, check=True, env=environment())
+    assert ended(start(config, more)) == [0]
     whole = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
-    assert resumed["global_step"] == whole["global_step"] == 294
+    assert resumed["global_step"] == whole["global_step"] == steps + 14
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(tensor, resumed["state_dict"][name]), name
     assert resumed["callbacks"].keys() == whole["callbacks"].keys()
 
 
 def test_sigterm_ends_a_long_validation_too(start, config, tmp_path):
-    options = ("--data.val.init_args.size=100000", "--trainer.max_steps=100000", "--trainer.num_sanity_val_steps=0")
-    process = start(fit(config, *options, "--trainer.val_check_interval=2"))
-    wait_for(tmp_path / "run", "20*/config.yaml")
-    time.sleep(20)  # two steps are over
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 143
+    options = ("--data.val.init_args.size=20000", "--trainer.max_steps=100000", "--trainer.num_sanity_val_steps=0")
+    process = start(config, *options, "--trainer.val_check_interval=2")
+    wait_for(tmp_path / "run")
+    time.sleep(2)  # two steps are over
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == [143]
     assert torch.load(next((tmp_path / "run").rglob("last.ckpt")), weights_only=True)["global_step"] == 2
 
 
@@ -119,18 +108,23 @@ def same_weights(ours, theirs):
     return all(torch.equal(tensor, theirs["state_dict"][name]) for name, tensor in ours["state_dict"].items())
 
 
-def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(start, config, tmp_path):
-    process = start(fit(config, *TWO_RANKS, "--trainer.max_steps=100000"))
-    wait_for(tmp_path / "run")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 143
+def test_sigterm_at_one_rank_ends_both_at_a_step_and_the_run_goes_on_exactly(config, tmp_path):
+    command = [sys.executable, "-m", "lit_tr", "fit", f"--config={config}", *TWO_RANKS]  # it starts the second itself
+    with subprocess.Popen(
+        [*command, "--trainer.max_steps=100000"], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as first:
+        try:
+            wait_for(tmp_path / "run")
+            first.send_signal(signal.SIGTERM)
+            assert first.wait(PATIENCE) == 143
+        finally:
+            first.kill()
     last = next((tmp_path / "run").rglob("last.ckpt"))
     steps = torch.load(last, weights_only=True)["global_step"]
     assert steps > 0
-    options = (*TWO_RANKS, f"--trainer.max_steps={steps + 3}")
-    subprocess.run(fit(config, *options, "--ckpt_path=last"), check=True, env=environment())
-    whole = f"--trainer.default_root_dir={tmp_path / 'whole'}"
-    subprocess.run(fit(config, *options, whole), check=True, env=environment())
+    for option in ("--ckpt_path=last", f"--trainer.default_root_dir={tmp_path / 'whole'}"):
+        args = ("fit", f"--config={config}", *TWO_RANKS, f"--trainer.max_steps={steps + 3}", option)
+        assert ended(*(processes.lit_tr(*args, environment=rank) for rank in processes.of_ranks(2))) == [0, 0]
     resumed = folder(tmp_path / "run", 1) / "checkpoints" / "last.ckpt"
     assert same_weights(resumed, next((tmp_path / "whole").rglob("last.ckpt")))
 
@@ -147,7 +141,7 @@ def slurm(start, tmp_path):
         job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "align", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
         job |= {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
         return [
-            start(fit(config, *TWO_RANKS, *options), **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+            start(config, *TWO_RANKS, *options, **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
             for rank in (0, 1)
         ]
 
@@ -162,19 +156,18 @@ def test_a_preempted_slurm_job_saves_is_queued_again_and_goes_on_exactly(config,
     Path(config).write_text(yaml.dump(content))
     tasks = slurm(config, "--trainer.max_steps=100000")
     wait_for(tmp_path / "run/slurm-12345")
-    tasks[1].send_signal(requeue_signal)
+    os.kill(tasks[1].pid, requeue_signal)
     wait_for(tmp_path, "asked")
     time.sleep(1)
     assert (tmp_path / "asked").read_text() == "requeue 12345\n"
     for task in tasks:  # as SLURM ends a job that it queues again
         task.kill()
-        task.wait(PATIENCE)
+    ended(*tasks)
     steps = torch.load(tmp_path / "run/slurm-12345/hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
     assert steps > 0
     for root in ("run", "whole"):  # the same command, and a run that nothing disturbs
         options = (f"--trainer.max_steps={steps + 3}", f"--trainer.default_root_dir={tmp_path / root}")
-        for task in slurm(config, *options):
-            assert task.wait(PATIENCE) == 0
+        assert ended(*slurm(config, *options)) == [0, 0]
     resumed, whole = (
         max((tmp_path / root).rglob(f"*step={steps + 3}*.ckpt"), key=lambda path: path.stat().st_mtime)
         for root in ("run", "whole")

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -21,6 +20,7 @@ from lit_tr.embedded import TINY
 from lit_tr.evaluation.responses import read
 from tests.commands import rounds
 from tests.evaluation.judges.server import Server
+from tests.processes import FORKED
 from tests.runs import fails
 
 ROOT = Path(__file__).parents[2]
@@ -50,12 +50,10 @@ def started(*args):
 @pytest.fixture
 def start():
     """Start processes with all imports done, each in a group of its own; they end with the test."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lit_tr.commands.iterate", "tests.commands.rounds"])
     groups = []
 
     def run(config):
-        process = context.Process(target=started, args=("iterate", "--config", config))
+        process = FORKED.Process(target=started, args=("iterate", "--config", config))
         process.start()
         groups.append(process.pid)
         return process
