@@ -119,6 +119,8 @@ def test_forked_processes_read_with_cursors_of_their_own():
     next(cursor)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(_count, [source, source]) == [40, 40]
+        pool.close()
+        pool.join()  # a handler of SIGTERM that a trainer left would keep them from being terminated
     assert len(rows_of(cursor)) == 39
 
 
