@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -117,10 +118,8 @@ def test_forked_processes_read_with_cursors_of_their_own():
     source = as_source(datasets.Dataset.from_list(ROWS))
     cursor = source.records()
     next(cursor)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(_count, [source, source]) == [40, 40]
-        pool.close()
-        pool.join()  # a handler of SIGTERM that a trainer left would keep them from being terminated
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert [*pool.map(_count, [source, source])] == [40, 40]
     assert len(rows_of(cursor)) == 39
 
 

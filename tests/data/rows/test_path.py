@@ -2,6 +2,7 @@ import gzip
 import json
 import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 
 import datasets
 import fsspec
@@ -140,8 +141,8 @@ def test_forked_processes_read_with_cursors_of_their_own(shards):
     source = pickle.loads(pickle.dumps(Rows(f"{shards}/*/*.jsonl")))
     cursor = source.records()
     next(cursor)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(prompts, [source, source]) == 2 * [["p0", "p1", "p2", "p3", "p4"]]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert [*pool.map(prompts, [source, source])] == 2 * [["p0", "p1", "p2", "p3", "p4"]]
     assert [record.row["prompt"] for record in cursor] == ["p1", "p2", "p3", "p4"]
 
 
