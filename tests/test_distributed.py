@@ -529,11 +529,15 @@ REFUSED = (
 kinds = {
     "cast": (PretrainedPolicy(sys.argv[1], lora=LoRA(r=4), quantize="nf4"), AdapterReference),
     "copy": (sys.argv[1], lambda: CopyReference(device="cpu")),
+    "other": (PretrainedPolicy(sys.argv[1], lora=LoRA(r=4 + int(os.environ.get("LOCAL_RANK", 0)))), AdapterReference),
 }
 policy, reference = kinds[sys.argv[2]]
 module = PreferenceModule(policy, reference(), DPO())
-strategy = ModelParallelStrategy(1, 1)
-trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, precision="bf16-true", max_steps=1, **QUIET)
+ranks = 2 if sys.argv[2] == "other" else 1
+trainer = Trainer(
+    accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1), precision="bf16-true", max_steps=1,
+    **QUIET,
+)
 trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_size=2))
 """
 )
@@ -544,6 +548,7 @@ trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_s
     [
         ("cast", "trainer.precision bf16-true would cast 4-bit codes that are held as torch.float32"),
         ("copy", "a sharded second model is on the policy's devices"),
+        ("other", "lora_A.default.weight: this weight is not on all ranks, or not of one shape"),
     ],
 )
 def test_what_shards_cannot_be_is_refused(llama_dir, tmp_path, kind, message):

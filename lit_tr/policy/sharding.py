@@ -61,7 +61,7 @@ def replicate(model: nn.Module, device: torch.device) -> None:
 
     Args:
         model: the model of each rank, of the same names and shapes; what is in shards already is left out.
-        device: that of the rank, which sends and receives. What is elsewhere is moved there, and on the meta device made.
+        device: that of the rank, which sends and receives. What is elsewhere is moved there, or made if it is meta.
 
     Raises:
         UserError: the names or shapes are others than on rank 0.
@@ -71,7 +71,7 @@ def replicate(model: nn.Module, device: torch.device) -> None:
     kinds = of_ranks({name: (tensor.shape, tensor.dtype) for name, tensor in own.items()})
     for name in sorted(set().union(*kinds)):
         if len({kind[name][0] if name in kind else None for kind in kinds}) > 1:
-            raise UserError(f"{name}: the model has not the same weights on all ranks, or of other shapes")
+            raise UserError(f"{name}: this weight is not on all ranks, or not of one shape")
     for name, (shape, dtype) in kinds[0].items():
         tensor = own[name]
         made = torch.empty(shape, dtype=dtype, device=device) if tensor.is_meta else tensor.detach().to(device, dtype)
@@ -79,7 +79,7 @@ def replicate(model: nn.Module, device: torch.device) -> None:
         if tensor.device == sent.device:
             tensor.copy_(sent)
         else:  # in the place of the other, for all modules that share it
-            moved = nn.Parameter(sent, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else sent
+            moved = nn.Parameter(sent, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else sent.detach()
             torch.utils.swap_tensors(tensor, moved)
 
 
