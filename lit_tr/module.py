@@ -21,7 +21,7 @@ from lit_tr.losses import Loss
 from lit_tr.metrics import Means
 from lit_tr.policy.compiled import fallbacks
 from lit_tr.policy.loading import PretrainedPolicy, source_of
-from lit_tr.policy.sharding import data_mesh, full_tensor, replicate, shard
+from lit_tr.policy.sharding import data_mesh, follow_random_state, full_tensor, replicate, shard
 from lit_tr.reference import FrozenReference, Reference
 from lit_tr.scoring import Scorer
 from lit_tr.speed import Speed
@@ -105,19 +105,22 @@ class PreferenceModule(ReferenceHolder):
         """Load the policy and build the references from it, once; what does not go together is a `UserError`."""
         if hasattr(self, "policy"):
             return
-        mesh = data_mesh(self.device_mesh)
+        mesh, before = data_mesh(self.device_mesh), torch.get_rng_state()
         device = self.trainer.strategy.root_device if self._trainer else "cpu"
         self.policy = self.source.load(device, in_shards=mesh is not None)
         if self._trainer:
             checks.check_precision(self.policy, self.trainer.precision)
             if mesh is None and self.trainer.world_size > 1:
                 replicate(self.policy, self.trainer.strategy.root_device)  # before references copy it
+        is_meta = next(self.policy.parameters()).is_meta
         for held in self.held:
-            held.prepare(self.policy)
-            if mesh is not None:  # one after the other: no device has room for three whole models
+            with torch.device("meta") if is_meta else nullcontext():
+                held.prepare(self.policy)
+            if mesh is not None:  # one after the other: rank 0 has no room for three whole models
                 held.shard(mesh, str(self.trainer.precision))
         if mesh is not None:
             shard(self.policy, mesh, str(self.trainer.precision))
+            follow_random_state(before)
         self.strict_loading = mesh is None  # or a file with an adapter would have to hold its base, too
         # or DistributedDataParallel would send all buffers before each forward pass
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]

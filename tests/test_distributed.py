@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import time
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 from torch.distributed.checkpoint import FileSystemReader
+from transformers import LlamaForCausalLM
 
 from tests.processes import run
 
@@ -28,7 +32,7 @@ from lit_tr.embedded import SyntheticPairs
 from lit_tr.losses import DPO
 from lit_tr.policy.sharding import local_shard, full_tensor
 from lit_tr.policy import LoRA, PretrainedPolicy
-from lit_tr.reference import AdapterReference, CopyReference, WindowReference
+from lit_tr.reference import AdapterReference, CopyReference, FrozenReference, PretrainedReference, WindowReference
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -47,6 +51,7 @@ MATRIX = (
     + """
 model, ranks, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 sharded = len(sys.argv) > 4
+bare = sys.argv[4] if sharded and os.environ.get("LOCAL_RANK") == "1" else model  # rank 1 has no weights to read
 
 
 def strategy(ranks):
@@ -73,7 +78,7 @@ for policy, (options, reference) in POLICIES.items():
             reference = WindowReference
         torch.manual_seed(0)
         module = PreferenceModule(
-            PretrainedPolicy(model, **options), reference(), DPO(beta=0.5),
+            PretrainedPolicy(model if options.get("quantize") else bare, **options), reference(), DPO(beta=0.5),
             lambda params: torch.optim.SGD(params, lr=0.05), log_initial=False,
         )
         losses, callback = Losses(), make()
@@ -86,7 +91,7 @@ for policy, (options, reference) in POLICIES.items():
         state = module.state_dict().items()
         weights = {name: full_tensor(value) for name, value in state if getattr(value, "dtype", None) == torch.float32}
         seen[f"{policy} {update}"] = {
-            "losses": losses.steps, "updates": callback.updates,
+            "losses": losses.steps, "updates": callback.updates, "random": torch.get_rng_state(),
             "weights": {name: value for name, value in weights.items() if "base_layer" not in name},
         }
 torch.save(seen, f"{output}.{ranks}.{trainer.global_rank}")
@@ -138,7 +143,7 @@ from lit_tr.losses import TDPO1
 from lit_tr.policy import head
 
 head.CHUNK = 2 * 16 * 512  # ranks have unequal numbers of chunks
-model, ranks, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+model, ranks, output, adapter = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 on_the_head = LoRA(r=4, targets=["q_proj", "lm_head"])
 RUNS = {
     "full": ({}, CopyReference, "32-true", True),
@@ -146,6 +151,8 @@ RUNS = {
     "full, bf16-mixed": ({"gradient_checkpointing": "selective"}, CopyReference, "bf16-mixed", True),
     "lora": ({"lora": on_the_head}, AdapterReference, "32-true", True),
     "nf4 lora": ({"lora": LoRA(r=4), "quantize": "nf4"}, AdapterReference, "32-true", True),
+    "adapter": ({"adapter": adapter}, FrozenReference, "32-true", True),
+    "beside a model with an adapter": ({}, lambda: PretrainedReference(PretrainedPolicy(adapter)), "32-true", True),
 }
 seen = {}
 for name, (options, reference, precision, packed) in RUNS.items():
@@ -154,10 +161,10 @@ for name, (options, reference, precision, packed) in RUNS.items():
         PretrainedPolicy(model, **options), reference(), TDPO1(beta=0.5),
         lambda params: torch.optim.SGD(params, lr=0.005),
     )
-    losses = Losses()
+    losses, update = Losses(), [SoftReferenceUpdate(0.6, every_n_steps=2)] if module.reference.moves else []
     trainer = Trainer(
         accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1) if ranks > 1 else "auto",
-        max_steps=4, callbacks=[SoftReferenceUpdate(0.6, every_n_steps=2), losses], precision=precision,
+        max_steps=4, callbacks=[losses, *update], precision=precision,
         enable_checkpointing=False, log_every_n_steps=2, **QUIET,
     )
     data = PreferenceDataModule(model, SyntheticPairs(32), batch_size=8 // ranks, shuffle=False, packed=packed)
@@ -199,10 +206,14 @@ def test_ranks_train_as_one_process_with_the_same_global_batch(llama_dir, tmp_pa
 
 
 def test_shards_train_as_one_process(llama_dir, tmp_path, one):
-    launch(tmp_path, MATRIX, llama_dir, 2, tmp_path / "seen", "sharded")
+    shutil.copytree(llama_dir, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    launch(tmp_path, MATRIX, llama_dir, 2, tmp_path / "seen", tmp_path / "bare")
+    two = [torch.load(tmp_path / f"seen.2.{rank}") for rank in (0, 1)]
     assert len(one) == 10
-    for rank in (0, 1):
-        assert_alike(torch.load(tmp_path / f"seen.2.{rank}"), one)
+    for seen in two:
+        assert_alike(seen, one)
+        for kind, expected in one.items():
+            assert torch.equal(seen[kind]["random"], expected["random"]), kind  # rank 1 goes on as if it had drawn
 
 
 @pytest.mark.parametrize("kind", ["sharded", "ddp"])
@@ -222,8 +233,13 @@ def test_reward_models_train_as_one_process(llama_dir, tmp_path, kind):
 
 
 def test_divergences_under_shards_are_those_of_one_process(llama_dir, tmp_path):
+    adapted = get_peft_model(LlamaForCausalLM.from_pretrained(llama_dir), LoraConfig(r=2, target_modules=["q_proj"]))
+    for name, param in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(param, std=0.2)
+    adapted.save_pretrained(tmp_path / "adapter")
     for ranks in (1, 2):
-        run(tmp_path, DIVERGENCES, llama_dir, ranks, tmp_path / "seen", ranks=ranks)
+        run(tmp_path, DIVERGENCES, llama_dir, ranks, tmp_path / "seen", tmp_path / "adapter", ranks=ranks)
     one, *two = (torch.load(tmp_path / f"seen.{name}") for name in ("1.0", "2.0", "2.1"))
     for kind, expected in one.items():
         assert expected["kl"] > 0.001
@@ -518,17 +534,32 @@ def test_shards_are_sent_in_bfloat16_and_held_in_float32(llama_dir, tmp_path):
 REFUSED = (
     COMMON
     + """
-module = PreferenceModule(
-    PretrainedPolicy(sys.argv[1], lora=LoRA(r=4), quantize="nf4"), AdapterReference(), DPO()
+kinds = {
+    "cast": (PretrainedPolicy(sys.argv[1], lora=LoRA(r=4), quantize="nf4"), AdapterReference),
+    "copy": (sys.argv[1], lambda: CopyReference(device="cpu")),
+    "other": (PretrainedPolicy(sys.argv[1], lora=LoRA(r=4 + int(os.environ.get("LOCAL_RANK", 0)))), AdapterReference),
+}
+policy, reference = kinds[sys.argv[2]]
+module = PreferenceModule(policy, reference(), DPO())
+ranks = 2 if sys.argv[2] == "other" else 1
+trainer = Trainer(
+    accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1), precision="bf16-true", max_steps=1,
+    **QUIET,
 )
-strategy = ModelParallelStrategy(1, 1)
-trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, precision="bf16-true", max_steps=1, **QUIET)
 trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_size=2))
 """
 )
 
 
-def test_codes_in_shards_are_never_cast(llama_dir, tmp_path):
-    refused = run(tmp_path, REFUSED, llama_dir, check=False)
+@pytest.mark.parametrize(
+    ("kind", "ranks", "message"),
+    [
+        ("cast", 1, "trainer.precision bf16-true would cast 4-bit codes that are held as torch.float32"),
+        ("copy", 1, "a sharded second model is on the policy's devices"),
+        ("other", 2, "lora_A.default.weight: this weight is not on all ranks, or not of one shape"),
+    ],
+)
+def test_what_shards_cannot_be_is_refused(llama_dir, tmp_path, kind, ranks, message):
+    refused = run(tmp_path, REFUSED, llama_dir, kind, ranks=ranks, check=False)
     assert all(refused.codes)
-    assert "trainer.precision bf16-true would cast 4-bit codes that are held as torch.float32" in refused.stderr
+    assert message in refused.stderr

@@ -81,7 +81,7 @@ class Answers:
         asked: the options.
         layouts: by the name of a layout of batches, the memory at the peak with each kind of reference; the configured
             layout comes first.
-        loading: by the kind of reference, the most bytes before weights are sharded; 0 if they are not.
+        loading: by the kind of reference, the most bytes of whole weights before they are sharded; 0 if they are not.
         largest: tokens of the largest pack that fits, 0 if none does, None if it is not asked for.
         rows: the examples.
         steps: optimizer steps, if they are known.
@@ -108,7 +108,12 @@ class Answers:
 
     def needed(self, layout: str, kind: str) -> int:
         """Return the most bytes on a device, while loading and in training."""
-        return max(self.layouts[layout][kind].total, self.loading[kind])
+        return max(self.layouts[layout][kind].total, self.loading[kind] if self.loads_on_devices else 0)
+
+    @property
+    def loads_on_devices(self) -> bool:
+        """Whether each device loads whole weights, which are sharded then: in 4 bits."""
+        return self.plan.run.source.quantize is not None
 
 
 @frozen()

@@ -162,9 +162,14 @@ class Plan:
         return replace(held, buckets=self.trained if run.devices > 1 else 0)
 
     def while_loading(self, reference: Reference | None, initial: Reference | None = None) -> int:
-        """Return the most bytes on one device before all weights are sharded: the full policy and a full copy."""
+        """Return the most bytes of whole weights before all are sharded: the policy and a copy.
+
+        In 4 bits they are on each device. Others are in host memory, on rank 0 alone; a device has no more of them than
+        in training.
+        """
         most, last = self._bytes_of(reference)[0], self._bytes_of(initial)[0]
-        return self.weights + max(most, math.ceil(most / self.run.devices) + last)
+        beside = math.ceil(most / self.run.devices) if self.run.source.quantize else 0  # the first copy's shard
+        return self.weights + max(most, beside + last)
 
     def _bytes_of(self, reference: Reference | None) -> tuple[int, int]:
         key = type(reference), repr(reference and vars(reference))

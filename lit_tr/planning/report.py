@@ -79,7 +79,8 @@ def _details(found: Answers) -> dict[str, str]:
         said["rows"] = f"{found.rows.count} examples"
     if run.sharded:
         most = next(iter(found.loading.values()))
-        said["while loading"] = f"{size(most)} on each device, before all weights are sharded"
+        where = "on each device" if found.loads_on_devices else "of host memory on rank 0"
+        said["while loading"] = f"{size(most)} {where}, before all weights are sharded"
     return said
 
 
@@ -96,9 +97,10 @@ def _parts(found: Answers) -> Table:
 def _kinds(found: Answers) -> Table:
     memory = found.asked.memory
     table = _table("reference", "held", *found.layouts, *(["fits"] if memory else []))
-    for kind, loading in found.loading.items():
+    configured = next(iter(found.layouts))
+    for kind in found.loading:
         peaks = [kinds[kind] for kinds in found.layouts.values()]
-        fits = ["yes" if max(peaks[0].total, loading) <= memory else "no"] if memory else []
+        fits = ["yes" if found.needed(configured, kind) <= memory else "no"] if memory else []
         held = size(peaks[0].reference + peaks[0].initial)
         table.add_row(kind, held, *(size(peak.total) for peak in peaks), *fits)
     return table

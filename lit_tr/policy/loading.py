@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from torch import distributed, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.utils import find_adapter_config_file
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from lit_tr.embedded.model import resolve
@@ -103,11 +104,16 @@ class PretrainedPolicy:
 
         Args:
             device: the device.
-            in_shards: store 4-bit weights so that they can be sharded.
+            in_shards: load it for `shard`: into host memory on rank 0, and without values on the meta device on other
+                ranks. In 4 bits it is on the device of each rank, with codes that can be sharded.
 
         Raises:
             UserError: the model or adapter cannot be loaded.
         """
+        if in_shards and not self.quantize:
+            if distributed.get_rank() > 0:
+                return self.load_meta()
+            device = "cpu"
         model = self._prepared(self._load_base(device, in_shards))
         if self.lora:
             model = self._add_adapter(model, self.lora)
@@ -125,7 +131,11 @@ class PretrainedPolicy:
         """
         said = f"{self.path}: no configuration of a causal language model in this folder or hub id"
         with explained(said, OSError, ValueError, ImportError):
-            config = AutoConfig.from_pretrained(resolve(self.path), trust_remote_code=self.trust_remote_code)
+            path, inner = resolve(self.path), None
+            if find_adapter_config_file(path):  # transformers loads its base, with the adapter
+                inner = PeftConfig.from_pretrained(path)
+                path = str(inner.base_model_name_or_path)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=self.trust_remote_code)
             with torch.device("meta"), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
                     config,
@@ -133,6 +143,8 @@ class PretrainedPolicy:
                     attn_implementation=self.attention,
                     trust_remote_code=self.trust_remote_code,
                 )
+                if inner:
+                    inject_adapter_in_model(inner, model)
         model.tie_weights()
         with torch.device("meta"):
             if self.quantize:

@@ -16,10 +16,11 @@ Result = TypeVar("Result")
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
-    """Shard the weights of a causal language model over some devices, layer by layer, in place.
+    """Shard the weights of rank 0 of a causal language model over some devices, layer by layer, in place.
 
-    In bf16-mixed precision they are gathered in bfloat16, half of the bytes, and gradients are added up in float32;
-    else, and where some are codes of 4 bits, both are in the weights' own precision.
+    Those of the other ranks may be on the meta device, without values. Besides shards a device holds one layer at a
+    time, or what is in none. In bf16-mixed precision weights are gathered in bfloat16, half of the bytes, and gradients
+    are added up in float32; else, and where some are codes of 4 bits, both are in the weights' own precision.
 
     Args:
         model: the model.
@@ -27,7 +28,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
         precision: that of the Trainer.
 
     Raises:
-        UserError: some weights are not floating-point numbers.
+        UserError: some weights are not floating-point numbers, or not the same on all ranks.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer  # a second, which an update need not take
 
@@ -41,7 +42,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
     sent = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if halves else MixedPrecisionPolicy()
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):  # transformers' mark of a repeated layer
+            replicate(layer, torch.device(mesh.device_type))
             fully_shard(layer, mesh=mesh, mp_policy=sent)
+    replicate(model, torch.device(mesh.device_type))
     # else FSDP2 would leave embeddings and head gathered after a forward pass, and an update would get full tensors
     fully_shard(model, mesh=mesh, reshard_after_forward=True, mp_policy=sent)
     for unit in model.modules():
@@ -54,16 +57,37 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
 
 @torch.no_grad()
 def replicate(model: nn.Module, device: torch.device) -> None:
-    """Give all ranks the weights of rank 0, as DistributedDataParallel does later: what is drawn at random differs.
+    """Give all ranks the weights and buffers of rank 0, on a device: what is drawn at random differs.
 
     Args:
-        model: the model of each rank, of the same shapes.
-        device: that of the rank, which sends and receives.
+        model: the model of each rank, of the same names and shapes; what is in shards already is left out.
+        device: that of the rank, which sends and receives. What is elsewhere is moved there, or made if it is meta.
+
+    Raises:
+        UserError: the names or shapes are others than on rank 0.
     """
-    for tensor in (*model.parameters(), *model.buffers()):
-        sent = tensor.detach().to(device).contiguous()
-        distributed.broadcast(sent, src=0)
-        tensor.copy_(sent)
+    named = dict((*model.named_parameters(), *model.named_buffers()))
+    own = {name: tensor for name, tensor in named.items() if not isinstance(tensor, DTensor)}
+    kinds = of_ranks({name: (tensor.shape, tensor.dtype) for name, tensor in own.items()})
+    for name in sorted(set().union(*kinds)):
+        if len({kind[name][0] if name in kind else None for kind in kinds}) > 1:
+            raise UserError(f"{name}: this weight is not on all ranks, or not of one shape")
+    for name, (shape, dtype) in kinds[0].items():
+        tensor = own[name]
+        made = torch.empty(shape, dtype=dtype, device=device) if tensor.is_meta else tensor.detach().to(device, dtype)
+        distributed.broadcast(sent := made.contiguous(), src=0)
+        if tensor.device == sent.device:
+            tensor.copy_(sent)
+        else:  # in the place of the other, for all modules that share it
+            moved = nn.Parameter(sent, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else sent.detach()
+            torch.utils.swap_tensors(tensor, moved)
+
+
+def follow_random_state(before: Tensor) -> None:
+    """Let random numbers of the CPU go on alike on all ranks, if they were so `before` rank 0 alone drew some."""
+    begun, now = of_ranks((before, torch.get_rng_state()))[0]
+    if torch.equal(before, begun):
+        torch.set_rng_state(now)
 
 
 def data_mesh(mesh: DeviceMesh | None) -> DeviceMesh | None:
@@ -135,3 +159,10 @@ def of_ranks(value: Any) -> list[Any]:
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def of_first(compute: Callable[[], Result]) -> Result:
+    """Return what a function gives on rank 0, which alone calls it; a collective call."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return compute()
+    return of_ranks(compute() if distributed.get_rank() == 0 else None)[0]

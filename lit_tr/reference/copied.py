@@ -7,7 +7,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import has_adapter
@@ -58,6 +57,14 @@ class CopyReference(Reference):
         self.model: nn.Module
         self.averaged = AVERAGES[average](average_device)
 
+    def setup(self, trainer: Any, module: Any) -> None:
+        """Raise a `UserError` if the weights will be sharded, and the second model could not be as the policy is."""
+        if module.device_mesh is not None and (self.hard_only or self.device):
+            raise UserError(
+                "CopyReference: a sharded second model is on the policy's devices and not in 4 bits: leave dtype nf4 "
+                "and device out"
+            )
+
     def check_policy(self, has_adapter: bool) -> None:
         """Raise a `UserError` if there is an adapter."""
         if has_adapter:
@@ -68,15 +75,6 @@ class CopyReference(Reference):
         self.check_policy(has_adapter(policy))
         dtype = None if self.hard_only else getattr(torch, self.dtype or "", None)
         self.model = frozen_copy(policy, quantized_copy if self.hard_only else deepcopy).to(self.device, dtype)
-
-    def shard(self, mesh: DeviceMesh, precision: str) -> None:
-        """Shard the weights of the second model as those of the policy are."""
-        if self.hard_only or self.device:
-            raise UserError(
-                "CopyReference: a sharded second model is on the policy's devices and not in 4 bits: leave dtype nf4 "
-                "and device out"
-            )
-        super().shard(mesh, precision)
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Start the average if an update will need it: the weights now have their final precision."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_tr.data.batches import PairBatch
 from lit_tr.errors import UserError
 from lit_tr.policy.adapters import add_adapter_copy, has_adapter, is_base
-from lit_tr.policy.sharding import of_ranks
+from lit_tr.policy.sharding import of_first, of_ranks
 from lit_tr.reference import ahead
 from lit_tr.reference.averaging import Alpha, checksum
 from lit_tr.reference.base import Reference, frozen_copy
@@ -57,7 +57,7 @@ class FrozenReference(Reference):
             )
         if not has_adapter(policy):
             self.model = None if self._precomputes else frozen_copy(policy)
-        elif not is_base(policy):
+        elif not of_first(lambda: is_base(policy)):
             self.adapter = "initial"
             add_adapter_copy(policy, self.adapter)
 

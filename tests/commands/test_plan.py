@@ -37,7 +37,7 @@ def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
 def test_plan_of_shards_counts_what_loading_takes(config, capsys):
     strategy = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
     main(["plan", "--config", config, strategy, "--devices=4", "--memory=1GB"])
-    assert "while loading  0.46 MB on each device, before all weights are sharded" in capsys.readouterr().out
+    assert "while loading  0.41 MB of host memory on rank 0, before all weights are sharded" in capsys.readouterr().out
 
 
 def test_plan_refuses_what_is_no_size(config, capsys):

@@ -84,7 +84,7 @@ def test_devices_shard_or_copy(bare):
     assert shard.weights == -(-one.weights // 4)
     assert shard.optimizer == -(-one.optimizer // 4)
     assert 0 < shard.buckets < 2 * one.weights
-    assert sharded.while_loading(*both) == one.weights + -(-one.weights // 4) + one.weights
+    assert sharded.while_loading(*both) == 2 * one.weights  # the first copy has left host memory
     assert sharded.while_loading(CopyReference()) == 2 * one.weights
     assert sharded.while_loading(WindowReference()) == one.weights
 
