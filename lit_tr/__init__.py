@@ -17,6 +17,7 @@ EXPECTED_WARNINGS = (  # false alarms of other libraries
     "Starting from v1.9.0, `tensorboardX` has been removed",
     "IProgress not found",  # a bar of tqdm in a notebook without ipywidgets
     "`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 with transformers 5.24
+    "_check_is_size will be removed",  # bitsandbytes 0.49 with torch 2.11
     "'set_vital' is deprecated",  # torchdata 0.11 with torch 2.13
     r"\s*(By default only one Jsonargparse|skip_none parameter was deprecated)",  # 4.49 knows it by no other name
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 with torch 2.13

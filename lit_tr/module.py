@@ -181,7 +181,7 @@ class PreferenceModule(ReferenceHolder):
         if self._shows:
             means = self.interval.compute(keep=not logs)
             self.log_dict({f"train/{name}": value for name, value in means.items()})
-        elif self.trainer.log_every_n_steps and self.global_step == batch_idx == 0:
+        elif cast(Any, self.trainer).log_every_n_steps and self.global_step == batch_idx == 0:
             self._log_start()
         self._examples = values["loss"].numel()
         return values["loss"].sum() / max(self._examples, 1)  # SFT has nothing to learn from rejected responses alone

@@ -1,6 +1,5 @@
 """A language model of about 1M parameters that ships with the package; `lit_tr/embedded/build.py` makes it."""
 
-from functools import cache
 from pathlib import Path
 
 from lit_tr.errors import UserError
@@ -24,9 +23,8 @@ def resolve(path: str) -> str:
     return path
 
 
-@cache
 def _check_hub(path: str) -> None:
-    """Ask the hub once, where its client would try each file for half a minute."""
+    """Ask whether the hub answers, where its client would try each file for half a minute."""
     from huggingface_hub import constants, get_session
 
     cached = Path(constants.HF_HUB_CACHE) / f"models--{path.replace('/', '--')}"
