@@ -108,12 +108,7 @@ class Answers:
 
     def needed(self, layout: str, kind: str) -> int:
         """Return the most bytes on a device, while loading and in training."""
-        return max(self.layouts[layout][kind].total, self.loading[kind] if self.loads_on_devices else 0)
-
-    @property
-    def loads_on_devices(self) -> bool:
-        """Whether each device loads whole weights, which are sharded then: in 4 bits."""
-        return self.plan.run.source.quantize is not None
+        return max(self.layouts[layout][kind].total, self.loading[kind] if self.plan.loads_on_devices else 0)
 
 
 @frozen()
@@ -151,7 +146,7 @@ def answer(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, say
         return _timed(plan, data, trainer, rows, step, asked, devices)
 
     def kept(on: bool | str, peak: Step, step: Step) -> Kept:
-        most = max(plan.at_peak(configured, peak).total, next(iter(loading.values())))
+        most = max(plan.at_peak(configured, peak).total, next(iter(loading.values())) if plan.loads_on_devices else 0)
         flops = (step.flops + step.forward * _scored(run, trainer)) * run.accumulate
         return Kept(on, most, flops, _hours(count, timed(step, run.devices)) if asked.flops else None)
 

@@ -161,6 +161,11 @@ class Plan:
             return replace(shards, weights=shards.weights + scales, buckets=self._gathered)
         return replace(held, buckets=self.trained if run.devices > 1 else 0)
 
+    @property
+    def loads_on_devices(self) -> bool:
+        """Whether each device loads whole weights, which are sharded then: those in 4 bits."""
+        return self.run.source.quantize is not None
+
     def while_loading(self, reference: Reference | None, initial: Reference | None = None) -> int:
         """Return the most bytes of whole weights before all are sharded: the policy and a copy.
 
@@ -168,7 +173,7 @@ class Plan:
         in training.
         """
         most, last = self._bytes_of(reference)[0], self._bytes_of(initial)[0]
-        beside = math.ceil(most / self.run.devices) if self.run.source.quantize else 0  # the first copy's shard
+        beside = math.ceil(most / self.run.devices) if self.loads_on_devices else 0  # the first copy's shard
         return self.weights + max(most, beside + last)
 
     def _bytes_of(self, reference: Reference | None) -> tuple[int, int]:

@@ -79,7 +79,7 @@ def _details(found: Answers) -> dict[str, str]:
         said["rows"] = f"{found.rows.count} examples"
     if run.sharded:
         most = next(iter(found.loading.values()))
-        where = "on each device" if found.loads_on_devices else "of host memory on rank 0"
+        where = "on each device" if found.plan.loads_on_devices else "of host memory on rank 0"
         said["while loading"] = f"{size(most)} {where}, before all weights are sharded"
     return said
 

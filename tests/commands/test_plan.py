@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from lit_tr.commands import main, plan
 from tests.runs import fails
@@ -34,10 +35,22 @@ def test_plan_refuses_a_strategy_that_fit_refuses(config, capsys):
 
 
 @pytest.mark.slow
-def test_plan_of_shards_counts_what_loading_takes(config, capsys):
+def test_plan_of_shards_counts_what_loading_takes(config, capsys, llama_dir, tokenizer, tmp_path):
+    wide = LlamaConfig.from_pretrained(llama_dir, intermediate_size=4096, num_hidden_layers=16)
+    wide.save_pretrained(tmp_path / "wide")
+    tokenizer.save_pretrained(tmp_path / "wide")
     strategy = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
-    main(["plan", "--config", config, strategy, "--devices=4", "--memory=1GB"])
-    assert "while loading  0.41 MB of host memory on rank 0, before all weights are sharded" in capsys.readouterr().out
+    options = [
+        "--data.max_length=32",
+        "--data.batch_size=1",
+        "--devices=8",
+        "--memory=45MB",
+        "--model.policy.gradient_checkpointing=true",
+    ]
+    main(["plan", "--config", config, strategy, f"--model.policy.path={tmp_path / 'wide'}", *options])
+    said = capsys.readouterr().out
+    assert "while loading  51.00 MB of host memory on rank 0, before all weights are sharded" in said
+    assert "peak 22.36 MB, fits" in said  # on a device, which holds no whole weights
 
 
 def test_plan_refuses_what_is_no_size(config, capsys):
