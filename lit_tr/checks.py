@@ -55,6 +55,15 @@ def check_trainer(trainer: Any) -> None:
             raise UserError(f"{type(callback).__name__} does not work with ModelParallelStrategy: take ddp")
 
 
+def check_trained(policy: nn.Module) -> None:
+    """Raise a `UserError` where nothing of a policy would be trained."""
+    if not any(param.requires_grad for param in policy.parameters()):
+        raise UserError(
+            "PreferenceModule: no parameter of the policy requires a gradient, so none would be trained; to train an "
+            "adapter, give its base as path and its folder as adapter"
+        )
+
+
 def check_precision(policy: nn.Module, precision: Any) -> None:
     """Raise a `UserError` where the trainer's precision would cast 4-bit codes; warn where it spoils adapters."""
     cast = CAST_PRECISIONS.get(str(precision))

@@ -108,6 +108,7 @@ class PreferenceModule(ReferenceHolder):
         mesh, before = data_mesh(self.device_mesh), torch.get_rng_state()
         device = self.trainer.strategy.root_device if self._trainer else "cpu"
         self.policy = self.source.load(device, in_shards=mesh is not None)
+        checks.check_trained(self.policy)
         if self._trainer:
             checks.check_precision(self.policy, self.trainer.precision)
             if mesh is None and self.trainer.world_size > 1:

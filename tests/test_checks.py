@@ -115,6 +115,15 @@ def test_a_policy_is_a_path_a_source_or_a_model(llama_dir):
         fit(PreferenceModule(frozen, WindowReference(), DPO()), llama_dir, [HardReferenceUpdate()])
 
 
+def test_the_folder_of_an_adapter_is_no_path_of_a_policy(llama_dir, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base = AutoModelForCausalLM.from_pretrained(llama_dir)
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="give its base as path and its folder as adapter"):
+        fit(PreferenceModule(PretrainedPolicy(str(tmp_path)), CopyReference(), DPO()), llama_dir)
+
+
 def test_a_policy_that_is_an_adapter_in_memory(llama_dir):
     from peft import LoraConfig, get_peft_model
 

@@ -232,11 +232,7 @@ class GivenPolicy:
         return has_adapter(self.model)
 
     def load(self, device: torch.device | str = "cpu", in_shards: bool = False) -> nn.Module:
-        """Return the model, in training mode, on a device; one without trained parameters is a `UserError`."""
-        if not any(param.requires_grad for param in self.model.parameters()):
-            raise UserError(
-                "PreferenceModule: no parameter of the policy requires a gradient, so none would be trained"
-            )
+        """Return the model, in training mode, on a device."""
         keep_layout(self.model)
         return self.model.to(device).train()
 
