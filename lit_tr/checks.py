@@ -64,8 +64,8 @@ def check_trained(policy: nn.Module) -> None:
         )
 
 
-def check_precision(policy: nn.Module, precision: Any) -> None:
-    """Raise a `UserError` where the trainer's precision would cast 4-bit codes; warn where it spoils adapters."""
+def check_precision(policy: nn.Module, precision: Any, sharded: bool) -> None:
+    """Raise a `UserError` where the precision would cast 4-bit codes or shards; warn where it spoils adapters."""
     cast = CAST_PRECISIONS.get(str(precision))
     if cast is None:
         return
@@ -76,6 +76,11 @@ def check_precision(policy: nn.Module, precision: Any) -> None:
                 f"{name}: trainer.precision {precision} would cast 4-bit codes that are held as {param.dtype}: take "
                 f"{mixed}, or load the policy in {cast}"
             )
+    if sharded:
+        raise UserError(
+            f"trainer.precision {precision} would cast weights when they are sharded: take {mixed}, or 32-true with a "
+            f"policy whose dtype is {str(cast).removeprefix('torch.')}"
+        )
     if has_adapter(policy):
         warn(
             f"trainer.precision {precision} holds adapters in {cast}, where small steps are lost: {mixed} keeps them "

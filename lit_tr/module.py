@@ -110,7 +110,7 @@ class PreferenceModule(ReferenceHolder):
         self.policy = self.source.load(device, in_shards=mesh is not None)
         checks.check_trained(self.policy)
         if self._trainer:
-            checks.check_precision(self.policy, self.trainer.precision)
+            checks.check_precision(self.policy, self.trainer.precision, mesh is not None)
             if mesh is None and self.trainer.world_size > 1:
                 replicate(self.policy, self.trainer.strategy.root_device)  # before references copy it
         is_meta = next(self.policy.parameters()).is_meta

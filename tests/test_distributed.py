@@ -536,14 +536,15 @@ REFUSED = (
     + """
 kinds = {
     "cast": (PretrainedPolicy(sys.argv[1], lora=LoRA(r=4), quantize="nf4"), AdapterReference),
+    "shards": (sys.argv[1], CopyReference),
     "copy": (sys.argv[1], lambda: CopyReference(device="cpu")),
     "other": (PretrainedPolicy(sys.argv[1], lora=LoRA(r=4 + int(os.environ.get("LOCAL_RANK", 0)))), AdapterReference),
 }
 policy, reference = kinds[sys.argv[2]]
 module = PreferenceModule(policy, reference(), DPO())
-ranks = 2 if sys.argv[2] == "other" else 1
+ranks, precision = 2 if sys.argv[2] == "other" else 1, "bf16-true" if sys.argv[2] in ("cast", "shards") else "32-true"
 trainer = Trainer(
-    accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1), precision="bf16-true", max_steps=1,
+    accelerator="cpu", devices=ranks, strategy=ModelParallelStrategy(ranks, 1), precision=precision, max_steps=1,
     **QUIET,
 )
 trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_size=2))
@@ -555,6 +556,7 @@ trainer.fit(module, PreferenceDataModule(sys.argv[1], SyntheticPairs(8), batch_s
     ("kind", "ranks", "message"),
     [
         ("cast", 1, "trainer.precision bf16-true would cast 4-bit codes that are held as torch.float32"),
+        ("shards", 1, "take bf16-mixed, or 32-true with a policy whose dtype is bfloat16"),
         ("copy", 1, "a sharded second model is on the policy's devices"),
         ("other", 2, "lora_A.default.weight: this weight is not on all ranks, or not of one shape"),
     ],
