@@ -182,8 +182,6 @@ class PreferenceModule(ReferenceHolder):
         if self._shows:
             means = self.interval.compute(keep=not logs)
             self.log_dict({f"train/{name}": value for name, value in means.items()})
-        elif cast(Any, self.trainer).log_every_n_steps and self.global_step == batch_idx == 0:
-            self._log_start()
         self._examples = values["loss"].numel()
         return values["loss"].sum() / max(self._examples, 1)  # SFT has nothing to learn from rejected responses alone
 
@@ -288,12 +286,6 @@ class PreferenceModule(ReferenceHolder):
         batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         with self._precision():
             return self.scorer.laid_out(self.policy, batch)
-
-    def _log_start(self) -> None:
-        """Log the means of the first batch at step 0, which Lightning leaves out: they are of the initial policy."""
-        means = {f"train/{name}": value.item() for name, value in self.interval.compute(keep=True).items()}
-        for logger in self.trainer.loggers:
-            logger.log_metrics(means, step=0)
 
     def _by_steps(self, loader: Any) -> StepLoader:
         self.loader = StepLoader(loader, self)
