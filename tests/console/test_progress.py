@@ -5,8 +5,10 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -194,6 +196,43 @@ def test_a_terminal_gets_a_live_display_of_its_width(options, columns):
     assert drawn
     assert all(len(line) <= columns for line in drawn)
     assert "1 reference updates" in re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_in_tmux_the_display_changes_in_place_and_nothing_but_lines_to_copy_is_wrapped(options, tmp_path):
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+
+    def tmux(*words):
+        command = ["tmux", "-S", str(tmp_path / "socket"), "-f", os.devnull, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=kept).stdout
+
+    def pane(columns):  # the lines as they were printed, those that tmux has wrapped as one
+        return [line.rstrip() for line in tmux("capture-pane", "-pJ", "-t", f"w{columns}").splitlines()]
+
+    widths = (60, 80, 120)
+    fit = shlex.join([sys.executable, "-m", "lit_tr", "fit", *options])
+    try:
+        for columns in widths:
+            size = ("-x", str(columns), "-y", "50")
+            tmux("new-session", "-d", "-s", f"w{columns}", *size, fit, ";", "set", "-g", "remain-on-exit", "on")
+        running, until = {*widths}, time.monotonic() + 120
+        while running:
+            assert time.monotonic() < until, "\n".join(pane(min(running)))
+            running = {one for one in running if not any(line.startswith("  lit-tr report") for line in pane(one))}
+            time.sleep(0.2)
+        for columns in widths:
+            shown = pane(columns)
+            [bar] = [line for line in shown if re.match(r"step \d/6 ", line)]
+            assert re.fullmatch(r"step 6/6 ━+ .* left 0:00", bar)
+            assert len(bar) == columns
+            assert all(line.startswith(("  lit-tr ", "step 4  ")) for line in shown if len(line) > columns)
+            assert {"policy", "folder", "finished", "reached", "files", "checkpoint"} <= {
+                line.split("  ")[0] for line in shown
+            }
+            assert [words[0] for words in commands("\n".join(shown))] == ["export", "report"]
+    finally:
+        tmux("kill-server")
 
 
 def _read(file):
