@@ -5,6 +5,7 @@ The server is a process of its own, so they have nothing of the test's process b
 
 import os
 import runpy
+import signal
 import socket
 import sys
 from multiprocessing import get_context, set_start_method
@@ -96,6 +97,7 @@ def _run(work, args, environment, output):
     os.environ.clear()
     os.environ.update(environment)
     set_start_method(None, force=True)  # workers start as they do by default, not by this server
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it runs in the background
     torch.set_num_threads(1)
     if output is not None:
         for stream in (1, 2):
