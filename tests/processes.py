@@ -19,14 +19,14 @@ from lit_tr.commands import main
 FORKED = get_context("forkserver")
 FORKED.set_forkserver_preload(
     [
-        *(
-            "tests.processes",
-            "lit_tr.commands.fit",
-            "lit_tr.commands.iterate",
-            "lit_tr.rewards",
-            "tests.commands.rounds",
-        ),
-        *("peft", "transformers.models.llama.modeling_llama", "lightning.pytorch.strategies.model_parallel"),
+        "tests.processes",
+        "lit_tr.commands.fit",
+        "lit_tr.commands.iterate",
+        "lit_tr.rewards",
+        "tests.commands.rounds",
+        "peft",
+        "transformers.models.llama.modeling_llama",
+        "lightning.pytorch.strategies.model_parallel",
     ]
 )
 PATIENCE = 240

@@ -26,8 +26,9 @@ def resolve(path: str) -> str:
 def _check_hub(path: str) -> None:
     """Ask whether the hub answers, where its client would try each file for half a minute."""
     from huggingface_hub import constants, get_session
+    from huggingface_hub.file_download import repo_folder_name
 
-    cached = Path(constants.HF_HUB_CACHE) / f"models--{path.replace('/', '--')}"
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="model")
     if constants.HF_HUB_OFFLINE or cached.exists():
         return
     try:

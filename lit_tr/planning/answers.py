@@ -108,7 +108,7 @@ class Answers:
 
     def needed(self, layout: str, kind: str) -> int:
         """Return the most bytes on a device, while loading and in training."""
-        return max(self.layouts[layout][kind].total, self.loading[kind] if self.plan.loads_on_devices else 0)
+        return self.plan.needed(self.layouts[layout][kind], self.loading[kind])
 
 
 @frozen()
@@ -146,7 +146,7 @@ def answer(run: Run, data: PreferenceDataModule, trainer: Any, asked: Asked, say
         return _timed(plan, data, trainer, rows, step, asked, devices)
 
     def kept(on: bool | str, peak: Step, step: Step) -> Kept:
-        most = max(plan.at_peak(configured, peak).total, next(iter(loading.values())) if plan.loads_on_devices else 0)
+        most = plan.needed(plan.at_peak(configured, peak), next(iter(loading.values())))
         flops = (step.flops + step.forward * _scored(run, trainer)) * run.accumulate
         return Kept(on, most, flops, _hours(count, timed(step, run.devices)) if asked.flops else None)
 

@@ -166,6 +166,10 @@ class Plan:
         """Whether each device loads whole weights, which are sharded then: those in 4 bits."""
         return self.run.source.quantize is not None
 
+    def needed(self, peak: Memory, loading: int) -> int:
+        """Return the most bytes on a device: in training, or before its weights are sharded."""
+        return max(peak.total, loading if self.loads_on_devices else 0)
+
     def while_loading(self, reference: Reference | None, initial: Reference | None = None) -> int:
         """Return the most bytes of whole weights before all are sharded: the policy and a copy.
 
