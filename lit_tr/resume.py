@@ -32,6 +32,7 @@ def save(module: Any, checkpoint: dict[str, Any]) -> None:
     set_progress(checkpoint["loops"]["fit_loop"], position, over, validate, module.global_step)
     rank = module.reference.rank_state() if module.reference is not None else None
     state = {**(module.before_step if within else moment(module)), "position": position, "reference": rank}
+    state["packs"] = module.scorer.packs
     checkpoint[RANKS] = of_ranks(move_data_to_device(state, "cpu"))
 
 
@@ -44,6 +45,10 @@ def load(module: Any, checkpoint: dict[str, Any]) -> None:
         module.scorer.statistics = states[0]["statistics"]
     if module._trainer and module.trainer.state.fn == TrainerFn.FITTING:
         module.saved = states
+        if states and states[0].get("packs") is False:  # or learned weights could prove what the first ones did not
+            module.scorer.packs = False
+            if hasattr(rows := module.trainer.datamodule, "packed"):
+                rows.packed = False
         module.trainer.num_sanity_val_steps = 0  # Lightning leaves it out for most resumes, and not for all
     if "state_dict" not in checkpoint:  # the strategy has read it: all of a folder of shards, of a file the module tree
         path = Path(module.trainer.ckpt_path or "")

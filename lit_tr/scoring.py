@@ -22,13 +22,14 @@ class Scorer:
     Attributes:
         statistics: those of the loss at the last training step, equal on all ranks; they may lie on another device.
         longest: most tokens of a prompt and one response, if that is known; a longer window or chunk never acts.
+        packs: whether the policy is proven to take packs; None where that has not been tried.
     """
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
         self.statistics: Tensor | None = None
         self.longest: int | None = None
-        self._takes_packs: bool | None = None
+        self.packs: bool | None = None
         self._splits = False
 
     def values(
@@ -165,9 +166,9 @@ class Scorer:
 
     def takes_packs(self, policy: nn.Module) -> bool:
         """Return whether the policy is proven to take packs, which is tried once; warn if it is not."""
-        if self._takes_packs is None:
+        if self.packs is None:
             reason = why_not_packed(policy, self.longest)
-            self._takes_packs = reason is None
+            self.packs = reason is None
             if reason:
                 warn(f"batches are padded, which takes more time and memory: {reason}")
-        return self._takes_packs
+        return self.packs

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
+from transformers import AutoTokenizer, LlamaConfig, MistralConfig, MistralForCausalLM
 
 from lit_tr import (
     AdaptiveReferenceUpdate,
@@ -166,6 +167,28 @@ def test_a_checkpoint_that_is_written_after_training_goes_on(llama_dir, tmp_path
     stopped = run(llama_dir, "window", {"max_steps": 5})
     stopped.trainer.save_checkpoint(tmp_path / "after.ckpt")
     assert_went_on(run(llama_dir, "window", {"max_steps": 12}, ckpt_path=tmp_path / "after.ckpt"), whole)
+
+
+@pytest.mark.filterwarnings("default:batches are padded")
+def test_a_run_of_padded_batches_goes_on_with_padded_batches(llama_dir, tmp_path):
+    """Its policy takes packs as soon as no window is too long to be tried: the layout is the checkpoint's."""
+    config = MistralConfig(**LlamaConfig.from_pretrained(llama_dir).to_dict() | {"sliding_window": 9000})
+    config.max_position_embeddings = 16384
+    torch.manual_seed(0)
+    MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
+    AutoTokenizer.from_pretrained(llama_dir).save_pretrained(tmp_path / "mistral")
+    layouts, ends = [], []
+    for name, max_length, max_steps in (("whole", 10000, 5), ("stopped", 10000, 3), ("resumed", 64, 5)):
+        model = module(tmp_path / "mistral", "copy soft")
+        rows = PreferenceDataModule(tmp_path / "mistral", SyntheticPairs(14), batch_size=2, max_length=max_length)
+        trainer = Trainer(max_steps=max_steps, enable_checkpointing=False, **QUIET)
+        trainer.fit(model, rows, ckpt_path=tmp_path / "3.ckpt" if name == "resumed" else None)
+        if name == "stopped":
+            trainer.save_checkpoint(tmp_path / "3.ckpt")
+        layouts.append(rows.packed)
+        ends.append(model)
+    assert layouts == [False, False, False]
+    assert_went_on(ends[-1], ends[0])
 
 
 def test_statistics_of_a_loss_go_on(llama_dir, tmp_path):

@@ -33,8 +33,12 @@ Measured on SmolLM2-135M, on NF4 too, and a random Llama, 3 probes each: at most
 of float16), 3e-4 in float16, 0.065 in bfloat16; with wrong positions or a mask that lets responses see each other 0.64
 and more.
 """
-MIN_TOLERANCE = 0.01
-"""Least tolerance for models with less round-off, as a share of the largest."""
+MIN_TOLERANCE = 0.05
+"""Least tolerance for models with less round-off, as a share of the largest.
+
+The median of a response is at most 0.004 nats in bfloat16 on SmolLM2-135M, with NF4 and without, 4 probes each; padding
+the rows changes 0.001 to 0.005 nats there, and the two rows of one pair alone by chance nothing at all.
+"""
 MAX_LIMIT = 8192
 """Longest window, chunk or top-k, in tokens, that is probed."""
 LIMIT_NAMES = re.compile(r"^(?!max_).*(window|chunk|topk|block_size|local)")
@@ -140,7 +144,7 @@ def _difference(model: nn.Module, length: int) -> str | None:
     if not torch.equal(packed[UNCHANGED], moved[UNCHANGED]) and (not change <= largest or _depends(model)):
         return f"other tokens in one response move the distributions of another one's, by {change:.2g} nats"
     divergence = _median(_divergence(packed, _rows(model, pairs)), RESPONSE_LENGTHS)
-    tolerance = min(max(10 * _round_off(model, pairs[:1]), MIN_TOLERANCE * largest), largest)
+    tolerance = min(max(10 * _round_off(model, pairs), MIN_TOLERANCE * largest), largest)
     if divergence <= tolerance:
         return None
     return f"packs and rows one by one diverge by {divergence:.2g} nats at a token, where round-off is {tolerance:.2g}"
