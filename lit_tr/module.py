@@ -35,9 +35,11 @@ class PreferenceModule(ReferenceHolder):
     Logs, for training, validation and test: the loss; rewards, margins and accuracies as the loss defines them;
     log-probs of the responses; log-ratios to the reference; and the same against the initial policy (`initial/...`).
     Those of training are means over the examples of all ranks since the last logged step, but `initial/...`, which
-    cost a forward pass and are computed on the batches of the logged steps alone. Speeds are those of this rank since
-    the last logged step, evaluations left out: `train/response_tokens_per_second`, `train/tokens_per_second`, of all
-    that the policy computes, and `train/examples_per_second`, of pairs, or of responses where not all rows are pairs.
+    cost a forward pass and are computed on the batches of the logged steps alone. `start/...` are those of the first
+    batch, before any step, where curves begin, unless that batch is logged by itself. Speeds are those of this rank
+    since the last logged step, evaluations left out: `train/response_tokens_per_second`, `train/tokens_per_second`, of
+    all that the policy computes, and `train/examples_per_second`, of pairs, or of responses where not all rows are
+    pairs.
 
     Args:
         policy: where the policy comes from, loaded in `configure_model`; or the path of one; or a model in memory.
@@ -179,6 +181,10 @@ class PreferenceModule(ReferenceHolder):
         self.speed.add(response_tokens=sum(batch.tokens[:2]), tokens=tokens, examples=len(batch))
         values = self._evaluate(batch, self.initial if logs else None, training=True)
         self.interval.update(values)
+        if self.global_step == 0 and batch_idx == 0 and not logs:  # for curves that begin before the first step
+            start = {f"start/{name}": value.item() for name, value in self.interval.compute(keep=True).items()}
+            for logger in self.loggers:
+                logger.log_metrics(start, step=0)
         if self._shows:
             means = self.interval.compute(keep=not logs)
             self.log_dict({f"train/{name}": value for name, value in means.items()})

@@ -1,3 +1,4 @@
+import csv
 import math
 from contextlib import nullcontext
 from functools import partial
@@ -151,6 +152,20 @@ def test_validation_is_the_mean_over_pairs_of_uneven_batches(llama_dir):
     whole = Trainer(**QUIET, enable_checkpointing=False).predict(model, data(llama_dir, batch_size=10))[0]
     for name in ("loss", "rewards/margins", "rewards/accuracies", "log_ratios", "initial/rewards/margins"):
         torch.testing.assert_close(trainer.callback_metrics[f"val/{name}"], whole[name].mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_batch_is_logged_before_any_step_whatever_is_logged_later(llama_dir, tmp_path):
+    found = []
+    for every, stage in ((1, "train"), (3, "start")):
+        logger = CSVLogger(tmp_path, name=stage)
+        fit(module(llama_dir), llama_dir, logger=logger, log_every_n_steps=every)
+        with open(f"{logger.log_dir}/metrics.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        [first] = [row for row in rows if row["step"] == "0" and row.get(f"{stage}/loss")]
+        found.append([float(first[f"{stage}/{name}"]) for name in ("loss", "logps/chosen", "rewards/margins")])
+        assert any("start/loss" in row for row in rows) == (stage == "start")
+    assert found[0] == found[1]
+    assert found[0][0] == pytest.approx(math.log(2))
 
 
 def test_the_initial_policy_is_logged_beside_a_reference_that_has_moved(llama_dir):

@@ -14,8 +14,6 @@ CURVES = {
     "logps/chosen": "log-prob of chosen responses (nats per response)",
 }
 """The metrics that are drawn, with their units."""
-AT_START = {"rewards/margins": 0.0, "rewards/accuracies": 0.5, "log_ratios": 0.0, "initial/log_ratios": 0.0}
-"""Values before the first step, when the policy is its own reference."""
 PALETTE = ("#1f78b4", "#d95f02", "#222222", "#66a61e", "#cc79a7", "#7570b3", "#e6ab02", "#8c564b")
 """Colours, in the order that they are taken in."""
 MARKERS = "os^DvPX*"
@@ -37,8 +35,9 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     updates = [step for step, _ in points(rows, "reference/alpha")]
     for axes, (name, label) in zip(figure.subplots(2, 3).flat, CURVES.items(), strict=True):
         draw(axes, rows, name)
+        axes.set_visible(bool(axes.lines))
         mark(axes, updates)
-        axes.set(title=label, xlabel="optimizer step", xlim=(0, None))
+        axes.set(title=label.replace(" (", "\n("), xlabel="optimizer step", xlim=(0, None))
         axes.title.set_fontsize("medium")
         axes.grid(alpha=0.25)
     shown = handles(bool(points(rows, "val/loss")), bool(updates))
@@ -48,7 +47,7 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
 def draw(axes: Any, rows: Sequence[dict[str, str]], name: str) -> None:
     """Draw a metric of training, raw and smoothed, and of validation."""
-    raw, validated = from_start(rows, "train", name), from_start(rows, "val", name)
+    raw, validated = from_start(rows, name), points(rows, f"val/{name}")
     if raw:
         axes.plot(*zip(*raw, strict=True), color=COLORS["train"], alpha=0.3, linewidth=1)
         axes.plot(*zip(*smoothed(raw), strict=True), color=COLORS["train"], linewidth=1.8)
@@ -69,10 +68,14 @@ def points(rows: Sequence[dict[str, str]], name: str) -> list[tuple[int, float]]
     return [(int(row["step"]) + done, float(row[name])) for row in rows if row.get(name)]
 
 
-def from_start(rows: Sequence[dict[str, str]], stage: str, name: str) -> list[tuple[int, float]]:
-    """Return the points of a metric of `train` or `val`, and before them what is known of step 0."""
-    found = points(rows, f"{stage}/{name}")
-    return [(0, AT_START[name]), *found] if found and found[0][0] > 0 and name in AT_START else found
+def from_start(rows: Sequence[dict[str, str]], name: str) -> list[tuple[int, float]]:
+    """Return the points of a metric of training, and before them that of the first batch, before any step.
+
+    `initial/...`, against the policy as it is then, begins at 0.
+    """
+    found, first = points(rows, f"train/{name}"), [(0, value) for _, value in points(rows, f"start/{name}")][:1]
+    first = [(0, 0.0)] if name.startswith("initial/") else first
+    return first + found if found and found[0][0] > 0 else found
 
 
 def smoothed(raw: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from lit_tr.evaluation.curves import from_start, plot_curves, smoothed
+from lit_tr.evaluation.curves import from_start, plot_curves, points, smoothed
 
 
 def test_curves_are_drawn_from_what_there_is(tmp_path):
@@ -21,11 +21,15 @@ def test_a_smoothed_curve_is_an_average_in_which_each_older_value_weighs_a_fifth
     assert values == pytest.approx([1.0, (0.8 * 1 + 2) / 1.8, (0.64 * 1 + 0.8 * 2 + 4) / 2.44])
 
 
-def test_training_stands_at_the_steps_before_its_batch_and_begins_with_what_is_known():
-    rows = [{"step": "0", "train/loss": "0.7"}, {"step": "4", "train/loss": "0.6", "train/log_ratios": "-1"}]
-    rows += [{"step": "4", "val/loss": "0.5", "val/log_ratios": "-2"}]
-    assert from_start(rows, "train", "loss") == [(0, 0.7), (4, 0.6)]
-    assert from_start(rows, "train", "log_ratios") == [(0, 0.0), (4, -1.0)]
-    assert from_start(rows, "val", "loss") == [(5, 0.5)]
-    assert from_start(rows, "val", "log_ratios") == [(0, 0.0), (5, -2.0)]
-    assert from_start(rows, "train", "rewards/margins") == []
+def test_training_stands_at_the_steps_before_its_batch_and_begins_with_its_first_batch():
+    rows = [{"step": "0", "start/loss": "0.7", "start/logps/chosen": "-40", "start/log_ratios": "0"}]
+    rows += [{"step": "4", "train/loss": "0.6", "train/log_ratios": "-1", "val/log_ratios": "-2"}]
+    assert from_start(rows, "loss") == [(0, 0.7), (4, 0.6)]
+    assert from_start(rows, "log_ratios") == [(0, 0.0), (4, -1.0)]
+    assert from_start([*rows, {"step": "4", "train/initial/log_ratios": "-3"}], "initial/log_ratios") == [
+        (0, 0),
+        (4, -3),
+    ]
+    assert points(rows, "val/log_ratios") == [(5, -2.0)]
+    assert from_start(rows, "logps/chosen") == []  # there is no curve
+    assert from_start([*rows, {"step": "0", "train/loss": "0.7"}][::-1], "loss")[0] == (0, 0.7)

@@ -56,7 +56,7 @@ def _several(axes: Any, name: str, groups: Sequence[Group], styles: Styles) -> I
 
 
 def _curve(axes: Any, name: str, group: Group, style: dict[str, Any]) -> None:
-    curves = [smoothed(raw) for run in group.runs if (raw := from_start(run.metrics, "train", name))]
+    curves = [smoothed(raw) for run in group.runs if (raw := from_start(run.metrics, name))]
     if not curves:
         return
     curve = _means(point for one in curves for point in one)
