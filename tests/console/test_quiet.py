@@ -20,6 +20,7 @@ Trainer(max_steps=4, precision="bf16-mixed", log_every_n_steps=1, callbacks=[upd
 """
 OUT = (
     r"(policy|reference|loss|memory|data|steps|folder) {2,}\S.*",
+    r"(finished|reached|files|checkpoint) {2,}\S.*",
     r"step \d/4  loss .*  left \d:\d\d",
     r"step \d  validation  loss .*",
     r"step \d  reference updated \(\d so far\)",
