@@ -27,6 +27,7 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     },
     "reference": {
         *("lazy", "reference", "policy", "loading", "errors", "embedded.model", "data.batches", "data.tokenization"),
+        "console.counted",
     },
     "losses": {"losses", "errors"},
     "metrics": {"losses"},
@@ -47,13 +48,13 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     },
     "evaluation": {
         *("evaluation", "rewards", "policy", "data", "losses", "metrics", "updates", "errors"),
-        *("checkpoints", "restored", "embedded.model"),
+        *("checkpoints", "restored", "embedded.model", "console.counted"),
     },
     "iteration": {
         *("iteration", "lazy", "evaluation", "rewards", "policy.loading", "data.example", "data.rows", "errors"),
     },
     "planning": {"planning", "reference", "policy", "data", "module", "errors"},
-    "console": {"console", "policy.sharding", "progress", "reference.base"},
+    "console": {"console", "lazy", "policy.sharding", "progress", "reference.base"},
     "commands": {
         *(
             "checkpoints",
