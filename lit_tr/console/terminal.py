@@ -37,13 +37,16 @@ class Display:
         if self._live is None:
             self._live = Live(console=shown, get_renderable=self._drawn, refresh_per_second=4, transient=transient)
             self._live.start()
+        self._live.refresh()
 
     def hide(self, part: Callable[[], RenderableType]) -> None:
         """Show a part no longer."""
         if self._live is not None and len(self._parts) == 1:
-            self._live.stop()
+            self._live.stop()  # which leaves the part where it is
             self._live = None
         self._parts.remove(part)
+        if self._live is not None:
+            self._live.refresh()
 
     def _drawn(self) -> Group:
         return Group(*(part() for part in self._parts))
