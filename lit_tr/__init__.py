@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lit_tr.lazy import lazy
 
 EXPECTED_WARNINGS = (  # false alarms of other libraries
+    "No seed found, seed set to",  # what a run says at its start
     "LightningCLI's args parameter is intended to run from within Python",
     r"Found \d+ module\(s\) in eval mode",  # the references
     "Precision bf16-mixed is not supported by the model summary",

@@ -1,6 +1,7 @@
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a hub
@@ -12,6 +13,7 @@ import json
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from hypothesis import settings
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -107,3 +109,15 @@ def config(tmp_path, llama_dir):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.dump(content))
     return str(path)
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """The address of a hub that does not answer, beside an empty cache in `tmp_path`."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return address

@@ -68,6 +68,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(verb: str, options: list[str]) -> None:
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages on a CPU, asked for before torch allocates anything
     from lightning.pytorch.utilities.exceptions import SIGTERMException  # seconds, which --help need not take
 
     from lit_tr.commands.mistakes import message

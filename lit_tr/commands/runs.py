@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from lit_tr.console.pace import as_time, last_step
-from lit_tr.console.progress import SHOWN
-from lit_tr.console.summary import lines
+from lit_tr.console import RunSummary
+from lit_tr.console.pace import last_step
+from lit_tr.console.summary import end, lines, newest
+from lit_tr.errors import UserError
 
 METRICS = "metrics.csv"
 CONFIG = "config.yaml"
@@ -31,6 +32,9 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         name: name of the run, if it has one.
         others: some of `tensorboard`, `wandb` and `mlflow`, which write into the same folder; wandb to its server, too.
             `csv` is what there is already.
+
+    Raises:
+        UserError: the package of one of the others is not installed.
     """
     csv_logger = CSVLogger(root or RUNS, name="", version=_unused(Path(root or RUNS), name))
     folder, project = csv_logger.log_dir, Path(root or RUNS).resolve().name
@@ -39,7 +43,14 @@ def run_loggers(root: str | None, name: str | None, others: Iterable[str]) -> li
         "wandb": lambda: WandbLogger(name=name, save_dir=folder, project=project),
         "mlflow": lambda: MLFlowLogger(project, run_name=name, save_dir=f"{folder}/mlruns"),
     }
-    return [csv_logger, *(make[one]() for one in others if one != "csv")]
+    return [csv_logger, *(_made(one, make[one]) for one in others if one != "csv")]
+
+
+def _made(name: str, make: Callable[[], Logger]) -> Logger:
+    try:
+        return make()
+    except ModuleNotFoundError as error:
+        raise UserError(f"--logger {name} needs a package that is not installed: pip install {name}") from error
 
 
 def _unused(root: Path, name: str | None) -> str:
@@ -103,22 +114,15 @@ def _rows(file: Path, step: int) -> list[dict[str, Any]]:
 
 
 def say_end(trainer: Any, seconds: float, complete: bool) -> None:
-    """Print how a run ended, where its files are, and the commands that come next; nothing if it never began."""
+    """Print how a run ended, unless its summary did, and the commands that come next; nothing if it never began."""
     if not trainer.is_global_zero or not trainer.global_step:
         return
+    if not complete or RunSummary not in map(type, trainer.callbacks):
+        lines(end(trainer, seconds, "finished" if complete else "stopped"))
     # of the logger, for `trainer.log_dir` waits for all ranks, and some may have ended by an error
-    own = getattr(trainer.logger, "log_dir", None)
-    last, folder = last_step(trainer), Path(own or trainer.default_root_dir)
-    of = "" if trainer.global_step >= last else f" of {last:,.0f}"
-    said = {"finished" if complete else "stopped": f"at step {trainer.global_step:,}{of}, after {as_time(seconds)}"}
-    if figures := _figures(trainer.callback_metrics):
-        said["reached"] = figures
-    said["files"] = f"{folder}: {', '.join(sorted(path.name for path in folder.glob('*.*')))}"
-    if checkpoint := _newest(trainer):
-        said["checkpoint"] = checkpoint
-    lines(said)
-    commands = []
-    if checkpoint and trainer.global_step < last and (folder / CONFIG).exists():
+    folder = Path(getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir)
+    checkpoint, commands = newest(trainer), []
+    if checkpoint and trainer.global_step < last_step(trainer) and (folder / CONFIG).exists():
         commands.append(["fit", "--config", str(folder / CONFIG), "--ckpt_path", checkpoint])
     if checkpoint:
         commands.append(["export", "--checkpoint", checkpoint, "--output", str(folder / "exported")])
@@ -128,21 +132,3 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
         print("\nWhat comes next:")
     for command in commands:
         print(f"  {shlex.join(['lit-tr', *command])}")
-
-
-def _figures(values: Any) -> str:
-    """Return the last metrics of validation, or of training where there was none."""
-    stage, named = ("val", "validation") if "val/loss" in values else ("train", "training")
-    found = [
-        f"{label} {values[f'{stage}/{name}']:{form}}"
-        for name, (label, form) in SHOWN.items()
-        if f"{stage}/{name}" in values
-    ]
-    return f"{', '.join(found)} ({named})" if found else ""
-
-
-def _newest(trainer: Any) -> str:
-    """Return the checkpoint that was saved last: the one to go on from."""
-    saved = [getattr(one, "last_model_path", "") for one in trainer.callbacks if isinstance(one, Checkpoint)]
-    saved += [getattr(one, "best_model_path", "") for one in trainer.callbacks if isinstance(one, Checkpoint)]
-    return next(filter(None, saved), "")

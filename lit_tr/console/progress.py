@@ -7,14 +7,13 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
 from lit_tr.console.counted import CountedProgress
 from lit_tr.console.pace import Pace, as_time, last_step, peak_memory
-from lit_tr.console.terminal import console, is_live
+from lit_tr.console.terminal import DISPLAY, console, is_live
 from lit_tr.progress import ends_step
 from lit_tr.reference.base import updates_of
 
@@ -45,7 +44,7 @@ class RunProgress(ProgressBar):
         super().__init__()
         self.every_seconds = every_seconds
         self._enabled = True
-        self._live: Live | None = None
+        self._live = False
         self._batches: CountedProgress | None = None
 
     def disable(self) -> None:
@@ -73,9 +72,9 @@ class RunProgress(ProgressBar):
         self._shown_at = time.monotonic()
         self._told = self._counted()
         self._status = ""
-        if self._enabled and is_live(self._console):
-            self._live = Live(console=self._console, get_renderable=self._display, refresh_per_second=4)
-            self._live.start()
+        self._live = self._enabled and is_live(self._console)
+        if self._live:
+            DISPLAY.show(self._console, self._display)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Show what is due."""
@@ -166,15 +165,15 @@ class RunProgress(ProgressBar):
         if self._batches is not None:
             self._batches.__exit__(None, None, None)
             self._batches = None
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._live:
+            DISPLAY.hide(self._display)
+            self._live = False
 
     def _refresh(self, module: Any) -> None:
         """Take the figures of now, and print them where there is no display."""
         self._rates, self._figures = module.speed.rates(module.device), self._named("train")
         self._shown, self._shown_at = self.trainer.global_step, time.monotonic()
-        if self._live is None:
+        if not self._live:
             new = 0 if self._are_rare() else self._new_updates()
             updates = [f"{new} update{'s' * (new > 1)}"] if new else []
             self._line("  ".join([self._where(), *self._figures.values(), *updates, self._speed(), self._left()]))
@@ -189,7 +188,7 @@ class RunProgress(ProgressBar):
     def _say(self, status: str) -> None:
         """Show what a step or a validation is at: in the display, or in a line if none came for long."""
         self._status = status
-        if self._live is None and self._is_overdue():
+        if not self._live and self._is_overdue():
             self._line(status)
 
     def _batch_of_step(self) -> str:

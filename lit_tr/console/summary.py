@@ -1,28 +1,47 @@
-"""What a run says before it trains: the policy, its reference, the rows, the steps, and what is held in memory."""
+"""What a run says before it trains (policy, reference, rows, steps, what is held in memory) and what it has reached."""
 
 import math
+import os
+import time
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from rich.table import Table
 from torch import Tensor, nn
 
-from lit_tr.console.pace import last_step
+from lit_tr.console.pace import as_time, last_step
+from lit_tr.console.progress import SHOWN
 from lit_tr.console.terminal import console
 from lit_tr.policy.sharding import local_shard
 from lit_tr.reference.base import Reference, updates_of
 
 
 class RunSummary(Callback):
-    """Prints a few lines before training, on the first rank: what is trained, on what, for how long, and where."""
+    """Prints a few lines before and after training, on the first rank.
+
+    First what is trained, on what, for how long, and where; then what was reached, and where its files are.
+    """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Print the lines."""
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call
         if trainer.is_global_zero:
             lines(summary(trainer, pl_module) | {"folder": str(folder)})
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print what was reached, where something was trained."""
+        if trainer.is_global_zero and trainer.global_step:
+            for logger in trainer.loggers:
+                logger.save()  # they would be finished after this
+            lines(end(trainer, time.monotonic() - self._start))
 
 
 def lines(named: dict[str, str]) -> None:
@@ -130,4 +149,43 @@ def _steps(trainer: Any) -> str:
     said += [f"from step {trainer.global_step} on"] if trainer.global_step else []
     said += [f"{accumulate} batches a step"] if accumulate > 1 else []
     said += [f"{trainer.world_size} ranks"] if trainer.world_size > 1 else []
+    said += [f"seed {seed}"] if (seed := os.environ.get("PL_GLOBAL_SEED")) else []  # Lightning's, of `seed_everything`
     return ", ".join(said)
+
+
+def end(trainer: Any, seconds: float, how: str = "finished") -> dict[str, str]:
+    """Return what is said of a run that has ended, by name.
+
+    Args:
+        trainer: its trainer; no rank waits for another here, for some may have ended by an error.
+        seconds: how long it took.
+        how: `finished` or `stopped`.
+    """
+    last, folder = last_step(trainer), getattr(trainer.logger, "log_dir", None)
+    of = "" if trainer.global_step >= last else f" of {last:,.0f}"
+    said = {how: f"at step {trainer.global_step:,}{of}, after {as_time(seconds)}"}
+    if figures := _figures(trainer.callback_metrics):
+        said["reached"] = figures
+    if folder:
+        said["files"] = f"{folder}: {', '.join(sorted(path.name for path in Path(folder).glob('*.*')))}"
+    if checkpoint := newest(trainer):
+        said["checkpoint"] = checkpoint
+    return said
+
+
+def _figures(values: Any) -> str:
+    """Return the last metrics of validation, or of training where there was none."""
+    stage, named = ("val", "validation") if "val/loss" in values else ("train", "training")
+    found = [
+        f"{label} {values[f'{stage}/{name}']:{form}}"
+        for name, (label, form) in SHOWN.items()
+        if f"{stage}/{name}" in values
+    ]
+    return f"{', '.join(found)} ({named})" if found else ""
+
+
+def newest(trainer: Any) -> str:
+    """Return the checkpoint that was saved last: the one to go on from; empty where none was."""
+    saved = [getattr(one, "last_model_path", "") for one in trainer.callbacks if isinstance(one, Checkpoint)]
+    saved += [getattr(one, "best_model_path", "") for one in trainer.callbacks if isinstance(one, Checkpoint)]
+    return next(filter(None, saved), "")

@@ -192,6 +192,7 @@ def _received(receiver: Any) -> Any:
 
 def _work(source: Source, processor: RowProcessor, state: Any, number: int, count: int, sender: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a live display has its lock and its thread there
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
     gc.freeze()  # or each collection would go through what this process shares with that one, and copy it
     try:

@@ -1,6 +1,7 @@
 """Rows -> token ids, once: an Arrow file that is memory-mapped, shared by the ranks of a node and found again."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from lit_tr.console.counted import SILENT, CountedProgress
 from lit_tr.data.bad_rows import BadRow, BadRows
 from lit_tr.data.build import SCHEMA, blocks
 from lit_tr.data.collator import Collator
@@ -195,15 +196,15 @@ class CacheBuilder:
         made_chat = 0
         partial = path.with_suffix(f".{os.getpid()}.partial")
         features = datasets.Features.from_arrow_schema(SCHEMA)
-        bar = tqdm(desc=f"data.{name}: tokenizing", unit=" rows", disable=None)
+        progress = CountedProgress(f"data.{name}: tokenizing", math.inf, what="rows", after=SILENT)
         try:
-            with bar, ArrowWriter(path=str(partial), features=features) as writer:
+            with progress, ArrowWriter(path=str(partial), features=features) as writer:
                 for block in blocks(source, self.processor, self.processes):
                     writer.write_table(block.table)
                     bad_rows.add(block.rows, block.bad, judge=False)
                     unread |= block.unread
                     made_chat += block.made_chat
-                    bar.update(block.rows)
+                    progress.add(block.rows)
                 writer.finalize()
             summary: dict[str, Any] = {"bytes": partial.stat().st_size, "rows": bad_rows.rows}
             summary |= {"unread": sorted(unread), "made_chat": made_chat}

@@ -19,16 +19,24 @@ def resolve(path: str) -> str:
     if path == TINY:
         return str(Path(__file__).parent / "tiny")
     if not Path(path).exists():
-        _check_hub(path)
+        check_hub(path)
     return path
 
 
-def _check_hub(path: str) -> None:
-    """Ask whether the hub answers, where its client would try each file for half a minute."""
+def check_hub(path: str, kind: str = "model") -> None:
+    """Ask whether the hub answers, where its client would try each file for half a minute.
+
+    Args:
+        path: hub id.
+        kind: `model` or `dataset`.
+
+    Raises:
+        UserError: it does not, and the id is not in the hub's cache.
+    """
     from huggingface_hub import constants, get_session
     from huggingface_hub.file_download import repo_folder_name
 
-    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="model")
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type=kind)
     if constants.HF_HUB_OFFLINE or cached.exists():
         return
     try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -58,6 +57,7 @@ def generate(
     top_p: float = 1.0,
     greedy: bool = False,
     samples: int = 1,
+    told: Callable[[int], None] | None = None,
 ) -> list[Generation]:
     """Sample responses to each prompt, by default from the policy's own distribution: temperature 1, no truncation.
 
@@ -76,6 +76,7 @@ def generate(
         top_p: draw from the likeliest tokens that together have at least this probability.
         greedy: take the likeliest token each time.
         samples: responses to each prompt.
+        told: called with the number of responses of each batch once it is there.
 
     Returns:
         The samples of the first prompt, those of the second, and so on.
@@ -83,8 +84,12 @@ def generate(
     sampling = Sampling(temperature, top_p, 0, greedy, max_new_tokens, samples, seed)
     rows = [prompt for prompt in prompts for _ in range(samples)]
     keys = [f"{number}" for number in range(len(rows))]
-    made = in_batches(model, tokenizer, rows, keys, sampling, batch_size=batch_size)
-    return [one for _, one in sorted(chain.from_iterable(made), key=lambda numbered: numbered[0])]
+    made: list[tuple[int, Generation]] = []
+    for batch in in_batches(model, tokenizer, rows, keys, sampling, batch_size=batch_size):
+        made += batch
+        if told:
+            told(len(batch))
+    return [one for _, one in sorted(made, key=lambda numbered: numbered[0])]
 
 
 def in_batches(

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lit_tr.console.counted import SILENT, CountedProgress
 from lit_tr.data.batches import PairBatch
 from lit_tr.data.collator import Collator
 from lit_tr.data.tokenization import TokenizedExample
@@ -142,23 +143,27 @@ class Evaluator:
         """
         data = trainer.datamodule
         packed = bool(getattr(data, "packed", False))  # since the fit began only where the policy takes packs
-        with trainer.precision_plugin.forward_context():
-            with policy() as model:
-                samples = self.sample(model, data)
-            found = divergences([sample.tokenized() for sample in samples], policy, others, packed)
-            ours, theirs = partial(log_probs_of, policy), partial(log_probs_of, others["initial"])
-            pairs = score(data.examples["val"][: self.pairs], ours, theirs, module.device, packed)
-        scores = judged(self.judge, samples)
+        rows = data.examples["val"][: self.pairs]
+        total = 2 * self.samples * min(self.prompts, len(data.examples["val"])) + len(rows)  # sampled, compared, scored
+        with CountedProgress("evaluation", total, what="examples", after=SILENT) as progress:
+            with trainer.precision_plugin.forward_context():
+                with policy() as model:
+                    samples = self.sample(model, data, progress.add)
+                tokenized = [sample.tokenized() for sample in samples]
+                found = divergences(tokenized, policy, others, packed, progress.add)
+                ours, theirs = partial(log_probs_of, policy), partial(log_probs_of, others["initial"])
+                pairs = score(rows, ours, theirs, module.device, packed, progress.add)
+            scores = judged(self.judge, samples)
         prompts = [tuple(sample.prompt) for sample in samples]
         figures = {"prompts": len({*prompts}), "samples": self.samples, **_distances(found, prompts)}
         figures |= {**_quality(scores, prompts), **_texts(samples), **of_pairs(module.loss, *pairs)}
         return Evaluation(samples, scores, found["initial"], figures)
 
-    def sample(self, model: Any, data: Any) -> list[Generation]:
-        """Return a model's responses to the first validation prompts."""
+    def sample(self, model: Any, data: Any, told: Callable[[int], None] | None = None) -> list[Generation]:
+        """Return a model's responses to the first validation prompts; `told` as of `generate`."""
         rows = data.examples["val"][: self.prompts]
         prompts = [example.prompt for example in rows for _ in range(self.samples)]
-        return generate(model, data.tokenizer, prompts, self.max_new_tokens)
+        return generate(model, data.tokenizer, prompts, self.max_new_tokens, told=told)
 
 
 def judged(judge: Reward, samples: Sequence[Generation]) -> list[float]:
@@ -173,6 +178,7 @@ def score(
     initial: LogProbs,
     device: torch.device | str = "cpu",
     packed: bool = False,
+    told: Callable[[int], None] | None = None,
 ) -> tuple[Scores, Scores]:
     """Return the scores of the chosen and of the rejected responses of some examples, against the initial policy."""
     collate = Collator(packed=packed)
@@ -182,6 +188,8 @@ def score(
         rows = (batch.split(values.cpu()) for values in (log_probs(batch), batch.lengths, initial(batch)))
         chosen, rejected, _ = zip(*rows, strict=True)
         batches.append((chosen, rejected))
+        if told:
+            told(len(examples[i : i + BATCH_SIZE]))
     sides = (map(torch.cat, zip(*side, strict=True)) for side in zip(*batches, strict=True))
     chosen_scores, rejected_scores = (Scores(policy, tokens, start) for policy, tokens, start in sides)
     return chosen_scores, rejected_scores

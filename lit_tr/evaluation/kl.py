@@ -87,7 +87,11 @@ def over_prompts(values: Sequence[float], prompts: Sequence[Any]) -> Estimate:
 
 
 def divergences(
-    samples: Sequence[TokenizedExample], policy: Active, others: Mapping[str, Active], packed: bool = False
+    samples: Sequence[TokenizedExample],
+    policy: Active,
+    others: Mapping[str, Active],
+    packed: bool = False,
+    told: Callable[[int], None] | None = None,
 ) -> dict[str, Divergence]:
     """Return the divergence of a policy from each of some models, on samples of the policy.
 
@@ -100,6 +104,7 @@ def divergences(
         others: give the models that it is compared with, by name.
         packed: pack the samples, which all of the models must be proven to take: one forward pass is of many samples,
             and none of the padding is computed.
+        told: called with the number of samples of each batch once they are compared.
 
     Returns:
         By name, in the order of the samples.
@@ -112,6 +117,8 @@ def divergences(
         for name, parts in _of_batch(batch, policy, others, chunk).items():
             for i, *row in zip(indices, *(part.split(batch.sizes) for part in parts), strict=True):
                 rows[name][i] = row
+        if told:
+            told(len(indices))
     return {name: _divergence(found) for name, found in rows.items()}
 
 

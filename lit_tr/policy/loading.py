@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from lit_tr.policy.targets import target_names
 
 CAST_PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 """Precisions of a Trainer that cast all weights, and what they cast to."""
+FLASH = ("flash_attn", "kernels")
+"""Modules that bring FlashAttention 2: its own, and one that takes it from the hub."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,14 @@ class PretrainedPolicy:
             if distributed.get_rank() > 0:
                 return self.load_meta()
             device = "cpu"
+        adapter = self._checked()
         model = self._prepared(self._load_base(device, in_shards))
         if self.lora:
             model = self._add_adapter(model, self.lora)
-        if self.adapter:
+        if adapter:
             said = f"{self.adapter}: no adapter for {self.path} could be loaded"
             with explained(said, OSError, ValueError, RuntimeError):
-                model = PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
+                model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
         return model.train()
 
     def load_meta(self) -> nn.Module:
@@ -129,12 +133,13 @@ class PretrainedPolicy:
         Raises:
             UserError: the configuration of the model or adapter cannot be loaded.
         """
+        given = self._checked()
         said = f"{self.path}: no configuration of a causal language model in this folder or hub id"
         with explained(said, OSError, ValueError, ImportError):
             path, inner = resolve(self.path), None
             if find_adapter_config_file(path):  # transformers loads its base, with the adapter
                 inner = PeftConfig.from_pretrained(path)
-                path = str(inner.base_model_name_or_path)
+                path = resolve(str(inner.base_model_name_or_path))
             config = AutoConfig.from_pretrained(path, trust_remote_code=self.trust_remote_code)
             with torch.device("meta"), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
@@ -152,12 +157,21 @@ class PretrainedPolicy:
             model = self._prepared(model)
             if self.lora:
                 model = self._add_adapter(model, self.lora)
-            if self.adapter:
+            if given:
                 with explained(f"{self.adapter}: no configuration of an adapter", OSError, ValueError):
-                    adapter = PeftConfig.from_pretrained(self.adapter)
+                    adapter = PeftConfig.from_pretrained(given)
                 adapter.inference_mode = False
                 model = get_peft_model(model, adapter)
         return model.train()
+
+    def _checked(self) -> str | None:
+        """Check what would fail after the weights are there, and return where the adapter is, if there is one."""
+        if self.attention == "flash_attention_2" and not any(map(find_spec, FLASH)):
+            raise UserError(
+                "PretrainedPolicy: attention flash_attention_2 needs a package that is not installed: pip install "
+                "flash-attn, or take another attention, such as sdpa"
+            )
+        return resolve(self.adapter) if self.adapter else None
 
     def _prepared(self, model: PreTrainedModel) -> Any:
         keep_layout(model)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_tr.console.counted import SILENT, CountedProgress
 from lit_tr.data.tokenization import Ahead, TokenizedExample
 from lit_tr.errors import UserError
 from lit_tr.policy.logprobs import scoring, token_log_probs
@@ -29,7 +30,7 @@ class Rows:
     """
 
     def __init__(self, data: Any, name: str) -> None:
-        self.cache = data.examples[name]
+        self.name, self.cache = name, data.examples[name]
         self.examples: list[TokenizedExample] = list(self.cache)
         self.collator = data.collator
         none: list[list[TokenizedExample]] = [[] for _ in self.examples]
@@ -69,7 +70,13 @@ def score(rows: Rows, module: Any) -> Tensor:
     # the same number of batches on each rank: forward passes of sharded weights are collective
     batches = [examples[i : i + BATCH_SIZE] for i in range(0, len(examples), BATCH_SIZE)]
     own = [batches[i] if i < len(batches) else [] for i in range(rank, -(-len(batches) // ranks) * ranks, ranks)]
-    gathered = of_ranks([_score(module, collator, batch) for batch in own])
+    scored = []
+    label = f"data.{rows.name}: the reference's log-probs"
+    with CountedProgress(label, len(own), what="batches", after=SILENT, show=rank == 0) as progress:
+        for batch in own:
+            scored.append(_score(module, collator, batch))
+            progress.add(1)
+    gathered = of_ranks(scored)
     ordered = [gathered[i % ranks][i // ranks] for i in range(len(batches))]
     return torch.cat([log_probs for batch in ordered for log_probs in batch])
 

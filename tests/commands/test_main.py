@@ -3,6 +3,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,24 @@ def test_python_runs_the_package_as_the_script(args):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "lit_tr", *args], capture_output=True, text=True, env=environment)
     assert (done.returncode, "validate" in done.stdout + done.stderr) == (2 if args == ["no_verb"] else 0, True)
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not HUGE.exists() or "[never]" in HUGE.read_text(), reason="this kernel gives no huge pages")
+@pytest.mark.parametrize(("asked", "given"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_tensors_of_a_verb_lie_in_huge_pages_unless_the_environment_says_otherwise(asked, given):
+    script = """
+import contextlib
+from lit_tr.commands import main
+with contextlib.suppress(SystemExit):
+    main(["configs", "--help"])
+import torch
+held = torch.ones(64 * 2**20, dtype=torch.uint8)
+rollup = open("/proc/self/smaps_rollup").read()
+print(rollup.partition("AnonHugePages:")[2].split()[0])
+"""
+    environment = {**os.environ, **asked}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert (int(ran.stdout.split()[-1]) >= 64 * 1024) == given

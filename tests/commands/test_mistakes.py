@@ -177,6 +177,7 @@ MISTAKES = {  # options beside --config, and what is said of them
     "--model.policy.quantise=nf4": "--model.policy.quantise: PretrainedPolicy has no argument 'quantise'\n  did you",
     "--model.policy.quantize=int3": "--model.policy.quantize: there is no 'int3'\n  there are nf4",
     "--model.policy.quantize=nf4": "4-bit weights cannot be trained; give lora or adapter",
+    "--model.policy.attention=flash_attention_2": "is not installed: pip install flash-attn, or take another attention",
     "--model.policy.path=nowhere": "nowhere: no tokenizer in this folder",
     "--update=SoftUpdate": "--update: there is no SoftUpdate among ReferenceUpdate\n  did you mean SoftReferenceUpdate",
     "--update.alpah=1": "--update.alpah: SoftReferenceUpdate has no argument 'alpah'\n  did you mean alpha?",
@@ -192,7 +193,9 @@ MISTAKES = {  # options beside --config, and what is said of them
     "--trainer.precision=fp16": "--trainer.precision: there is no 'fp16'\n  did you mean bf16",
     "--trainer.strategy=deepspeed": "deepspeed",
     "--trainer.callbacks+=EarlyStop": "--trainer.callbacks: there is no EarlyStop among Callback\n  did you mean",
-    "--logger=wandb": "pip install 'wandb",
+    "--logger=tensorboard": "--logger tensorboard needs a package that is not installed: pip install tensorboard\n",
+    "--logger=wandb": "--logger wandb needs a package that is not installed: pip install wandb\n",
+    "--logger=mlflow": "--logger mlflow needs a package that is not installed: pip install mlflow\n",
     "--nothing=1": "there is no option --nothing",
     "quickstart": "quickstart belongs to no option; a configuration is given by --config quickstart",
     "--ckpt_path=none.ckpt": "--ckpt_path: there is no checkpoint none.ckpt",
@@ -206,6 +209,19 @@ def test_a_mistake_gets_a_few_lines_with_what_to_do(config, capsys, option, said
     assert said in error
     assert len(error.splitlines()) <= 5
     assert not any(word in error for word in ("usage", "Traceback", "Union", "Namespace"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.train=nobody/there"],
+        ["--model.policy.path=nobody/there"],
+        ["--model.policy.adapter=nobody/there", "--model.reference=AdapterReference"],
+    ],
+)
+def test_a_hub_that_does_not_answer_gets_one_line(config, no_hub, capsys, options):
+    *_, line = fails(capsys, "fit", f"--config={config}", *options).splitlines()  # after what is said of the rows
+    assert f"nobody/there is no folder and not in the cache, and {no_hub} does not answer: give a folder" in line
 
 
 IN_A_FILE = {  # what a file holds, and what is said of it

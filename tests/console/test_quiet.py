@@ -20,6 +20,7 @@ Trainer(max_steps=4, precision="bf16-mixed", log_every_n_steps=1, callbacks=[upd
 """
 OUT = (
     r"(policy|reference|loss|memory|data|steps|folder) {2,}\S.*",
+    r"(finished|reached|files|checkpoint) {2,}\S.*",
     r"step \d/4  loss .*  left \d:\d\d",
     r"step \d  validation  loss .*",
     r"step \d  reference updated \(\d so far\)",
@@ -38,3 +39,4 @@ def test_a_run_in_python_prints_what_is_known(tmp_path):
     for text, known in ((done.stdout, OUT), (done.stderr, ERR)):
         assert [line for line in text.splitlines() if not any(re.fullmatch(one, line) for one in known)] == []
     assert sum(line.startswith("step ") and "left" in line for line in done.stdout.splitlines()) == 4
+    assert [line.split()[0] for line in done.stdout.splitlines()[-4:]] == ["finished", "reached", "files", "checkpoint"]

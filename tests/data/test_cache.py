@@ -221,3 +221,13 @@ def test_of_several_ranks_one_makes_it_and_the_others_wait(build):
     assert sorted(receiver.recv() for receiver, _ in ends) == [(2000, 0), (2000, 0), (2000, 1)]
     for process in ranks:
         process.join()
+
+
+def test_what_takes_long_says_how_many_rows_are_done(build, tmp_path, monkeypatch, capsys):
+    rows = [example(1)] * (ALONE + 1)
+    build(rows)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("lit_tr.data.cache.SILENT", 0.0)
+    build(rows, folder=tmp_path / "other")
+    said = [line.rpartition("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [f"data.train: tokenizing  {done} rows" for done in (ALONE, ALONE + 1)]

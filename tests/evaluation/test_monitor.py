@@ -244,3 +244,10 @@ def test_one_rank_evaluates_and_all_know_the_figures(tmp_path):
     assert out.count("evaluation  score") == 2
     scores = [float((tmp_path / f"score.{rank}").read_text()) for rank in (0, 1)]
     assert scores == pytest.approx([found[1]["score"]] * 2)
+
+
+def test_an_evaluation_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lit_tr.evaluation.held_out.SILENT", 0.0)
+    fit(tmp_path, [monitor(every=4, prompts=5)])
+    found = [line.partition(" examples")[0] for line in capsys.readouterr().out.splitlines() if "examples" in line]
+    assert found == [f"evaluation  {done}" for done in ("5/18", "18/18")] * 2  # 5 sampled and compared, 8 scored

@@ -85,8 +85,9 @@ def test_a_copy_of_a_4bit_policy_holds_the_same_codes(llama_dir):
         (lambda: PretrainedPolicy(TINY, lora=LoRA(targets=["no_layer"])).load(), "no adapter on the layers"),
         (
             lambda: PretrainedPolicy(TINY, attention="flash_attention_2").load(),
-            "embedded:tiny: no causal language model",
+            "attention flash_attention_2 needs a package that is not installed: pip install flash-attn, or take",
         ),
+        (lambda: PretrainedPolicy(TINY, attention="flash_attention_2").load_meta(), "pip install flash-attn"),
         (lambda: PretrainedPolicy("nobody/nothing").load(), "nobody/nothing: no causal language model"),
         (lambda: PretrainedPolicy(TINY, adapter="nobody/nothing").load(), "nobody/nothing: no adapter"),
     ],
@@ -94,6 +95,12 @@ def test_a_copy_of_a_4bit_policy_holds_the_same_codes(llama_dir):
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize("load", [PretrainedPolicy.load, PretrainedPolicy.load_meta])
+def test_an_adapter_of_a_hub_that_does_not_answer_is_one_message_before_any_weight(no_hub, load):
+    with pytest.raises(UserError, match=f"^nobody/adapter is no folder .* {no_hub} does not answer"):
+        load(PretrainedPolicy("nobody/base", adapter="nobody/adapter"))
 
 
 def test_rank_stabilized_adapters_are_scaled_by_the_root_of_the_rank(llama_dir):

@@ -13,6 +13,8 @@ from lit_tr.reference import FrozenReference
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
+TOLD = (("train", "1/2"), ("train", "2/2"), ("val", "1/1"))
+
 
 class Recorded(PreferenceModule):
     def training_step(self, batch, batch_idx):
@@ -139,3 +141,10 @@ def test_log_probs_that_were_computed_ahead_are_never_cast(llama_dir, tmp_path):
     trainer.fit(model, rows)
     assert trainer.callback_metrics["train/log_ratios"] == 0
     assert trainer.callback_metrics["train/loss"] == pytest.approx(0.693147, abs=1e-6)
+
+
+def test_what_takes_long_says_how_many_batches_are_scored(llama_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lit_tr.reference.ahead.SILENT", 0.0)
+    run(llama_dir, tmp_path, FrozenReference(precompute=True), train=SyntheticPairs(20))  # 16 rows to a batch
+    said = [line.partition(" batches")[0] for line in capsys.readouterr().out.splitlines() if "log-probs" in line]
+    assert said == [f"data.{of}: the reference's log-probs  {done}" for of, done in TOLD]

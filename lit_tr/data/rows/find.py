@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,6 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import IncompleteSnapshotError
 
 from lit_tr.data.rows.opening import KINDS, endings
+from lit_tr.embedded.model import check_hub
 from lit_tr.errors import UserError
 
 Splits = dict[str, list[str]]
@@ -57,6 +59,10 @@ def _saved(path: str) -> Splits | None:
 
 
 def _of_hub(path: str, name: str | None, revision: str | None) -> Splits:
+    owner, _, last = path.rpartition("/")
+    kept = f"{owner}___{last}" if owner else last
+    if not (Path(datasets.config.HF_DATASETS_CACHE) / kept).exists():  # what `datasets` has made of it
+        check_hub(path, "dataset")
     try:
         builder = datasets.load_dataset_builder(path, name, revision=revision)
         if builder.config.data_files or revision in (None, "main", builder.hash):

@@ -19,6 +19,7 @@ from lit_tr.data.example import Example, Row, Text
 from lit_tr.data.formats.conversion import Conversion
 from lit_tr.data.rows.memory import as_source
 from lit_tr.data.rows.source import Cursor, Record, Source, hash_of
+from lit_tr.embedded.model import resolve
 from lit_tr.errors import BadRowError, UserError, explained
 
 AT_A_TIME = 64
@@ -209,7 +210,8 @@ def _embedder(path: str) -> Callable[[list[str]], NDArray[Any]]:
     from transformers import AutoModel, AutoTokenizer
 
     with explained(f"DistributionMatching: {path}: no encoder in this folder or on the hub", OSError, ValueError):
-        tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path)
+        found = resolve(path)
+        tokenizer, model = AutoTokenizer.from_pretrained(found), AutoModel.from_pretrained(found)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     tokenizer.pad_token, tokenizer.padding_side = tokenizer.pad_token or tokenizer.eos_token, "right"
 

@@ -120,3 +120,8 @@ def test_a_file_that_is_here_is_no_hub_id(tmp_path, monkeypatch, name):
     write(tmp_path / name, PAIRS)
     with pytest.raises(UserError, match="unknown kind of file ''"):
         prompts(Rows(name))
+
+
+def test_a_hub_that_does_not_answer_is_one_message(cache, no_hub):
+    with pytest.raises(UserError, match=f"^nobody/rows is no folder .* {no_hub} does not answer"):
+        prompts(Rows("nobody/rows"))

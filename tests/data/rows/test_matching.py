@@ -195,3 +195,8 @@ def test_long_sets_are_embedded_in_parts(llama_dir, monkeypatch):
     monkeypatch.setattr(matching, "BLOCK", 11)
     found = weights(DistributionMatching(rows_of(COUNTS), encoder=llama_dir))
     assert found == {prompt: pytest.approx(weight, rel=1e-4) for prompt, weight in whole.items()}
+
+
+def test_an_encoder_of_a_hub_that_does_not_answer_is_one_message(no_hub):
+    with pytest.raises(UserError, match=f"nobody/encoder: no encoder .* {no_hub} does not answer"):
+        weights(DistributionMatching(rows_of(COUNTS), encoder="nobody/encoder"))
