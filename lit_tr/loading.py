@@ -104,8 +104,7 @@ class StepLoader(CombinedLoader):
             `epoch` and `batches` of it that were trained on, whether it has `ended`, `total` batches of all epochs; and
             `start`, `steps`, `skip`: the batches of so many steps are drawn from there, and so many of them skipped.
         """
-        while len(self._groups) > 1 and self._trained >= self._groups[1].start["total"]:
-            self._groups.popleft()
+        self._forget()
         drawn = self._groups[0] if self._groups else Drawn(self._start())
         trained = self._trained - drawn.start["total"]
         skip = max((end for end in drawn.step_ends if end <= trained), default=0)
@@ -176,8 +175,14 @@ class StepLoader(CombinedLoader):
         where = {"epoch": self._place[0], "batches": self._place[1], "ended": self._ended, "total": self._total}
         return {**where, "step": self._steps, "state": self._state, "random_state": torch.get_rng_state()}
 
+    def _forget(self) -> None:
+        """Let go of batches that no position needs any more."""
+        while len(self._groups) > 1 and self._trained >= self._groups[1].start["total"]:
+            self._groups.popleft()
+
     def _draw(self, steps: int) -> None:
         """Draw the batches of some optimizer steps; over the ends of epochs, where these are several steps."""
+        self._forget()
         drawn, accumulate, in_step = Drawn(self._start()), self._module.trainer.accumulate_grad_batches, 0
         while len(drawn.step_ends) < steps and self._begin_epoch(drawn):
             batch = self._fetch()

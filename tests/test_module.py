@@ -1,5 +1,7 @@
 import csv
+import gc
 import math
+import weakref
 from contextlib import nullcontext
 from functools import partial
 
@@ -166,6 +168,23 @@ def test_the_first_batch_is_logged_before_any_step_whatever_is_logged_later(llam
         assert any("start/loss" in row for row in rows) == (stage == "start")
     assert found[0] == found[1]
     assert found[0][0] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(("reference", "held"), [(CopyReference, 2), (WindowReference, 6)])
+def test_batches_that_were_trained_on_are_let_go_where_no_checkpoint_is_saved(llama_dir, reference, held):
+    class Kept(Callback):
+        def __init__(self):
+            self.batches, self.most = [], 0
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.batches.append(weakref.ref(batch.drawn.batches[batch.index]))
+            gc.collect()
+            self.most = max(self.most, sum(one() is not None for one in self.batches))
+
+    kept = Kept()
+    fit(module(llama_dir, reference()), llama_dir, [HardReferenceUpdate(every_n_steps=3), kept], max_steps=13)
+    assert len(kept.batches) == 13
+    assert kept.most <= held
 
 
 def test_the_initial_policy_is_logged_beside_a_reference_that_has_moved(llama_dir):
