@@ -14,8 +14,10 @@ MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
 """Exit codes: for a user's mistake, and as shells have them for SIGINT and SIGTERM."""
 
 ON_A_CPU = {"THP_MEM_ALLOC_ENABLE": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
-"""Of the environment, read when torch first allocates and multiplies: huge pages, which leave fewer gaps between tensors;
-and fewer kernels kept for shapes that will not come again (1,024 else)."""
+"""Variables that torch reads when it first allocates and multiplies.
+
+Huge pages leave fewer gaps between tensors, and kernels are kept for fewer shapes that will not come again (1,024 else).
+"""
 
 
 class Verb(NamedTuple):
