@@ -16,7 +16,7 @@ MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
 ON_A_CPU = {"THP_MEM_ALLOC_ENABLE": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 """Variables that torch reads when it first allocates and multiplies.
 
-Huge pages leave fewer gaps between tensors, and kernels are kept for fewer shapes that will not come again (1,024 else).
+Huge pages leave fewer gaps between tensors, and kernels are kept for fewer shapes that do not come again (1,024 else).
 """
 
 
