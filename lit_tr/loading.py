@@ -5,7 +5,6 @@ A `Trainer` asks where its batches come from; `draw_from` puts the loaders of th
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,7 +94,7 @@ class StepLoader(CombinedLoader):
         if not self._queue or self._epoch_of_next != self.epoch:
             raise StopIteration
         drawn, index = self._queue.popleft()
-        return replace(drawn.batches[index], drawn=drawn, index=index), drawn.places[index][1] - 1, 0
+        return drawn.batches[index].copied(drawn=drawn, index=index), drawn.places[index][1] - 1, 0
 
     def position(self) -> dict[str, Any]:
         """Return where the last whole optimizer step ended, and what it takes to draw all that comes after it.
@@ -293,7 +292,7 @@ class KeptLoader(CombinedLoader):
         log_probs: list[Any] = self.log_probs or [None] * len(kept)
         for (batch, number, loader), known in zip(kept, log_probs, strict=True):
             if self.limits is None or number < self.limits[loader]:
-                yield replace(batch, known=None if known is None else known_log_probs(known)), number, loader
+                yield batch.copied(known=None if known is None else known_log_probs(known)), number, loader
 
 
 def _is_stateful(loader: Any) -> bool:

@@ -1,6 +1,6 @@
 """The loaders between a Trainer and its data, driven as Lightning's loops drive them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +24,9 @@ class Batch:
     drawn: object = None
     index: int = 0
     known: object = None
+
+    def copied(self, **changes):
+        return replace(self, **changes)
 
     @property
     def reference_log_probs(self):

@@ -1,9 +1,9 @@
 """PairBatch, packed with shared prompts or padded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import compress, islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -98,6 +98,10 @@ class PairBatch(ByValue):
         """Return the same responses in the padded layout."""
         return self
 
+    def copied(self, **changes: Any) -> Self:
+        """Return it with some attributes changed; what is computed from one of the two is not held by the other."""
+        return replace(self, **changes)
+
     def __len__(self) -> int:
         """Number of examples: pairs, or responses where not all rows are pairs; 0 if it is a dummy."""
         if self.dummy:
@@ -152,6 +156,10 @@ class PackedBatch(PairBatch):
     predictors: Tensor
     targets: Tensor
     ends: Tensor
+
+    def copied(self, **changes: Any) -> Self:
+        """Return it with some attributes changed; masks of one of the two are not held by the other."""
+        return replace(self, packing=replace(self.packing), **changes)
 
     def padded(self) -> PaddedBatch:
         """Return the same responses in the padded layout."""

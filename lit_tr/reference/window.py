@@ -120,7 +120,7 @@ class WindowReference(Reference):
         self._rank, self._is_policy = min(rank, len(states) - 1), not any(states)
 
     def _score(self, module: Any, batch: PairBatch) -> Tensor:
-        return self.token_log_probs(module.policy, module.placed(batch)).cpu()
+        return self.token_log_probs(module.policy, module.placed(batch.copied())).cpu()
 
     def _check_window(self, trainer: Any) -> None:
         if len(self._saved) != trainer.world_size:

@@ -337,6 +337,19 @@ def test_the_initial_policy_is_not_held_unless_asked_for(llama_dir):
     assert module(llama_dir, CopyReference(), log_initial=None).initial is not None
 
 
+def test_a_window_holds_batches_without_the_masks_that_were_made_of_them(llama_dir):
+    class Held(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.own = len(batch.packing._masks)
+            self.window = [len(one.packing._masks) for one in batch.drawn.batches]
+
+    held = Held()
+    model = run(llama_dir, WindowReference(), steps=4, callbacks=[held])
+    assert held.own > 0
+    assert held.window == [0] * TAU * ACCUMULATE
+    assert all(not batch.packing._masks for batch in model.reference._validation.batches)
+
+
 def test_a_soft_update_is_refused():
     with pytest.raises(UserError, match="only hard updates of all layers"):
         WindowReference().update(torch.nn.Linear(1, 1), 0.5)
