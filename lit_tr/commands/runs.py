@@ -126,7 +126,9 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
         commands.append(["fit", "--config", str(folder / CONFIG), "--ckpt_path", checkpoint])
     if checkpoint:
         commands.append(["export", "--checkpoint", checkpoint, "--output", str(folder / "exported")])
-    if (folder / METRICS).exists():
+    metrics = folder / METRICS
+    header = metrics.read_text().partition("\n")[0].split(",") if metrics.exists() else []
+    if any(name.startswith(("train/", "val/")) for name in header):  # more than the first batch before any step
         commands.append(["report", str(folder)])
     if commands:
         print("\nWhat comes next:")
