@@ -181,7 +181,9 @@ class PreferenceModule(ReferenceHolder):
         self.speed.add(response_tokens=sum(batch.tokens[:2]), tokens=tokens, examples=len(batch))
         values = self._evaluate(batch, self.initial if logs else None, training=True)
         self.interval.update(values)
-        if self.global_step == 0 and batch_idx == 0 and not logs:  # for curves that begin before the first step
+        if (
+            self.global_step == 0 and batch_idx == 0 and self.loggers and not logs
+        ):  # for curves that begin before the first step
             start = {f"start/{name}": value.item() for name, value in self.interval.compute(keep=True).items()}
             for logger in self.loggers:
                 logger.log_metrics(start, step=0)

@@ -21,13 +21,14 @@ KNOWS = {  # what a room may import of lit_tr, from the bottom to the top
     "embedded": {"embedded", "data", "errors"},
     "data": {"data", "embedded.model", "console.counted", "errors"},
     "loading": {"data.batches", "errors", "progress"},
+    "kept": {"data.batches"},
     "policy": {
         *("lazy", "policy", "embedded.model", "errors"),
         *("data.batches", "data.groups", "data.collator", "data.tokenization"),
     },
     "reference": {
-        *("lazy", "reference", "policy", "loading", "errors", "embedded.model", "data.batches", "data.tokenization"),
-        "console.counted",
+        *("lazy", "reference", "policy", "loading", "kept", "errors", "embedded.model", "data.batches"),
+        *("data.tokenization", "console.counted"),
     },
     "losses": {"losses", "errors"},
     "metrics": {"losses"},

@@ -7,13 +7,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lit_tr.data.loading import EpochLoader
 from lit_tr.errors import UserError
-from lit_tr.loading import KeptLoader, StepLoader
+from lit_tr.loading import StepLoader
 
 
 @dataclass
@@ -210,18 +209,3 @@ def test_a_window_or_a_loader_of_others_is_for_as_many_ranks():
 def test_one_loader_is_trained_on():
     with pytest.raises(UserError, match="trains on one loader, and 2 were given"):
         Run([sized(4), sized(4)], 1, None, 1)
-
-
-def test_kept_batches_come_again_with_log_probs_within_the_limits():
-    loader = KeptLoader([sized(6), sized(4)])
-    loader.limits = [2, 1]
-    assert len(loader) == 3
-    assert all(batch.reference_log_probs is None for batch, *_ in loader)  # drawn, and not kept
-    drawn = [batch.rows for batch in loader.batches]
-    loader.log_probs = [torch.tensor([i]) for i in range(3)]
-    for _ in range(2):
-        coming = [(batch.rows, batch.reference_log_probs.item(), *where) for batch, *where in loader]
-        assert coming == [(drawn[0], 0, 0, 0), (drawn[1], 1, 1, 0), (drawn[2], 2, 0, 1)]
-    loader.limits = [1, 1]
-    assert [batch.rows for batch, *_ in loader] == [drawn[0], drawn[2]]
-    assert isinstance(loader, CombinedLoader)

@@ -126,11 +126,17 @@ def say_end(trainer: Any, seconds: float, complete: bool) -> None:
         commands.append(["fit", "--config", str(folder / CONFIG), "--ckpt_path", checkpoint])
     if checkpoint:
         commands.append(["export", "--checkpoint", checkpoint, "--output", str(folder / "exported")])
-    metrics = folder / METRICS
-    header = metrics.read_text().partition("\n")[0].split(",") if metrics.exists() else []
-    if any(name.startswith(("train/", "val/")) for name in header):  # more than the first batch before any step
+    if _has_curves(folder / METRICS):
         commands.append(["report", str(folder)])
     if commands:
         print("\nWhat comes next:")
     for command in commands:
         print(f"  {shlex.join(['lit-tr', *command])}")
+
+
+def _has_curves(metrics: Path) -> bool:
+    """Return whether a `metrics.csv` has more than the first batch, before any step."""
+    if not metrics.exists():
+        return False
+    with metrics.open(newline="") as opened:
+        return any(name.startswith(("train/", "val/")) for name in csv.DictReader(opened).fieldnames or [])

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lit_tr.data.batches import PairBatch, known_log_probs
 from lit_tr.errors import UserError
-from lit_tr.loading import Drawn, KeptLoader, draw_from
+from lit_tr.kept import KeptLoader
+from lit_tr.loading import Drawn, draw_from
 from lit_tr.policy.adapters import has_adapter
 from lit_tr.reference.averaging import Alpha
 from lit_tr.reference.base import Reference, updates_of

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetNotFoundError
+from datasets.naming import camelcase_to_snakecase
 from fsspec.core import url_to_fs
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import IncompleteSnapshotError
@@ -60,7 +61,7 @@ def _saved(path: str) -> Splits | None:
 
 def _of_hub(path: str, name: str | None, revision: str | None) -> Splits:
     owner, _, last = path.rpartition("/")
-    kept = f"{owner}___{last}" if owner else last
+    kept = "___".join(filter(None, (owner, camelcase_to_snakecase(last))))
     if not (Path(datasets.config.HF_DATASETS_CACHE) / kept).exists():  # what `datasets` has made of it
         check_hub(path, "dataset")
     try:

@@ -125,3 +125,9 @@ def test_a_file_that_is_here_is_no_hub_id(tmp_path, monkeypatch, name):
 def test_a_hub_that_does_not_answer_is_one_message(cache, no_hub):
     with pytest.raises(UserError, match=f"^nobody/rows is no folder .* {no_hub} does not answer"):
         prompts(Rows("nobody/rows"))
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_for_what_is_in_the_cache_of_datasets(cache, no_hub):
+    builder = Pairs(cache_dir=cache / "datasets", repo_id="someone/HisPairs", hash=COMMIT, dataset_name="HisPairs")
+    builder.download_and_prepare()
+    assert prompts(Rows("someone/HisPairs")) == [row["prompt"] for row in PAIRS[:5]]
